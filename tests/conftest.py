@@ -1,0 +1,84 @@
+"""JAX on the CPU with two devices, a fixture for 64-bit floats, and the plain loops that the fast forms must equal."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+DEVICES = "--xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The settings above come too late if something has started JAX before: then nothing here can be trusted."""
+    found = [device.platform for device in jax.devices()]
+    if found != ["cpu", "cpu"]:
+        raise pytest.UsageError(f"JAX sees the devices {found}; the tests need ['cpu', 'cpu']")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """64-bit floats for one test; all others run in 32 bits, as training does."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def random_like() -> Callable[..., Any]:
+    """`random_like(shapes, seed)`: a tree of normal float64 arrays in the shapes of `shapes`, each scaled by 1/√fan_in
+    of its last axes so that activations stay of order one."""
+
+    def fill(shapes: Any, seed: int = 0) -> Any:
+        rng = np.random.default_rng(seed)
+
+        def leaf(shape: Any) -> np.ndarray:
+            last = shape.shape[-1:] if len(shape.shape) < 3 else shape.shape[-2:]
+            return rng.normal(size=shape.shape) / math.sqrt(max(math.prod(last), 1))
+
+        return jax.tree.map(leaf, shapes)
+
+    return fill
+
+
+def convolve(
+    x: np.ndarray, w: np.ndarray, stride: int = 1, dilation: int = 1, padding: int = 0, depthwise: bool = False
+) -> np.ndarray:
+    """x [I, H, W, N] with w [O, I, k, k] (depthwise: [I, k, k]), one multiplication at a time."""
+    (inputs, height, width, batch), k = x.shape, w.shape[-1]
+    rows, columns = ((size + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for size in (height, width))
+    y = np.zeros((len(w), rows, columns, batch))
+    for out, row, column, a, b in np.ndindex(len(w), rows, columns, k, k):
+        i, j = row * stride + a * dilation - padding, column * stride + b * dilation - padding
+        if 0 <= i < height and 0 <= j < width:
+            for inp in [out] if depthwise else range(inputs):
+                y[out, row, column] += (w[out, a, b] if depthwise else w[out, inp, a, b]) * x[inp, i, j]
+    return y
+
+
+def pool(x: np.ndarray, stride: int, reduce: Callable[..., np.ndarray]) -> np.ndarray:
+    """3×3 pooling of x [C, H, W, N] with `reduce` (np.max, np.mean) over the pixels that lie inside the image."""
+    channels, height, width, batch = x.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    y = np.zeros((channels, rows, columns, batch))
+    for row, column in np.ndindex(rows, columns):
+        i, j = row * stride, column * stride
+        y[:, row, column] = reduce(x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2], axis=(1, 2))
+    return y
+
+
+def normalise(x: np.ndarray) -> np.ndarray:
+    """BN of x [C, H, W, N] with the batch's own statistics and without scale and offset."""
+    mean, variance = x.mean((1, 2, 3), keepdims=True), x.var((1, 2, 3), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)
+
+
+@pytest.fixture
+def plain() -> SimpleNamespace:
+    """The definitions in NumPy: `convolve`, `pool`, `normalise`."""
+    return SimpleNamespace(convolve=convolve, pool=pool, normalise=normalise)
