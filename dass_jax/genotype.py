@@ -1,0 +1,180 @@
+"""An architecture as frozen plain data: two cells, each a tuple of nodes, each a tuple of (operation, input) pairs.
+
+Inputs of a cell are numbered as in DARTS (arXiv 1806.09055): 0 and 1 are the outputs of the cell before the previous
+one and of the previous one, 2, 3, … the cell's own intermediate nodes. The cell's output is the concatenation of all
+its intermediate nodes.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from dass_jax.errors import UserError, nearest
+
+PRIMITIVES = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+"""The operations of an edge, in the order of α's last axis. `none` is searched over but never derived."""
+
+OPERATIONS = PRIMITIVES[1:]
+
+Node = tuple[tuple[str, int], ...]
+Cell = tuple[Node, ...]
+
+
+class Genotype(NamedTuple):
+    """`normal` and `reduce` cells: for each intermediate node the pairs (operation, input)."""
+
+    normal: Cell
+    reduce: Cell
+
+
+def edges(nodes: int) -> tuple[tuple[int, int], ...]:
+    """The (input, node) pairs of a cell with `nodes` intermediate nodes, in the order of α's first axis.
+
+    Node j (numbered from 2) has one edge from each of the inputs 0 … j−1: 2 + 3 + … , so 14 edges for 4 nodes.
+    """
+    return tuple((source, node) for node in range(2, nodes + 2) for source in range(node))
+
+
+def reductions(cells: int) -> tuple[int, ...]:
+    """Indices of the reduction cells: a third and two thirds of the depth (spec of DARTS and DASS)."""
+    return tuple(sorted({cells // 3, 2 * cells // 3}))
+
+
+def to_json(genotype: Genotype) -> dict[str, Any]:
+    """JSON-able dictionary `{"normal": [[[operation, input], …], …], "reduce": …}`."""
+    return {
+        name: [[[operation, source] for operation, source in node] for node in cell]
+        for name, cell in genotype._asdict().items()
+    }
+
+
+def from_json(data: Any, origin: str = "genotype") -> Genotype:
+    """Inverse of `to_json`.
+
+    Raises:
+      UserError: naming `origin`, the place in the data and what is allowed there.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{origin}: {type(data).__name__} found; allowed: an object with 'normal' and 'reduce'")
+    for key in data:
+        if key not in Genotype._fields:
+            raise UserError(f"{origin}: unknown key {key!r}{nearest(key, Genotype._fields)}; allowed: normal, reduce")
+    cells = {name: _cell(data.get(name), f"{origin}: {name}") for name in Genotype._fields}
+    if len(cells["normal"]) != len(cells["reduce"]):
+        raise UserError(
+            f"{origin}: normal has {len(cells['normal'])} nodes and reduce {len(cells['reduce'])}; "
+            "allowed: equally many"
+        )
+    return Genotype(**cells)
+
+
+def _cell(data: Any, place: str) -> Cell:
+    if not isinstance(data, list) or not data:
+        raise UserError(f"{place} = {_short(data)}; allowed: a list of nodes, each a list of [operation, input] pairs")
+    return tuple(_node(node, f"{place}, node {index}", index) for index, node in enumerate(data, start=2))
+
+
+def _node(data: Any, place: str, index: int) -> Node:
+    if not isinstance(data, list) or not data:
+        raise UserError(f"{place} = {_short(data)}; allowed: a list of [operation, input] pairs")
+    return tuple(_pair(pair, place, index) for pair in data)
+
+
+def _pair(data: Any, place: str, index: int) -> tuple[str, int]:
+    if not isinstance(data, list) or len(data) != 2:
+        raise UserError(f"{place}: {_short(data)}; allowed: a pair [operation, input]")
+    operation, source = data
+    if operation not in OPERATIONS:
+        hint = nearest(operation, OPERATIONS) if isinstance(operation, str) else ""
+        raise UserError(f"{place}: operation {_short(operation)}{hint}; allowed: {', '.join(OPERATIONS)}")
+    if type(source) is not int or not 0 <= source < index:
+        raise UserError(f"{place}: input {_short(source)}; allowed: 0 to {index - 1}")
+    return operation, source
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def load(name_or_file: str) -> Genotype:
+    """A published genotype by name, or one read from a JSON file.
+
+    Raises:
+      UserError: if it is neither a published name nor a readable genotype file.
+    """
+    if name_or_file in PUBLISHED:
+        return PUBLISHED[name_or_file]
+    path = pathlib.Path(name_or_file)
+    if path.suffix != ".json" and not path.exists():
+        raise UserError(
+            f"genotype {name_or_file!r} is unknown{nearest(name_or_file, PUBLISHED)}; "
+            f"allowed: {', '.join(PUBLISHED)} or a genotype.json file"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"genotype file {name_or_file!r} cannot be read: {error.strerror}; allowed: a file") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"genotype file {name_or_file!r} is damaged: {error}; allowed: JSON text") from error
+    return from_json(data, f"genotype file {name_or_file!r}")
+
+
+_SHORT = {
+    "max3": "max_pool_3x3",
+    "avg3": "avg_pool_3x3",
+    "skip": "skip_connect",
+    "sep3": "sep_conv_3x3",
+    "sep5": "sep_conv_5x5",
+    "dil3": "dil_conv_3x3",
+    "dil5": "dil_conv_5x5",
+}
+
+
+def _published(normal: str, reduce: str) -> Genotype:
+    def cell(text: str) -> Cell:
+        pairs = (node.split() for node in text.split("|"))
+        return tuple(tuple((_SHORT[pair[:-1]], int(pair[-1])) for pair in node) for node in pairs)
+
+    return Genotype(cell(normal), cell(reduce))
+
+
+PUBLISHED = {
+    # DASS (arXiv 2207.06968), the cells searched at 99, 95 and 90 % of the weights pruned.
+    "dass_99": _published(
+        "avg30 skip1 | dil51 skip2 | avg32 skip1 | skip4 skip3",
+        "max31 sep30 | max31 dil32 | skip0 dil32 | max31 skip4",
+    ),
+    "dass_95": _published(
+        "sep50 skip1 | dil51 sep32 | dil32 sep30 | sep32 sep30",
+        "sep30 avg31 | sep30 sep52 | sep51 sep52 | dil31 dil32",
+    ),
+    "dass_90": _published(
+        "dil31 dil50 | sep50 dil51 | sep50 sep33 | sep32 dil50",
+        "skip1 skip0 | dil51 dil52 | dil52 dil53 | dil53 skip0",
+    ),
+    # The same authors' own dense search, the paper's main baseline.
+    "darts_sparse": _published(
+        "sep30 sep31 | skip0 skip1 | skip0 skip2 | skip0 skip1",
+        "avg30 dil31 | skip2 avg30 | skip2 avg30 | avg30 skip2",
+    ),
+    # DARTS (arXiv 1806.09055), first and second order.
+    "darts_v1": _published(
+        "sep31 sep30 | skip0 sep31 | skip0 sep31 | sep30 skip2",
+        "max30 max31 | skip2 max30 | max30 skip2 | skip2 avg30",
+    ),
+    "darts_v2": _published(
+        "sep30 sep31 | sep30 sep31 | sep31 skip0 | skip0 dil32",
+        "max30 max31 | skip2 max31 | max30 skip2 | skip2 max31",
+    ),
+}
+"""Published genotypes by name."""
