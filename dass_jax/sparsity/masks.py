@@ -1,0 +1,108 @@
+"""Exact per-layer top-k masks and the straight-through gradient. Source: DASS (arXiv 2207.06968) Eq. 4 and 7.
+
+    m = 1 for the kept(n) largest |s| of a layer's n weights, 0 elsewhere;   kept(n) = n − int((1 − keep) · n)
+    forward: θ⊙m      backward, with g = ∂L/∂(θ⊙m):   ∂L/∂θ = m⊙g,   ∂L/∂s = sign(s)⊙θ⊙g
+
+Among tied scores the earlier weights (row-major) survive, so the count is exact whatever the scores are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dass_jax import variables
+
+
+def kept_in_layer(weights: int, keep: float) -> int:
+    """How many of a layer's weights survive at the fraction `keep` in (0, 1]."""
+    return weights - int((1 - keep) * weights)
+
+
+def kept_total(params: Any, stacks: Any, keep: float) -> int:
+    """How many prunable weights of `params` (arrays or shapes) survive."""
+    return sum(count * kept_in_layer(size, keep) for _, count, size in variables.layers(params, stacks))
+
+
+def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
+    """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them.
+
+    Layers of one size are ranked together, as rows of one array: a network has hundreds of layers but few sizes.
+    """
+    leaves, structure = jax.tree.flatten(jax.lax.stop_gradient(scores))
+    sizes = [
+        variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
+    ]
+    masks: dict[int, jax.Array] = {}
+    for size in sorted({math.prod(shape) for _, shape in sizes}):
+        members = [index for index, (_, shape) in enumerate(sizes) if math.prod(shape) == size]
+        rows = jnp.concatenate([leaves[index].reshape(-1, size) for index in members])
+        chosen = largest(jnp.abs(rows), kept_in_layer(size, keep)).astype(rows.dtype)
+        parts = jnp.split(chosen, np.cumsum([sizes[index][0] for index in members])[:-1])
+        masks.update({i: part.reshape(leaves[i].shape) for i, part in zip(members, parts, strict=True)})
+    return jax.tree.unflatten(structure, [masks[index] for index in range(len(leaves))])
+
+
+def largest(magnitudes: jax.Array, kept: int) -> jax.Array:
+    """Boolean [rows, n], true at the `kept` largest of each row's n non-negative floats, earlier ones first if tied.
+
+    The kept-th largest value is found by bisection on its bit pattern (for non-negative floats the order of the bits is
+    the order of the values), the cut among its ties by bisection on the position: exact, and without sorting.
+    """
+    width = 8 * magnitudes.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(magnitudes, jnp.dtype(f"int{width}"))
+    rows, n = bits.shape
+    threshold = _bisect(rows, bits.dtype, width - 1, lambda t: (bits >= t).sum(1, keepdims=True) >= kept)
+    above, tied = bits > threshold, bits == threshold
+    room = kept - above.sum(1, keepdims=True)
+    place = jnp.arange(n, dtype=bits.dtype)
+    cut = _bisect(rows, bits.dtype, n.bit_length(), lambda c: (tied & (place < c)).sum(1, keepdims=True) <= room)
+    return above | (tied & (place < cut))
+
+
+def _bisect(rows: int, dtype: jnp.dtype, bits: int, holds: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Per row the largest integer below 2**bits for which `holds` ([rows, 1] → bool): true up to it, false beyond."""
+
+    def set_bit(step: jax.Array, value: jax.Array) -> jax.Array:
+        trial = value | (jnp.ones((), dtype) << (bits - 1 - step).astype(dtype))
+        return jnp.where(holds(trial), trial, value)
+
+    return jax.lax.fori_loop(0, bits, set_bit, jnp.zeros((rows, 1), dtype))
+
+
+def dense_masks(params: Any, stacks: Any) -> Any:
+    """Masks that keep every prunable weight."""
+    return jax.tree.map(jnp.ones_like, variables.select(params, stacks))
+
+
+@jax.custom_vjp
+def _straight_through(weight: jax.Array, score: jax.Array, mask: jax.Array) -> jax.Array:
+    return weight * mask
+
+
+def _forward(weight: jax.Array, score: jax.Array, mask: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return weight * mask, (weight, score, mask)
+
+
+def _backward(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    weight, score, mask = residuals
+    return mask * g, jnp.sign(score) * weight * g, jnp.zeros_like(mask)
+
+
+_straight_through.defvjp(_forward, _backward)
+
+
+def sparsify(params: Any, scores: Any, stacks: Any, keep: float) -> Any:
+    """`params` with every prunable leaf θ replaced by θ⊙m(s), differentiable in θ and, straight through, in s."""
+    masks = topk_masks(scores, stacks, keep)
+    weights = variables.select(params, stacks)
+    return variables.merge(params, jax.tree.map(_straight_through, weights, scores, masks))
+
+
+def apply_masks(params: Any, masks: Any) -> Any:
+    """`params` with every leaf that has a mask multiplied by it."""
+    weights = variables.select(params, masks)
+    return variables.merge(params, jax.tree.map(jnp.multiply, weights, masks))
