@@ -1,0 +1,36 @@
+"""Optax transforms whose knowledge arrives as data with each update, so that one compiled program serves all stages."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dass_jax import variables
+
+
+def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by −learning_rate; `update` takes the scalar as the keyword argument `learning_rate`.
+
+    The schedule stays on the host: pre-training and fine-tuning differ in it only, and share their program.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **_: Any) -> Any:
+        return jax.tree.map(lambda u: -learning_rate.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def freeze_pruned() -> optax.GradientTransformationExtraArgs:
+    """Drops updates where the keyword argument `masks` is 0 (leaves without a mask pass): pruned weights never move.
+
+    Goes last in a chain: momentum and weight decay could move a pruned weight though its gradient is zero.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, masks: Any, **_: Any) -> Any:
+        leaves = variables.select(updates, masks)
+        # x + (−0) is x to the last bit, also where x is −0.
+        frozen = jax.tree.map(lambda u, m: jnp.where(m != 0, u, -0.0), leaves, masks)
+        return variables.merge(updates, frozen), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
