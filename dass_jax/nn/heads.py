@@ -1,0 +1,47 @@
+"""What turns a feature map [C, H, W, N] into logits [N, classes]. Source: DARTS' published networks."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dass_jax.nn.layers import Norm, SparseConv, SparseLinear
+
+
+class Classifier(nn.Module):
+    """Mean over the image, then linear."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return SparseLinear(self.classes, name="classifier")(x.mean((1, 2))).T
+
+
+def auxiliary_stride(stem: str) -> int:
+    """Stride of the auxiliary head's 5×5 pooling."""
+    return 2 if stem == "imagenet" else 3
+
+
+def auxiliary_fits(size: int, stem: str) -> bool:
+    """Whether a feature map of height and width `size` shrinks to the one pixel that the linear layer expects."""
+    return size >= 5 and (size - 5) // auxiliary_stride(stem) + 1 == 2
+
+
+class AuxiliaryHead(nn.Module):
+    """ReLU, 5×5 mean, 1×1 → 128, BN, ReLU, 2×2 → 768, BN (not with the ImageNet stem), ReLU, linear; training only."""
+
+    classes: int
+    stem: str
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        stride = auxiliary_stride(self.stem)
+        x = lax.reduce_window(nn.relu(x), 0.0, lax.add, (1, 5, 5, 1), (1, stride, stride, 1), "valid") / 25
+        x = self.norm(name="norm_1")(SparseConv(128, name="conv_1")(x))
+        x = SparseConv(768, 2, name="conv_2")(nn.relu(x))
+        if self.stem == "cifar":
+            x = self.norm(name="norm_2")(x)
+        x = nn.relu(x)
+        return SparseLinear(self.classes, name="classifier")(jnp.reshape(x, (768, -1))).T

@@ -1,0 +1,162 @@
+"""The layers that own variables. A `SparseConv` or `SparseLinear` is an ordinary layer whose weight is prunable: which
+weights a mask covers is said by the network (`variables.prunable`), and masks are multiplied in before `apply`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dass_jax.nn import kernels
+
+Norm = Callable[..., nn.Module]
+
+
+Average = Callable[[Any], Any]
+"""The mean of a pytree over all devices that share a batch."""
+
+
+def one_device(tree: Any) -> Any:
+    """The average over a single device."""
+    return tree
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [..., C, H, W, N] over H, W and N, with DARTS' constants.
+
+    Linen's own takes leading axes too, but its gradient by automatic differentiation is half of a supernet's program;
+    here it is the closed form.
+    """
+
+    train: bool
+    """Use the batch's statistics and move the running averages, or use the running averages."""
+    affine: bool
+    average: Average = one_device
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[:-3]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        var = self.variable("batch_stats", "var", jnp.ones, features)
+        if self.train:
+            # Shapes are found outside of any mapped axis: there is nothing to average over then.
+            average = one_device if self.is_initializing() else self.average
+            y, now_mean, now_var = _normalise(x, self.epsilon, average)
+            if not self.is_initializing():
+                for running, now in ((mean, now_mean), (var, now_var)):
+                    moved = self.momentum * running.value + (1 - self.momentum) * jax.lax.stop_gradient(now)
+                    running.value = moved.astype(running.value.dtype)
+        else:
+            y = (x - _spread(mean.value)) * _spread(jax.lax.rsqrt(var.value + self.epsilon))
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, features)
+            y = y * _spread(scale) + _spread(self.param("bias", nn.initializers.zeros, features))
+        return y
+
+
+_BATCH = (-3, -2, -1)
+
+
+def _spread(per_channel: jax.Array) -> jax.Array:
+    return per_channel[..., None, None, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalise(x: jax.Array, epsilon: float, average: Average) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """((x − mean) / sqrt(var + ε), mean, var); only the first is differentiable."""
+    return _normalise_forward(x, epsilon, average)[0]
+
+
+def _normalise_forward(x: jax.Array, epsilon: float, average: Average) -> tuple[Any, Any]:
+    mean, square = average((x.mean(_BATCH), (x * x).mean(_BATCH)))
+    var = jnp.maximum(square - mean * mean, 0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = (x - _spread(mean)) * _spread(inverse)
+    return (y, mean, var), (y, inverse)
+
+
+def _normalise_backward(epsilon: float, average: Average, residuals: Any, gradients: Any) -> tuple[jax.Array]:
+    (y, inverse), g = residuals, gradients[0]
+    mean_g, mean_gy = average((g.mean(_BATCH), (g * y).mean(_BATCH)))
+    return (_spread(inverse) * (g - _spread(mean_g) - y * _spread(mean_gy)),)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def batch_norm(train: bool, affine: bool, average: Average = one_device) -> Norm:
+    """What the modules below call to make their `BatchNorm`s: `norm(name=…)`, with any field overridden."""
+    return functools.partial(BatchNorm, train=train, affine=affine, average=average)
+
+
+class SparseWeight(nn.Module):
+    """A prunable weight [*stack, *layer] (see `variables`); its initial values come from `initial.initialise`."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("weight", nn.initializers.zeros, self.shape)
+
+
+class SparseConv(nn.Module):
+    """Convolution without bias, [C, H, W, N] → [features, H', W', N]; `depthwise` keeps the channels."""
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    padding: int = 0
+    depthwise: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k = self.kernel
+        if self.depthwise:
+            weight = SparseWeight((self.features, k, k), name="conv")()
+            return kernels.depthwise(x, weight, self.stride, self.dilation)
+        if k == 1:
+            return kernels.pointwise(x, SparseWeight((self.features, x.shape[0]), name="conv")(), self.stride)
+        weight = SparseWeight((self.features, x.shape[0], k, k), name="conv")()
+        return kernels.convolution(x, weight, self.stride, self.padding)
+
+
+class SparseLinear(nn.Module):
+    """x [I, N] → [features, N], with a bias, which is never pruned."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = SparseWeight((self.features, x.shape[0]), name="linear")()
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return weight @ x + bias[:, None]
+
+
+class FactorizedReduce(nn.Module):
+    """Halves H and W: ReLU, two stride-2 1×1 convolutions to half the channels, the second one pixel further, BN."""
+
+    channels: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pair = kernels.shifted_pair(nn.relu(x))
+        weight = SparseWeight((2, self.channels // 2, x.shape[0]), name="factorized")()
+        y = kernels.pointwise(pair, weight)
+        return self.norm(name="norm")(y.reshape(self.channels, *y.shape[2:]))
+
+
+class ReLUConvNorm(nn.Module):
+    """ReLU, 1×1 convolution, BN: a cell's preprocessing."""
+
+    channels: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(name="norm")(SparseConv(self.channels, name="pointwise")(nn.relu(x)))

@@ -1,0 +1,81 @@
+"""The seven operations of a derived cell's edge, one module each: the readable definition of the search space.
+
+x [C, H, W, N] → [C, ⌈H/stride⌉, ⌈W/stride⌉, N]. Source: DARTS (arXiv 1806.09055) Section 3.1, DASS (arXiv 2207.06968)
+Table 1; "sparse" means that every weight here can be pruned.
+"""
+
+import flax.linen as nn
+import jax
+
+from dass_jax.genotype import OPERATIONS
+from dass_jax.nn import kernels
+from dass_jax.nn.layers import FactorizedReduce, Norm, SparseConv
+
+
+class SepConv(nn.Module):
+    """(ReLU, depthwise k×k, 1×1, BN) twice; the stride is in the first."""
+
+    channels: int
+    kernel: int
+    stride: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for part, stride in ((1, self.stride), (2, 1)):
+            x = SparseConv(self.channels, self.kernel, stride, depthwise=True, name=f"depthwise_{part}")(nn.relu(x))
+            x = SparseConv(self.channels, name=f"pointwise_{part}")(x)
+            x = self.norm(name=f"norm_{part}")(x)
+        return x
+
+
+class DilConv(nn.Module):
+    """ReLU, depthwise k×k with dilation 2, 1×1, BN."""
+
+    channels: int
+    kernel: int
+    stride: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        depthwise = SparseConv(self.channels, self.kernel, self.stride, dilation=2, depthwise=True, name="depthwise_1")
+        x = SparseConv(self.channels, name="pointwise_1")(depthwise(nn.relu(x)))
+        return self.norm(name="norm_1")(x)
+
+
+class Pool(nn.Module):
+    """3×3 pooling; the supernet follows it by BN (`pool_norm`), derived networks do not."""
+
+    kind: str
+    stride: int
+    pool_norm: Norm | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = {"max": kernels.max_pool, "avg": kernels.avg_pool}[self.kind](x, self.stride)
+        return x if self.pool_norm is None else self.pool_norm(name="norm")(x)
+
+
+class Identity(nn.Module):
+    """The skip connection at stride 1."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def primitive(operation: str, channels: int, stride: int, norm: Norm, pool_norm: Norm | None, name: str) -> nn.Module:
+    """The module of one edge.
+
+    Raises:
+      ValueError: on an operation that is not in `genotype.OPERATIONS`.
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation {operation!r}; allowed: {', '.join(OPERATIONS)}")
+    if operation == "skip_connect":
+        return Identity(name=name) if stride == 1 else FactorizedReduce(channels, norm, name=name)
+    family, _, size = operation.rpartition("_")
+    if family in ("max_pool", "avg_pool"):
+        return Pool(family[:3], stride, pool_norm, name=name)
+    convolution = SepConv if family == "sep_conv" else DilConv
+    return convolution(channels, int(size[0]), stride, norm, name=name)

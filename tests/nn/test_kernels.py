@@ -1,0 +1,219 @@
+"""The fast forms of the kernels against plain loops, against XLA's own gradients and against numerical differences."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from dass_jax.nn import kernels
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SIZES = [(8, 8), (7, 7), (2, 2), (9, 8)]
+"""Heights and widths: even, odd, smaller than any window, and above `SMALL_IMAGE`."""
+
+STRIDES = [1, 2]
+POOLS = {"max": kernels.max_pool, "avg": kernels.avg_pool}
+DEPTHWISE = {"matrix": kernels.depthwise_by_matrix, "shifts": kernels.depthwise_by_shifts}
+RNG = np.random.default_rng(0)
+
+
+def close(found: Any, wanted: Any) -> None:
+    chex.assert_trees_all_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def xla_depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """x [C, H, W, N], w [C, k, k] by XLA's grouped convolution."""
+    pad = (w.shape[-1] - 1) // 2 * dilation
+    return lax.conv_general_dilated(
+        x,
+        w[:, None],
+        (stride, stride),
+        [(pad, pad)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("CHWN", "OIHW", "CHWN"),
+        feature_group_count=len(x),
+    )
+
+
+def xla_pool(x: jax.Array, stride: int, kind: str) -> jax.Array:
+    """x [C, H, W, N] by XLA's reduce_window."""
+
+    def window(values: jax.Array, start: float, add: Any) -> jax.Array:
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return lax.reduce_window(values, start, add, (1, 3, 3, 1), (1, stride, stride, 1), pads)
+
+    if kind == "max":
+        return window(x, -jnp.inf, lax.max)
+    return window(x, 0.0, lax.add) / window(jnp.ones_like(x), 0.0, lax.add)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("k", "size"), [(3, (8, 8)), (3, (9, 8)), (5, (7, 7)), (5, (2, 2))])
+def test_every_depthwise_form_and_its_gradients_equal_the_definition(
+    plain: SimpleNamespace, k: int, dilation: int, stride: int, size: tuple[int, int]
+) -> None:
+    x, w = RNG.normal(size=(2, *size, 2)), RNG.normal(size=(2, k, k))
+    wanted = plain.convolve(x, w, stride, dilation, (k - 1) // 2 * dilation, depthwise=True)
+    upstream = RNG.normal(size=wanted.shape)
+
+    @jax.jit
+    def values_and_gradients(x: jax.Array, w: jax.Array, g: jax.Array) -> Any:
+        forms = (xla_depthwise, *DEPTHWISE.values())
+        pulled = [jax.vjp(lambda x, w, form=form: form(x, w, stride, dilation), x, w) for form in forms]
+        return [(y, back(g)) for y, back in pulled]
+
+    (_, gradients), *found = values_and_gradients(x, w, upstream)
+    for value, own_gradients in found:
+        close(value, wanted)
+        close(own_gradients, gradients)
+
+
+@pytest.mark.parametrize(("size", "form"), [((8, 8), "matrix"), ((2, 3), "matrix"), ((9, 8), "shifts")])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_depthwise_takes_the_form_that_the_number_of_pixels_asks_for(
+    form: str, size: tuple[int, int], stride: int, dilation: int
+) -> None:
+    x, w = jnp.zeros((1, *size, 1)), jnp.zeros((1, 3, 3))
+
+    def program(kernel: Any) -> str:
+        return str(jax.make_jaxpr(lambda x, w: kernel(x, w, stride, dilation))(x, w))
+
+    assert kernels.is_small(x) == (form == "matrix")
+    assert program(kernels.depthwise) == program(DEPTHWISE[form])
+    assert program(DEPTHWISE["matrix"]) != program(DEPTHWISE["shifts"])
+
+
+@pytest.mark.parametrize("form", DEPTHWISE)
+@pytest.mark.parametrize(("stride", "dilation", "k"), [(1, 2, 3), (2, 1, 5)])
+def test_depthwise_gradients_agree_with_numerical_differences(form: str, stride: int, dilation: int, k: int) -> None:
+    x, w = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, k, k))
+    kernel = jax.jit(lambda x, w: DEPTHWISE[form](x, w, stride, dilation))
+    check_grads(kernel, (x, w), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("form", DEPTHWISE)
+@pytest.mark.parametrize(("x_lead", "w_lead"), [((2, 1), (2, 3)), ((1, 3), (2, 1))])
+def test_depthwise_broadcasts_leading_axes_and_sums_their_gradients(
+    form: str, x_lead: tuple[int, ...], w_lead: tuple[int, ...]
+) -> None:
+    x, w = RNG.normal(size=(*x_lead, 2, 4, 4, 2)), RNG.normal(size=(*w_lead, 2, 3, 3))
+    lead = np.broadcast_shapes(x_lead, w_lead)
+    upstream = RNG.normal(size=(*lead, 2, 2, 2, 2))
+
+    def all_as_channels(x: jax.Array, w: jax.Array) -> jax.Array:
+        x, w = jnp.broadcast_to(x, (*lead, *x.shape[-4:])), jnp.broadcast_to(w, (*lead, *w.shape[-3:]))
+        channels = xla_depthwise(x.reshape(-1, *x.shape[-3:]), w.reshape(-1, *w.shape[-2:]), 2, 1)
+        return channels.reshape(upstream.shape)
+
+    @jax.jit
+    def values_and_gradients(x: jax.Array, w: jax.Array, g: jax.Array) -> Any:
+        pulled = [jax.vjp(kernel, x, w) for kernel in (lambda x, w: DEPTHWISE[form](x, w, 2, 1), all_as_channels)]
+        return [(y, back(g)) for y, back in pulled]
+
+    close(*values_and_gradients(x, w, upstream))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", STRIDES)
+def test_pointwise_equals_the_definition(plain: SimpleNamespace, stride: int, size: tuple[int, int]) -> None:
+    x, w = RNG.normal(size=(3, *size, 2)), RNG.normal(size=(4, 3))
+    close(kernels.pointwise(x, w, stride), plain.convolve(x, w[:, :, None, None], stride))
+
+
+def test_pointwise_with_leading_axes_is_one_product_per_entry_and_has_its_gradients() -> None:
+    x, w = RNG.normal(size=(2, 1, 3, 4, 4, 2)), RNG.normal(size=(2, 2, 2, 3))
+    pairs = np.broadcast_to(x, (2, 2, 3, 4, 4, 2))
+    close(kernels.pointwise(pairs, w, 2), np.einsum("abihwn,aboi->abohwn", pairs[..., ::2, ::2, :], w))
+    close(kernels.pointwise(x, w), np.einsum("abihwn,aboi->abohwn", pairs, w))
+    check_grads(jax.jit(lambda x, w: kernels.pointwise(x, w, 2)), (x, w), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+@pytest.mark.parametrize(("stride", "padding", "k"), [(1, 1, 3), (2, 1, 3), (1, 0, 2), (2, 2, 5)])
+def test_convolution_equals_the_definition(
+    plain: SimpleNamespace, stride: int, padding: int, k: int, size: tuple[int, int]
+) -> None:
+    x, w = RNG.normal(size=(2, *size, 2)), RNG.normal(size=(3, 2, k, k))
+    close(kernels.convolution(x, w, stride, padding), plain.convolve(x, w, stride, padding=padding))
+
+
+def test_convolution_gradients_agree_with_numerical_differences() -> None:
+    x, w = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 2, 3, 3))
+    check_grads(jax.jit(lambda x, w: kernels.convolution(x, w, 2, 1)), (x, w), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("kind", POOLS)
+def test_both_pool_forms_and_their_gradients_equal_the_definition(
+    plain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str, stride: int, size: tuple[int, int]
+) -> None:
+    x = RNG.normal(size=(2, *size, 2)) - 3  # mostly negative: a maximum that saw padding of zeros would show
+    wanted = plain.pool(x, stride, {"max": np.max, "avg": np.mean}[kind])
+    upstream = RNG.normal(size=wanted.shape)
+
+    @jax.jit
+    def values_and_gradients(x: jax.Array, g: jax.Array) -> Any:
+        pulled = [jax.vjp(lambda x: xla_pool(x, stride, kind), x)]
+        for limit in (0, 1000):  # always shifts; always the matrix
+            monkeypatch.setattr(kernels, "SMALL_IMAGE", limit)
+            pulled.append(jax.vjp(lambda x: POOLS[kind](x, stride), x))
+        return [(y, back(g)) for y, back in pulled]
+
+    expected, *found = values_and_gradients(x, upstream)
+    close(expected[0], wanted)
+    for form in found:
+        close(form, expected)
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("size", [(4, 3), (9, 8)])
+def test_pools_treat_every_entry_of_the_leading_axes_alike(kind: str, size: tuple[int, int]) -> None:
+    x = RNG.normal(size=(2, 3, 2, *size, 2))
+    pooled = jax.jit(lambda x: POOLS[kind](x, 2))
+    for index in np.ndindex(2, 3):
+        close(pooled(x)[index], pooled(x[index]))
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("size", [(4, 3), (9, 8)])
+def test_pool_gradients_agree_with_numerical_differences(kind: str, size: tuple[int, int]) -> None:
+    count = size[0] * size[1]
+    x = RNG.permutation(count).reshape(1, *size, 1) / 10  # no two values so close that a difference swaps them
+    check_grads(jax.jit(lambda x: POOLS[kind](x, 2)), (x,), order=1, modes=["rev"], eps=1e-3)
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_tied_maxima_share_the_gradient(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(kernels, "SMALL_IMAGE", limit)
+    gradient = jax.grad(lambda x: kernels.max_pool(x, 2).sum())(jnp.ones((1, 2, 2, 1)))
+    assert gradient.sum() == 1
+    assert (gradient < 1).all()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (2, 2), (5, 4), (1, 1)])
+def test_shifted_pair_is_x_from_0_and_x_from_1_with_a_zero_border(size: tuple[int, int]) -> None:
+    x = RNG.normal(size=(2, 3, *size, 2))
+    wanted = np.zeros((2, 2, 3, -(-size[0] // 2), -(-size[1] // 2), 2))
+    wanted[:, 0] = x[..., ::2, ::2, :]
+    second = x[..., 1::2, 1::2, :]
+    wanted[:, 1, :, : second.shape[-3], : second.shape[-2]] = second
+    chex.assert_trees_all_equal(np.asarray(kernels.shifted_pair(x)), wanted)
+
+
+def test_shifted_pair_gradient_puts_every_entry_back_where_it_came_from() -> None:
+    x = RNG.normal(size=(1, 3, 4, 1))
+    check_grads(kernels.shifted_pair, (x,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize(("size", "stride", "wanted"), [(8, 1, 8), (8, 2, 4), (7, 2, 4), (1, 2, 1)])
+def test_output_size_rounds_up(size: int, stride: int, wanted: int) -> None:
+    assert kernels.output_size(size, stride) == wanted
