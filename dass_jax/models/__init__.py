@@ -1,0 +1,1 @@
+"""Networks that are trained once the architecture is known."""

@@ -1,0 +1,127 @@
+"""The network of a genotype at any size. Source: DARTS' published networks; DASS (arXiv 2207.06968) Section 5."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dass_jax import variables
+from dass_jax.genotype import Cell, Genotype, reductions
+from dass_jax.nn import heads, layers
+from dass_jax.nn.initial import initialise
+from dass_jax.nn.primitives import primitive
+from dass_jax.nn.stems import STEMS, first_is_reduced
+
+RULES: variables.Rules = (
+    (r".*/factorized/weight", 1),
+    (r".*/weight", 0),
+    (r".*/(scale|bias)", None),
+)
+
+
+class NetworkConfig(NamedTuple):
+    """Sizes of a derived network; the defaults are DASS-Small's."""
+
+    classes: int = 10
+    cells: int = 20
+    channels: int = 36
+    stem: str = "cifar"
+    auxiliary: bool = True
+
+
+class Model(NamedTuple):
+    """A trainable network as pure functions.
+
+    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
+    apply(params, batch_stats, images [C, H, W, N], train, path_scale)
+      → (logits, auxiliary logits or None, batch_stats);
+      path_scale [*paths, N] multiplies each droppable edge (0, or 1/(1 − p)); None: no drop-path.
+    paths: (cells, nodes, pairs), the leading shape of path_scale
+    """
+
+    init: Callable[..., variables.Variables]
+    apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
+    paths: tuple[int, int, int]
+    rules: variables.Rules
+
+
+class DerivedCell(nn.Module):
+    """One cell: [C0, H, W, N] and [C1, H', W', N] → [nodes·channels, …]."""
+
+    cell: Cell
+    channels: int
+    reduction: bool
+    previous_reduced: bool
+    norm: layers.Norm
+    pool_norm: layers.Norm | None = None
+
+    @nn.compact
+    def __call__(self, before: jax.Array, previous: jax.Array, path_scale: jax.Array | None = None) -> jax.Array:
+        align = layers.FactorizedReduce if self.previous_reduced else layers.ReLUConvNorm
+        states = [
+            align(self.channels, self.norm, name="preprocess_0")(before),
+            layers.ReLUConvNorm(self.channels, self.norm, name="preprocess_1")(previous),
+        ]
+        for node, pairs in enumerate(self.cell):
+            parts = []
+            for pair, (operation, source) in enumerate(pairs):
+                stride = 2 if self.reduction and source < 2 else 1
+                name = f"node_{node}_{pair}_{operation}"
+                module = primitive(operation, self.channels, stride, self.norm, self.pool_norm, name)
+                part = module(states[source])
+                # An identity is never dropped: it is the path that remains (DARTS).
+                if path_scale is not None and not (operation == "skip_connect" and stride == 1):
+                    part = part * path_scale[node, pair]
+                parts.append(part)
+            states.append(sum(parts))
+        return jnp.concatenate(states[2:], axis=0)
+
+
+class Network(nn.Module):
+    """Stem, cells, classifier; the auxiliary head reads the cell at two thirds of the depth, in training only."""
+
+    genotype: Genotype
+    config: NetworkConfig
+    average: layers.Average = layers.one_device
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> Any:
+        c = self.config
+        norm = layers.batch_norm(train, affine=True, average=self.average)
+        before, previous = STEMS[c.stem](c.channels, norm, name="stem")(x)
+        channels, reduced, auxiliary = c.channels, first_is_reduced(c.stem), None
+        for index in range(c.cells):
+            reduction = index in reductions(c.cells)
+            channels *= 2 if reduction else 1
+            nodes = self.genotype.reduce if reduction else self.genotype.normal
+            cell = DerivedCell(nodes, channels, reduction, reduced, norm, name=f"cell_{index}")
+            scale = None if path_scale is None else path_scale[index]
+            before, previous, reduced = previous, cell(before, previous, scale), reduction
+            if c.auxiliary and train and index == 2 * c.cells // 3:
+                auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name="auxiliary")(previous)
+        return heads.Classifier(c.classes, name="head")(previous), auxiliary
+
+
+def derived(genotype: Genotype, config: NetworkConfig, average: layers.Average = layers.one_device) -> Model:
+    """The model of the given genotype and sizes."""
+    network = Network(genotype, config, average)
+    pairs = max(len(node) for cell in genotype for node in cell)
+
+    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
+        height, width, channels = image_shape
+        images = jnp.zeros((channels, height, width, 2))
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES)
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
+        (logits, auxiliary), updates = network.apply(
+            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
+            images,
+            train,
+            path_scale,
+            mutable=[variables.BATCH_STATS],
+        )
+        return logits, auxiliary, updates.get(variables.BATCH_STATS, batch_stats)
+
+    return Model(init, apply, (config.cells, len(genotype.normal), pairs), RULES)
