@@ -1,0 +1,69 @@
+"""DASS, the search. Source: arXiv 2207.06968 Algorithm 1, Eq. 5 to 7.
+
+    Step 1:  min_α F(α, θ*(α))          θ* = argmin_θ f(α, θ)            dense weights
+    Step 2:  min_α F(α, θ⊙m(s*(α)))     s* = argmin_s f(α, θ⊙m(s))       θ fixed, m = per-layer top-k of |s|
+
+f is the loss on the training split, F on the validation split. Both steps are `bilevel.alternate` with α above; they
+differ in the lower level's collection and in the weights the supernet sees. Step 1 alone is DARTS (arXiv 1806.09055) at
+first order, the search of the baseline DARTS_sparse.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.methods.losses import Batch, accuracy, cross_entropy
+from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, Variables
+
+Weights = Callable[[Variables], Any]
+"""variables → the θ that the network sees."""
+
+
+def dense_weights(v: Variables) -> Any:
+    """Step 1's weights: θ."""
+    return v[PARAMS]
+
+
+def sparse_weights(stacks: Any, keep: float) -> Weights:
+    """Step 2's weights: θ⊙m(s), straight through to s."""
+    return lambda v: sparsity.sparsify(v[PARAMS], v[SCORES], stacks, keep)
+
+
+def supernet_loss(apply: Callable[..., Any], relax: Callable[[Any], Any], weights: Weights) -> bilevel.levels.Loss:
+    """Cross-entropy of the supernet under relaxed α; BN uses the batch's statistics.
+
+    Args:
+      apply: (params, batch_stats, edge_weights, images, train) → (logits, batch_stats), as a space offers it.
+      relax: α → edge weights.
+    """
+
+    def loss(v: Variables, batch: Batch, key: Any) -> Any:
+        logits, batch_stats = apply(weights(v), v[BATCH_STATS], relax(v[ALPHA]), batch.images, True)
+        metrics = {"accuracy": accuracy(logits, batch.labels)}
+        return cross_entropy(logits, batch.labels), (metrics, {BATCH_STATS: batch_stats})
+
+    return loss
+
+
+def step(
+    collection: str,
+    loss: bilevel.levels.Loss,
+    alpha_transform: optax.GradientTransformation,
+    lower_transform: optax.GradientTransformation,
+    order: str,
+    reduce: Callable[[Any], Any],
+) -> bilevel.Alternation:
+    """Step 1 (`collection` = θ, dense loss) or Step 2 (`collection` = s, sparse loss)."""
+    upper = bilevel.Level(ALPHA, loss, alpha_transform)
+    lower = bilevel.Level(collection, loss, lower_transform)
+    return bilevel.alternate(upper, lower, order, reduce)
+
+
+def begin_step2(
+    v: Variables, state: bilevel.levels.AlternationState, step2: bilevel.Alternation, stacks: Any
+) -> tuple[Variables, bilevel.levels.AlternationState]:
+    """From the end of Step 1 to the start of Step 2: scores from θ (Eq. 3), α and its Adam state carried over."""
+    v = {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
+    return v, step2.init(v)._replace(upper=state.upper)

@@ -1,0 +1,83 @@
+"""From a derived network to a sparse one, "Step 3". Source: DASS (arXiv 2207.06968) Section 4.3.
+
+    pre-train:   θ on f(θ⊙1)              all weights
+    scores:      s on f(θ⊙m(s))           θ fixed, m = per-layer top-k of |s|, straight through
+    fine-tune:   θ on f(θ⊙m)              m fixed, only kept weights move
+
+Pre-training and fine-tuning are one function: the mask and the learning rate are data.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.methods.dass import Weights, sparse_weights
+from dass_jax.methods.losses import Batch, accuracy, cross_entropy
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, Variables
+
+Reduce = Callable[[Any], Any]
+
+
+def masked_weights(v: Variables) -> Any:
+    """θ⊙m."""
+    return sparsity.apply_masks(v[PARAMS], v[MASKS])
+
+
+def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: float) -> bilevel.levels.Loss:
+    """Cross-entropy of a derived network, plus `auxiliary_weight` times the auxiliary head's where there is one.
+
+    Args:
+      apply: (params, batch_stats, images, train, path_scale) → (logits, auxiliary logits or None, batch_stats).
+    """
+
+    def loss(v: Variables, batch: Batch, key: Any) -> Any:
+        logits, auxiliary, batch_stats = apply(weights(v), v[BATCH_STATS], batch.images, True, batch.path_scale)
+        value = cross_entropy(logits, batch.labels)
+        if auxiliary is not None:
+            value = value + auxiliary_weight * cross_entropy(auxiliary, batch.labels)
+        return value, ({"accuracy": accuracy(logits, batch.labels)}, {BATCH_STATS: batch_stats})
+
+    return loss
+
+
+def train_weights(
+    apply: Callable[..., Any], transform: optax.GradientTransformation, auxiliary_weight: float, reduce: Reduce
+) -> bilevel.Descent:
+    """Pre-training and fine-tuning: θ's kept entries under the masks in `variables["masks"]`."""
+    loss = network_loss(apply, masked_weights, auxiliary_weight)
+    level = bilevel.Level(PARAMS, loss, optax.chain(transform, bilevel.freeze_pruned()))
+    descent = bilevel.descend(level, reduce)
+
+    def update(v: Variables, state: Any, batch: Batch, key: Any, **extra: Any) -> Any:
+        return descent.update(v, state, batch, key, masks=v[MASKS], **extra)
+
+    return bilevel.Descent(descent.init, update)
+
+
+def learn_scores(
+    apply: Callable[..., Any],
+    transform: optax.GradientTransformation,
+    stacks: Any,
+    keep: float,
+    auxiliary_weight: float,
+    reduce: Reduce,
+) -> bilevel.Descent:
+    """Score learning: s alone."""
+    loss = network_loss(apply, sparse_weights(stacks, keep), auxiliary_weight)
+    return bilevel.descend(bilevel.Level(SCORES, loss, transform), reduce)
+
+
+def begin_scores(v: Variables, scores: bilevel.Descent, stacks: Any) -> tuple[Variables, Any]:
+    """From the dense network to score learning: scores from θ (Eq. 3)."""
+    v = {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
+    return v, scores.init(v)
+
+
+def begin_finetuning(v: Variables, weights: bilevel.Descent, stacks: Any, keep: float) -> tuple[Variables, Any]:
+    """From learned scores to fine-tuning: the masks are fixed, the scores have done their work, the optimizer starts
+    anew."""
+    v = {**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}
+    del v[SCORES]
+    return v, weights.init(v)
