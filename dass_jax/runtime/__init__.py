@@ -1,0 +1,1 @@
+"""What runs a method: devices, compiled epochs, checkpoints, the run folder, progress."""

@@ -1,0 +1,91 @@
+"""The run folder: the interface between training, report and deployment.
+
+config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+from typing import Any
+
+import jax
+
+from dass_jax.errors import UserError
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+def write_json(path: pathlib.Path, data: Any) -> None:
+    """Writes JSON, indented, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def make(path: pathlib.Path) -> None:
+    """Creates the folder.
+
+    Raises:
+      UserError: if it cannot be created or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"--workdir = {str(path)!r}: {error.strerror}; allowed: a folder to write in") from error
+
+
+def environment(seed: int, devices: list[jax.Device]) -> dict[str, Any]:
+    """Versions, machine, devices, commit and seed: what a number depends on beside the configuration."""
+    packages = ("dass_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "seed": seed,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "commit": _commit(),
+        **{name: _version(name) for name in packages},
+    }
+
+
+def _version(name: str) -> str:
+    from dass_jax import __version__
+
+    return __version__ if name == "dass_jax" else importlib.metadata.version(name)
+
+
+def _commit() -> str:
+    """The commit of the source tree, with "+" if it has been changed since; "unknown" outside a checkout."""
+    here = pathlib.Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + ("+" if changed.stdout.strip() else "")
+
+
+def append_metrics(path: pathlib.Path, record: dict[str, Any]) -> int:
+    """Appends one line of JSON; returns the file's size in bytes after it."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def cut_metrics(path: pathlib.Path, size: int) -> None:
+    """Drops what was written after a checkpoint that is gone back to."""
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)

@@ -1,0 +1,73 @@
+"""What a user sees while a run works: a bar on a terminal, lines elsewhere, and never silence."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+import tqdm
+
+HEARTBEAT = 5.0
+"""Seconds after which something that still runs says so."""
+
+
+class Progress:
+    """Writes to `stream` (standard error by default). It owns the screen, nothing else."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.terminal = self.stream.isatty()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        tqdm.tqdm.write(text, file=self.stream)
+        self.stream.flush()
+
+    @contextlib.contextmanager
+    def busy(self, text: str, announce: bool = True) -> Iterator[None]:
+        """Says `text` first (if `announce`) and then, every few seconds until the block ends, that it still runs."""
+        done, start = threading.Event(), time.monotonic()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT):
+                self.say(f"{text}: {time.monotonic() - start:.0f} s")
+
+        if announce:
+            self.say(text)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def stage(self, name: str, done: int, epochs: int) -> Iterator["Stage"]:
+        """The progress of one stage that starts after `done` epochs."""
+        bar = tqdm.tqdm(
+            total=epochs, initial=done, desc=name, unit="epoch", file=self.stream, disable=not self.terminal, leave=True
+        )
+        with bar:
+            yield Stage(self, bar, name, done, epochs)
+
+
+class Stage:
+    """One stage's bar or lines."""
+
+    def __init__(self, progress: Progress, bar: tqdm.tqdm, name: str, done: int, epochs: int) -> None:
+        self.progress, self.bar, self.name, self.done, self.epochs = progress, bar, name, done, epochs
+        self.first, self.start = done, time.monotonic()
+
+    def epoch(self, figures: dict[str, float]) -> None:
+        """One epoch is over; `figures` are shown beside it."""
+        self.done += 1
+        text = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        if not self.progress.terminal:
+            each = (time.monotonic() - self.start) / (self.done - self.first)
+            left = each * (self.epochs - self.done)
+            self.progress.say(f"{self.name}  epoch {self.done}/{self.epochs}  {text}  {left:.0f} s left")

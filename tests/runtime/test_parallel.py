@@ -1,0 +1,148 @@
+"""Two devices give the result of one, for every stage of a run; the rest of the device code by its messages."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from dass_jax import build, config_io
+from dass_jax.build import Setting, Stage
+from dass_jax.errors import UserError
+from dass_jax.genotype import Genotype
+from dass_jax.runtime import parallel
+from dass_jax.runtime.loop import Carry
+
+GENOTYPE = Genotype(
+    normal=((("skip_connect", 0), ("skip_connect", 1)),),
+    reduce=((("dil_conv_3x3", 0), ("skip_connect", 1)),),
+)
+DROP_PATH = 0.4
+"""One cell that reduces: both its edges can be dropped."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler() -> Iterator[None]:
+    """Compiling is the cost here, not computing."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def setting(devices: int) -> Setting:
+    """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""
+    return build.setting(
+        config_io.from_dict(
+            {
+                "data": {"limit": 64, "crop_padding": 1, "flip": True, "cutout": 2},
+                "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16},
+                "sparsity": {"keep": 0.3},
+                "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.2},
+                "train": {"batch_size": 32},
+                "runtime": {"devices": devices, "compilation_cache": ""},
+            }
+        )
+    )
+
+
+def double(tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), tree)
+
+
+def epoch(s: Setting, stage: Stage, carry: Any) -> tuple[Any, Any]:
+    """(carry, info) of the stage's first epoch, with the copy of each device."""
+    inputs = (stage.indices(0), build.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
+    arguments = parallel.replicate((carry, build.examples(s)[0]), s.devices)
+    program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
+    return jax.tree.map(np.asarray, program(*arguments, *inputs))
+
+
+CHAINS = {
+    "search": lambda s: build.search_stages(s, "dass")[0],
+    "training": lambda s: build.training_stages(s, GENOTYPE)[0][:2],
+}
+STAGES = [("search", 0), ("search", 1), ("training", 0), ("training", 1)]
+
+
+@pytest.mark.parametrize(("chain", "number"), STAGES, ids=["step1", "step2", "weights", "scores"])
+def test_two_devices_give_the_result_of_one(chain: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "augment", functools.partial(build.augment, dtype="float64"))
+    # In 64-bit floats another order of additions costs some 1e-16 a step: far below 1e-9, and far below what other
+    # random numbers would do. In 32 bits a score near the cut could change places with the next and hide an error.
+    with jax.enable_x64(True):
+        settings = {devices: setting(devices) for devices in (1, 2)}
+        stages = {devices: CHAINS[chain](s) for devices, s in settings.items()}
+        # Both start from one state: a stage's start is compiled for one device and needs no comparison.
+        carry = double(stages[1][0].start(None))
+        if number:
+            carry = double(stages[1][number].start(carry))
+        found = {devices: epoch(s, stages[devices][number], carry) for devices, s in settings.items()}
+
+    one, two = found[1], found[2]
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), two)
+    first = jax.tree.map(lambda x: x[0], one)
+    chex.assert_trees_all_equal_dtypes(first, jax.tree.map(lambda x: x[0], two))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-9, atol=1e-11), first, two)
+
+    moved, other = Carry(*first[0]).variables, carry.variables
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(other), strict=True))
+    assert {x.dtype for x in jax.tree.leaves(moved)} == {np.dtype("float64")}
+
+
+def test_each_device_takes_its_own_slice() -> None:
+    devices = jax.devices()[:2]
+    rows = np.arange(12, dtype=np.int32).reshape(3, 4)
+
+    def function(state: Any, data: Any, rows: jax.Array) -> Any:
+        last, first = parallel.own_slice(rows, 2), parallel.own_slice(rows[:2], 2, axis=0)
+        return last, first, parallel.mean(last.astype("float32")), parallel.total(last)
+
+    state = parallel.replicate(np.zeros(1), devices)
+    last, first, mean, total = parallel.program(function, devices, (state, state, rows), donate=False)(
+        state, state, rows
+    )
+    np.testing.assert_array_equal(last, np.stack([rows[:, :2], rows[:, 2:]]))
+    np.testing.assert_array_equal(first, np.stack([rows[:1], rows[1:2]]))
+    np.testing.assert_array_equal(mean, np.stack([(rows[:, :2] + rows[:, 2:]) / 2] * 2))
+    np.testing.assert_array_equal(total, np.stack([rows[:, :2] + rows[:, 2:]] * 2))
+
+
+def test_what_is_replicated_comes_back_and_is_nobodys_memory() -> None:
+    tree = {"float": np.arange(6, dtype=np.float32).reshape(2, 3), "int": np.int32(4), "bool": np.array([True, False])}
+    there = parallel.replicate(tree, jax.devices()[:2])
+    assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(there))
+    tree["float"][:] = -1
+    back = parallel.unreplicate(there)
+    np.testing.assert_array_equal(back["float"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert back["int"] == 4 and back["bool"].tolist() == [True, False] and back["bool"].dtype == bool
+    back["float"][:] = 0  # an array of its own: it may be written to
+
+
+@pytest.mark.parametrize(
+    ("size", "devices", "named"), [(33, 2, "32 or 34"), (1, 2, "e.g. 2"), (65, 8, "64 or 72"), (5, 4, "4 or 8")]
+)
+def test_a_batch_that_does_not_divide_names_the_next_sizes(size: int, devices: int, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parallel.check_batch("train.batch_size", size, devices)
+    message = str(caught.value)
+    assert message.startswith(f"train.batch_size = {size}; allowed on {devices} devices") and message.endswith(named)
+    for fitting in named.removeprefix("e.g. ").split(" or "):
+        parallel.check_batch("train.batch_size", int(fitting), devices)
+
+
+def test_more_devices_than_there_are_is_an_error() -> None:
+    here = len(jax.local_devices())
+    assert parallel.local_devices(0) == jax.local_devices() and len(parallel.local_devices(1)) == 1
+    with pytest.raises(UserError, match=rf"runtime.devices = {here + 1}; allowed: 0 \(all\) to {here}"):
+        parallel.local_devices(here + 1)
+
+
+@pytest.mark.parametrize("name", ["search", "train"])
+def test_a_run_refuses_a_batch_that_its_devices_cannot_share(name: str) -> None:
+    config = config_io.from_dict({"network": {"auxiliary": False}, name: {"batch_size": 33}, "runtime": {"devices": 2}})
+    with pytest.raises(UserError, match=rf"{name}.batch_size = 33; .* 32 or 34"):
+        build.setting(config)
