@@ -1,0 +1,180 @@
+"""The sections of the report that hold figures: each takes the run and returns HTML, which may be empty."""
+
+import math
+
+from dass_jax.genotype import Cell, Genotype
+from dass_jax.report import bars, curves, heatmap, markup
+from dass_jax.report.cells import cell_figure, dot
+from dass_jax.report.records import SEARCH, TRAINING, Run, methods
+from dass_jax.report.results import Layer, decimal
+from dass_jax.report.style import colour
+
+_STAGES = {
+    "step1": "Step 1: architecture search with dense operations",
+    "step2": "Step 2: architecture search with sparse operations",
+    "pretrain": "Step 3: training of the dense network",
+    "scores": "Step 3: learning of the pruning scores",
+    "finetune": "Step 3: fine-tuning of the sparse network",
+}
+
+
+def cells(run: Run) -> str:
+    main = run.genotype or (run.outcomes[0].genotype if run.outcomes else None)
+    if main is None:
+        return markup.heading("Cells") + markup.paragraph("No cell has been derived yet.")
+    name = methods(run)[0] if methods(run) else "found architecture"
+    parts = [markup.heading("Cells"), _genotype(main, name)]
+    parts += [
+        markup.details(f"Cells of the control {each.method}", _genotype(each.genotype, each.method))
+        for each in run.outcomes[1:]
+    ]
+    return "\n".join(parts)
+
+
+def _genotype(genotype: Genotype, method: str) -> str:
+    caption = (
+        "A cell of the network. c_{k-2} and c_{k-1} are the outputs of the two cells before; each node adds up what "
+        "its edges bring; each edge is one operation; the output c_k joins all nodes' channels. Numbers are those of "
+        "genotype.json. A crossing without a dot is no connection."
+    )
+    figures = (
+        markup.image(cell_figure(cell, f"{kind} cell, {method}"), f"Graph of the {kind} cell: {_sentence(cell)}")
+        for kind, cell in genotype._asdict().items()
+    )
+    text = "\n\n".join(dot(cell, f"{kind} cell, {method}") for kind, cell in genotype._asdict().items())
+    as_text = markup.details("The same as DOT text (Graphviz)", markup.pre(text))
+    return markup.wide("\n".join(figures), caption) + as_text
+
+
+def _sentence(cell: Cell) -> str:
+    names = ("c_{k-2}", "c_{k-1}", *(f"node {node}" for node in range(2, len(cell) + 2)))
+    edges = ((pair, node) for node, pairs in enumerate(cell, start=2) for pair in pairs)
+    return "; ".join(f"{names[source]} to {names[node]} by {operation}" for (operation, source), node in edges)
+
+
+def learning(run: Run) -> str:
+    parts = [_stage(run, stage) for stage in (*SEARCH, *TRAINING)]
+    return markup.heading("Learning curves") + ("\n".join(filter(None, parts)) or markup.paragraph("No epoch is done."))
+
+
+def _stage(run: Run, stage: str) -> str:
+    """Loss, accuracy and gap of one stage; empty if no method has come to it."""
+    found = {quantity: curves.series(run.epochs, methods(run), stage, quantity) for quantity in ("loss", "accuracy")}
+    if not found["loss"]:
+        return ""
+    total = max(each.epochs for each in run.epochs if each.stage == stage)
+    who = ", ".join(each.method for each in found["loss"])
+    figures = [
+        (curves.value_figure(lines, stage, quantity, total), f"Curves of {quantity} over {total} epochs of {who}")
+        for quantity, lines in found.items()
+    ]
+    seen, unseen = curves.names(stage)
+    caption = f"Solid: {seen}. No {unseen} values were measured in this stage."
+    if curves.has_gap(found["accuracy"]):
+        alt = f"Generalisation gap over {total} epochs of {who}"
+        figures.append((curves.gap_figure(found["accuracy"], stage, total), alt))
+        caption = (
+            f"Solid: {seen}, dashed: {unseen}; accuracy in per cent. The gap, in points, is the accuracy on {seen} "
+            f"images minus that on {unseen} images; it is shaded for {found['accuracy'][0].method}. The table holds "
+            "the last epoch with both."
+        )
+    if stage in SEARCH:
+        caption += " The lower level sees the train images, the upper level the validation images."
+    images = [markup.image(*figure) for figure in figures]
+    header = (
+        ("method", ""),
+        ("epoch", ""),
+        ("accuracy", f"{seen} [%]"),
+        ("accuracy", f"{unseen} [%]"),
+        ("gap", "[points]"),
+    )
+    last = markup.rows_table(header, [curves.last_epoch(each) for each in found["accuracy"]], main=True)
+    return markup.heading(_STAGES[stage], 3) + markup.panels([*images, last], caption)
+
+
+def weights(run: Run) -> str:
+    parts = {method: _heat(run, method) for method in methods(run)}
+    shown = [
+        html if index == 0 else markup.details(f"Edge weights of the control {method}", html)
+        for index, (method, html) in enumerate(parts.items())
+        if html
+    ]
+    return markup.heading("Edge weights") + "\n".join(shown) if shown else ""
+
+
+def _heat(run: Run, method: str) -> str:
+    derived = {each.method: each.genotype for each in run.outcomes}.get(method)
+    if method == methods(run)[0]:
+        derived = run.genotype or derived
+    images = []
+    for kind in Genotype._fields:
+        found = heatmap.history(run.epochs, method, kind)
+        if found is not None:
+            cell = getattr(derived, kind) if derived else None
+            fits = cell is not None and 2 * found.weights.shape[0] == len(cell) * (len(cell) + 3)
+            figure = heatmap.heat_figure(found, f"{kind} cell, {method}", cell if fits else None)
+            epochs = found.weights.shape[2]
+            alt = f"Heat map of the edge weights of the {kind} cell of {method} over {epochs} search epochs"
+            images.append(markup.image(figure, alt))
+    caption = (
+        "Architecture weights after the softmax, epoch by epoch (colour scale at the top right, from the smallest to "
+        "the largest). Each panel is an edge “input → node”, each row an operation. The red line is the border between "
+        "Step 1 and Step 2; a red triangle marks an operation that is part of the found cell. Grey: not recorded."
+    )
+    return markup.wide("\n".join(images), caption) if images else ""
+
+
+def sparsity(run: Run) -> str:
+    parts = [_layers(each.layers, each.method, index) for index, each in enumerate(run.outcomes)]
+    shown = [
+        html if index == 0 else markup.details(f"Layers of the control {each.method}", html)
+        for index, (html, each) in enumerate(zip(parts, run.outcomes, strict=True))
+        if html
+    ]
+    return markup.heading("Sparsity by layer") + "\n".join(shown) if shown else ""
+
+
+def _layers(layers: tuple[Layer, ...], method: str, index: int) -> str:
+    if not layers:
+        return ""
+    caption = (
+        "Each dot is a layer: kept weights in per cent of its prunable weights, on a logarithmic axis. A red triangle "
+        "at the bottom is a layer that lost all its weights. The dashed line is the share over all layers."
+    )
+    figure = bars.sparsity_figure(layers, f"kept weights of each layer, {method}", colour(index))
+    alt = f"Kept share of the {len(layers)} layers of {method}"
+    header = (("layer", ""), ("weights", ""), ("kept", ""), ("kept", "[%]"))
+    rows = (
+        (layer.path, decimal(layer.weights), decimal(layer.kept), decimal(share, 3))
+        for layer, share in zip(layers, bars.kept_share(layers).tolist(), strict=True)
+    )
+    table = markup.details(f"All {len(layers)} layers of {method} as a table", markup.rows_table(header, rows))
+    return markup.wide(markup.image(figure, alt), caption) + table
+
+
+def time(run: Run) -> str:
+    seconds = {each.method: each.seconds for each in run.outcomes} or _measured(run)
+    if not any(seconds.values()):
+        return ""
+    stages = list(dict.fromkeys(stage for times in seconds.values() for stage in times))
+    rows = [[method, *(decimal(times.get(each, math.nan), 1) for each in stages)] for method, times in seconds.items()]
+    caption = "Time of each stage in seconds. A dash: the method does not have this stage."
+    if not run.outcomes:
+        caption += " Unfinished run: sums over the epochs done so far."
+    header = [("method", ""), *((stage, "[s]") for stage in stages)]
+    figure = markup.wide(markup.image(bars.time_figure(seconds), "Seconds of each stage of each method"), caption)
+    return markup.heading("Time") + figure + markup.rows_table(header, rows, main=True)
+
+
+def _measured(run: Run) -> dict[str, dict[str, float]]:
+    """Seconds of the epochs so far: method -> stage -> sum."""
+    sums: dict[str, dict[str, float]] = {}
+    for each in run.epochs:
+        stages = sums.setdefault(each.method, {})
+        known = 0.0 if math.isnan(each.seconds) else each.seconds
+        stages[each.stage] = stages.get(each.stage, 0.0) + known
+    return sums
+
+
+SECTIONS = (cells, learning, weights, sparsity, time)
+"""In the order of the page."""
