@@ -1,0 +1,48 @@
+"""What the README shows is what runs."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from dass_jax import config_cli, count
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (python -m dass_jax\.\w+ .*?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+def test_the_two_commands_come_first_and_can_be_started() -> None:
+    scripts = re.findall(r"^    (\./launch/\S+)", README, re.MULTILINE)
+    assert scripts == ["./launch/run.sh", "./launch/test.sh"]
+    for script in scripts:
+        assert os.access(ROOT / script, os.X_OK)
+        subprocess.run(["bash", "-n", ROOT / script], check=True)
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").count("\n./launch/") == 2  # and there both are run as written
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "dass_jax.train" in c and "--help" not in c])
+def test_train_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert config_cli.parse(shlex.split(command)[3:], "train").config
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "dass_jax.count" in c])
+def test_count_commands_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert count.main(shlex.split(command)[3:]) == 0
+    assert "17,045" in capsys.readouterr().out
+
+
+def test_the_library_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example += "\nassert logits.shape == (16, 10) and len(genotype.normal) == 2"
+    subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, timeout=120)
+
+
+def test_files_that_the_readme_shows_exist() -> None:
+    for path in re.findall(r'src="([^"]+)"|\]\(([^)h][^)]*)\)', README):
+        assert (ROOT / next(filter(None, path))).exists(), path
