@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from dass_jax import accounting, genotype, relaxation
 from dass_jax.errors import Parser, UserError, guarded
 from dass_jax.models.derived import NetworkConfig, derived
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.variables import Rules
 
 
 class Images(NamedTuple):
@@ -36,28 +37,33 @@ def derived_count(found: genotype.Genotype, cells: int, channels: int, images: I
     """Figures of the derived network, without its auxiliary head."""
     config = NetworkConfig(images.classes, cells, channels, images.stem, auxiliary=False)
     model = derived(found, config)
-    values = jax.eval_shape(lambda: model.init(jax.random.key(0), (images.size, images.size, images.channels)))
-    one = jnp.zeros((images.channels, images.size, images.size, 1))
 
-    def forward() -> jax.Array:
-        filled = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), values)
-        return model.apply(filled["params"], filled["batch_stats"], one, False)[0]
+    def logits(values: Any, one: jax.Array) -> jax.Array:
+        return model.apply(values["params"], values["batch_stats"], one, False)[0]
 
-    return accounting.count(values["params"], model.rules, keep, forward)
+    return _count(model.init, model.rules, logits, images, keep)
 
 
 def supernet_count(cells: int, channels: int, nodes: int, images: Images, keep: float) -> accounting.Count:
     """Figures of the supernet, without α."""
     space = darts(SupernetConfig(images.classes, cells, channels, nodes, images.stem))
-    values = jax.eval_shape(lambda: space.init(jax.random.key(0), (images.size, images.size, images.channels)))
-    one = jnp.zeros((images.channels, images.size, images.size, 1))
+    weights = relaxation.softmax({name: jnp.zeros(shape) for name, shape in space.alpha_shapes.items()})
+
+    def logits(values: Any, one: jax.Array) -> jax.Array:
+        return space.apply(values["params"], values["batch_stats"], weights, one, False)[0]
+
+    return _count(space.init, space.rules, logits, images, keep)
+
+
+def _count(init: Any, rules: Rules, logits: Any, images: Images, keep: float) -> accounting.Count:
+    """Figures of a network given as functions, from shapes alone."""
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), (images.size, images.size, images.channels)))
 
     def forward() -> jax.Array:
-        filled = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), values)
-        alpha = {name: jnp.zeros(shape) for name, shape in space.alpha_shapes.items()}
-        return space.apply(filled["params"], filled["batch_stats"], relaxation.softmax(alpha), one, False)[0]
+        values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return logits(values, jnp.zeros((images.channels, images.size, images.size, 1)))
 
-    return accounting.count(values["params"], space.rules, keep, forward)
+    return accounting.count(shapes["params"], rules, keep, forward)
 
 
 def main(argv: Sequence[str]) -> int:

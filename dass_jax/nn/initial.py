@@ -22,8 +22,9 @@ def initialise(key: jax.Array, shapes: Any, rules: variables.Rules) -> variables
       shapes: the collections as `jax.ShapeDtypeStruct`s, from `jax.eval_shape(module.init, …)`.
       rules: which leaves are prunable (`variables.prunable`).
     """
-    stacks = variables.flatten(variables.prunable(shapes[variables.PARAMS], rules))
-    weights = {path: variables.flatten(shapes[variables.PARAMS])[path] for path in stacks}
+    params = shapes[variables.PARAMS]
+    prunable = variables.prunable(params, rules)
+    stacks, weights = variables.flatten(prunable), variables.flatten(variables.select(params, prunable))
     ends = np.cumsum([leaf.size for leaf in weights.values()])
     draws = jnp.split(jax.random.uniform(key, (int(ends[-1]),), minval=-1.0, maxval=1.0), ends[:-1])
     drawn = {
