@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from dass_jax import bilevel, relaxation, sparsity, variables
-from dass_jax.config import Config
+from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config
 from dass_jax.data import arrays
 from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
 from dass_jax.errors import UserError
@@ -49,8 +49,8 @@ class Stage(NamedTuple):
     """Stages of equal name here share one compiled program."""
     epochs: int
     epoch: Callable[..., Any]
-    start: Callable[[Any], loop.Carry]
-    """The last stage's carry → this stage's first; a chain's first stage ignores its argument."""
+    start: Callable[[Any], bilevel.State]
+    """The last stage's state → this stage's first; a chain's first stage ignores its argument."""
     indices: Callable[[int], np.ndarray]
     learning_rate: Callable[[int], float]
     drop_path: Callable[[int], float]
@@ -147,6 +147,12 @@ def _space(s: Setting) -> Space:
     return darts(sizes, average=parallel.mean)
 
 
+def hypergradient_of(config: Config) -> bilevel.Hypergradient:
+    """The estimator of α's gradient that a configuration names, with its arguments."""
+    name, arguments = config.search.hypergradient, config.hypergradient
+    return bilevel.ESTIMATORS[name](**{field: getattr(arguments, field) for field in HYPERGRADIENT_ARGUMENTS[name]})
+
+
 def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Variables], tuple[Any, Genotype]]]:
     """The stages of a method's search, and how edge weights and genotype are read off the variables.
 
@@ -161,20 +167,21 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
     )
     sgd = _sgd(c.momentum, c.weight_decay, c.clip)
 
-    def step(collection: str, weights: dass.Weights) -> bilevel.Alternation:
+    hypergradient, cosine = hypergradient_of(s.config), s.config.hypergradient.cosine
+
+    def step(collection: str, weights: dass.Weights) -> bilevel.Algorithm:
         loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
-        return dass.step(collection, loss, alpha_transform, sgd, c.order, parallel.mean)
+        return dass.step(collection, loss, alpha_transform, sgd, hypergradient, c.order, parallel.mean, cosine)
 
     step1 = step(PARAMS, dass.dense_weights)
     step2 = step(variables.SCORES, dass.sparse_weights(stacks, s.config.sparsity.keep))
 
-    def start(_: Any) -> loop.Carry:
+    def start(_: Any) -> bilevel.State:
         first, second = jax.random.split(key(s, "search"))
-        v = {**space.init(first, s.image_shape), ALPHA: relaxation.init(second, space.alpha_shapes)}
-        return loop.Carry(v, step1.init(v))
+        return step1.init({**space.init(first, s.image_shape), ALPHA: relaxation.init(second, space.alpha_shapes)})
 
-    def start2(carry: loop.Carry) -> loop.Carry:
-        return loop.Carry(*dass.begin_step2(*carry, step2, stacks))
+    def start2(state: bilevel.State) -> bilevel.State:
+        return dass.begin_step2(state, step2, stacks)
 
     halves = arrays.split_search(s.dataset.train, s.config.data.validation_fraction, s.config.seed)
 
@@ -190,7 +197,7 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
 
         return of_epoch
 
-    def stage(name: str, epochs: int, alternation: bilevel.Alternation, begin: Any, rate: float) -> Stage:
+    def stage(name: str, epochs: int, alternation: bilevel.Algorithm, begin: Any, rate: float) -> Stage:
         return Stage(
             name=name,
             clock="search",
@@ -233,13 +240,12 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     weights = prune.train_weights(net.apply, sgd, network.auxiliary_weight, parallel.mean)
     scores = prune.learn_scores(net.apply, sgd, stacks, keep, network.auxiliary_weight, parallel.mean)
 
-    def start(_: Any) -> loop.Carry:
+    def start(_: Any) -> bilevel.State:
         v = net.init(key(s, "network"), s.image_shape)
-        v = {**v, MASKS: sparsity.dense_masks(v[PARAMS], stacks)}
-        return loop.Carry(v, weights.init(v))
+        return weights.init({**v, MASKS: sparsity.dense_masks(v[PARAMS], stacks)})
 
     def stage(
-        name: str, clock: str, epochs: int, rate: float, descent: bilevel.Descent, begin: Any, masks: Any
+        name: str, clock: str, epochs: int, rate: float, descent: bilevel.Algorithm, begin: Any, masks: Any
     ) -> Stage:
         everything = np.arange(len(s.dataset.train.images))
         paths = net.paths if network.drop_path > 0 else None
@@ -265,7 +271,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             c.score_epochs,
             c.scores_lr,
             scores,
-            lambda carry: loop.Carry(*prune.begin_scores(carry.variables, scores, stacks)),
+            lambda state: prune.begin_scores(state.variables, scores, stacks),
             lambda v: learned(v[variables.SCORES]),
         ),
         stage(
@@ -274,7 +280,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             c.finetune_epochs,
             c.finetune_lr,
             weights,
-            lambda carry: loop.Carry(*prune.begin_finetuning(carry.variables, weights, stacks, keep)),
+            lambda state: prune.begin_finetuning(state.variables, weights, stacks, keep),
             lambda v: v[MASKS],
         ),
     ]

@@ -10,6 +10,16 @@ from typing import Annotated, Literal
 MethodName = Literal["dass", "darts_sparse", "random"]
 StemName = Literal["cifar", "imagenet"]
 OrderName = Literal["upper_first", "lower_first"]
+HypergradientName = Literal["first_order", "unrolled", "finite_difference", "neumann", "conjugate_gradient", "amended"]
+HYPERGRADIENT_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "first_order": (),
+    "unrolled": ("steps", "remat"),
+    "finite_difference": ("radius",),
+    "neumann": ("terms", "lr", "damping"),
+    "conjugate_gradient": ("iterations", "damping"),
+    "amended": ("eta", "damping"),
+}
+"""Which fields of `Hypergradient` an estimator takes; the others must be left at their defaults."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +109,10 @@ class Search:
     order: OrderName = "upper_first"
     """Which level steps first in an iteration: `upper_first` (α, then θ or s; DARTS and the authors' code) or
     `lower_first` (as DASS Algorithm 1 writes it)."""
+    hypergradient: HypergradientName = "first_order"
+    """How α's gradient is estimated: `first_order` (DASS; weights as if they did not depend on α), `unrolled` (exact,
+    through steps of the weights), `finite_difference` (DARTS' second order), `neumann` or `conjugate_gradient`
+    (implicit), `amended` (Bi et al. 2019). docs/bilevel.md says when to use which."""
     theta_lr: Rate = 0.025
     """First learning rate of the weights θ in Step 1 (SGD, cosine)."""
     scores_lr: Rate = 0.1
@@ -119,6 +133,31 @@ class Search:
     """Decay of Adam's second moment for α."""
     alpha_weight_decay: NotNegative = 1e-3
     """Weight decay of α, as L2 in the gradient (coupled, before Adam's scaling)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypergradient:
+    """Arguments of the estimator that `search.hypergradient` names; those of other estimators cannot be set."""
+
+    steps: Annotated[int, Range(1, 1000)] = 1
+    """`unrolled`: steps of the lower level to differentiate through, all on the batch of the iteration."""
+    remat: bool = False
+    """`unrolled`: recompute each step in the backward pass, for memory that hardly grows with `steps`."""
+    radius: Rate = 0.01
+    """`finite_difference`: distance from the weights at which the two gradients are taken. DARTS."""
+    terms: Annotated[int, Range(1, 1000)] = 3
+    """`neumann`: terms of the series."""
+    lr: Rate = 0.01
+    """`neumann`: step of the series; it converges below 2 / (largest eigenvalue of the lower Hessian)."""
+    iterations: Annotated[int, Range(1, 1000)] = 3
+    """`conjugate_gradient`: iterations at most."""
+    damping: NotNegative = 0.0
+    """`neumann`, `conjugate_gradient`, `amended`: added to the diagonal of the lower Hessian. The lower level's weight
+    decay belongs here; an indefinite Hessian needs more for `conjugate_gradient` to converge."""
+    eta: Rate = 0.1
+    """`amended`: factor of the Hessian that stands for its inverse."""
+    cosine: bool = False
+    """Also record the cosine between α's gradient and its first-order part, at the cost of one more gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +245,7 @@ class Config:
     """Seed of everything random in the run."""
     data: Data = Data()
     search: Search = Search()
+    hypergradient: Hypergradient = Hypergradient()
     sparsity: Sparsity = Sparsity()
     network: Network = Network()
     train: Train = Train()

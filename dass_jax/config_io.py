@@ -16,7 +16,7 @@ import cattrs
 import cattrs.gen
 import tomli_w
 
-from dass_jax.config import Config, Range, Text
+from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Hypergradient, Range, Text
 from dass_jax.errors import UserError, nearest
 
 NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.compilation_cache"})
@@ -144,6 +144,15 @@ def _check_together(config: Config) -> None:
             f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, "
             f"method = {config.method!r}"
         )
+    estimator = config.search.hypergradient
+    for field in dataclasses.fields(Hypergradient):
+        takers = [name for name, arguments in HYPERGRADIENT_ARGUMENTS.items() if field.name in arguments]
+        value = getattr(config.hypergradient, field.name)
+        if takers and estimator not in takers and value != field.default:
+            raise UserError(
+                f"hypergradient.{field.name} = {value} with search.hypergradient = {estimator!r}, which has no use "
+                f"for it; allowed: with {' or '.join(map(repr, takers))}"
+            )
     for name, part in (("search", config.search), ("network", config.network)):
         if part.stem == "imagenet" and part.channels % 2:
             raise UserError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from dass_jax import accounting, build, genotype, variables
+from dass_jax import accounting, bilevel, build, genotype, variables
 from dass_jax.build import Setting, Stage
 from dass_jax.errors import UserError
 from dass_jax.methods import random
@@ -97,11 +97,11 @@ def run_method(r: Run, method: str) -> dict[str, Any]:
     def measure(stage: Stage, v: Any) -> dict[str, float]:
         return evaluate_test(r, f"evaluation of {found}", evaluate, v, stage.masks(v))
 
-    def finish(stage: Stage, carry: loop.Carry) -> None:
-        current.setdefault("accuracy", {})[stage.name] = measure(stage, carry.variables)["test_accuracy"]
+    def finish(stage: Stage, state: bilevel.State) -> None:
+        current.setdefault("accuracy", {})[stage.name] = measure(stage, state.variables)["test_accuracy"]
 
-    carry = run_chain(r, method, "training", stages, measure, finish)
-    return results_of(r, method, found, carry.variables)
+    state = run_chain(r, method, "training", stages, measure, finish)
+    return results_of(r, method, found, state.variables)
 
 
 def search(r: Run, method: str) -> genotype.Genotype:
@@ -115,8 +115,8 @@ def search(r: Run, method: str) -> genotype.Genotype:
         weights, _ = read(v)
         return {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
 
-    carry = run_chain(r, method, "search", stages, measure, lambda stage, carry: None)
-    return read(carry.variables)[1]
+    state = run_chain(r, method, "search", stages, measure, lambda stage, state: None)
+    return read(state.variables)[1]
 
 
 def run_chain(
@@ -125,31 +125,31 @@ def run_chain(
     chain: str,
     stages: list[Stage],
     measure: Callable[[Stage, Any], dict[str, Any]],
-    finish: Callable[[Stage, loop.Carry], None],
-) -> loop.Carry:
-    """Runs stages one after another, from where the run stands; returns the last carry, as NumPy arrays."""
+    finish: Callable[[Stage, bilevel.State], None],
+) -> bilevel.State:
+    """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
     first, done = 0, 0
-    carry: Any = None
+    state: Any = None
     if r.resumed and (r.facts["at"]["method"], r.facts["at"]["chain"]) == (method, chain):
         newest, at = r.resumed.pop(), r.facts["at"]
         first, done = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
         template = None
         for stage in stages[: first + 1]:
             template = jax.eval_shape(stage.start, template)
-        carry = checkpoint.restore(template, newest.leaves)
+        state = checkpoint.restore(template, newest.leaves)
     for stage in stages[first:]:
         if done == 0:
-            carry = stage.start(carry)
-        carry = run_stage(r, method, chain, stage, carry, done, measure)
-        finish(stage, carry)
+            state = stage.start(state)
+        state = run_stage(r, method, chain, stage, state, done, measure)
+        finish(stage, state)
         done = 0
-    return carry
+    return state
 
 
-def run_stage(r: Run, method: str, chain: str, stage: Stage, carry: Any, done: int, measure: Any) -> loop.Carry:
+def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: int, measure: Any) -> bilevel.State:
     """Runs the epochs of a stage after the first `done`."""
     if done == stage.epochs:
-        return carry
+        return state
     devices, seconds, label = r.setting.devices, r.facts["current"]["seconds"], f"{method} · {stage.name}"
     together = loop.largest_divisor(stage.epochs - done, r.setting.config.runtime.epochs_per_call)
 
@@ -162,7 +162,7 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, carry: Any, done: i
         )
         return (indices, keys, *rates)
 
-    on_devices = parallel.replicate(carry, devices)
+    on_devices = parallel.replicate(state, devices)
     name = f"{stage.program}, {together} epochs a call"
     program = compiled(r, label, name, loop.several(stage.epoch), (on_devices, r.train, *inputs(0)), donate=True)
     with r.progress.stage(label, done, stage.epochs) as bar:
@@ -170,16 +170,16 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, carry: Any, done: i
             start = time.monotonic()
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
                 on_devices, infos = program(on_devices, r.train, *inputs(first))
-                carry, infos = parallel.unreplicate((on_devices, infos))
+                state, infos = parallel.unreplicate((on_devices, infos))
             elapsed = time.monotonic() - start
             seconds[stage.clock] += elapsed
             records = records_of(method, stage, first, elapsed, infos)
             if chain == "search" or _due(r, stage, first, together):
-                records[-1] |= measure(stage, carry.variables)
+                records[-1] |= measure(stage, state.variables)
             for record in records:
-                keep_record(r, chain, record, carry if record is records[-1] else None)
+                keep_record(r, chain, record, state if record is records[-1] else None)
                 bar.epoch({name: float(v) for name, v in record.items() if "loss" in name or "accuracy" in name})
-    return carry
+    return state
 
 
 def records_of(method: str, stage: Stage, first: int, elapsed: float, infos: Any) -> list[dict[str, Any]]:
@@ -206,6 +206,8 @@ def figures(info: Any) -> dict[str, float]:
         levels = {level: figures(getattr(info, level)) for level in ("lower", "upper")}
         return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
     scalars = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
+    if info.cosine is not None:
+        scalars["cosine"] = info.cosine
     return {name: round(float(value), 6) for name, value in scalars.items()}
 
 
@@ -218,16 +220,16 @@ def check_finite(record: dict[str, Any]) -> None:
         raise UserError(f"{where}: {name} = {value}; allowed: a finite number (a smaller learning rate may help)")
 
 
-def keep_record(r: Run, chain: str, record: dict[str, Any], carry: loop.Carry | None) -> None:
-    """Metrics, event file and, where there is a carry, checkpoint of one epoch."""
+def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State | None) -> None:
+    """Metrics, event file and, where there is a state, checkpoint of one epoch."""
     r.facts["step"] += 1
     r.facts["metrics_bytes"] = folder.append_metrics(r.path / "metrics.jsonl", record)
     r.facts["at"] = {name: record[name] for name in ("method", "stage", "epoch")} | {"chain": chain}
     for name, value in record.items():
         if isinstance(value, float):
             r.events.add_scalar(f"{record['method']}/{record['stage']}/{name}", value, r.facts["step"])
-    if carry is not None:
-        checkpoint.save(r.checkpoints, r.facts["step"], carry, r.facts)
+    if state is not None:
+        checkpoint.save(r.checkpoints, r.facts["step"], state, r.facts)
 
 
 def compiled(r: Run, label: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from dass_jax import config as schema
 from dass_jax import config_cli, config_io
-from dass_jax.config import Config
+from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config
 from dass_jax.errors import UserError
 
 
@@ -54,18 +54,32 @@ def test_lists_and_empty_text_on_the_command_line(tmp_path: pathlib.Path) -> Non
     assert _parse(tmp_path, "--data.source=-x.npz").config.data.source == "-x.npz"
 
 
+ESTIMATOR_OF = {
+    f"hypergradient.{field}": ["--search.hypergradient", name]
+    for name, fields in HYPERGRADIENT_ARGUMENTS.items()
+    for field in fields
+}
+"""An estimator's argument is refused without the estimator."""
+
+
 def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.Path) -> None:
     kinds = {int: "6", float: "0.25", str: "other"}
-    special = {"method": "random", "search.stem": "imagenet", "network.stem": "imagenet", "search.order": "lower_first"}
+    special = {
+        "method": "random",
+        "search.stem": "imagenet",
+        "network.stem": "imagenet",
+        "search.order": "lower_first",
+        "search.hypergradient": "amended",
+    }
     for name, default in config_io.flatten(Config()).items():
         flag = "--" + name
         if isinstance(default, bool):
             argv = [flag.replace(".", ".no-") if default else flag]
         else:
             argv = [flag, *(["random"] if name == "controls" else [special.get(name, kinds.get(type(default), ""))])]
-        extra = ["--controls"] if name == "method" else []
+        extra = {"method": ["--controls"], **ESTIMATOR_OF}.get(name, [])
         changed = config_io.flatten(_parse(tmp_path, *argv, *extra, text="").config)
-        expected = {name} | ({"controls"} if extra else set())
+        expected = {name} | {flag.removeprefix("--") for flag in extra if flag.startswith("--")}
         assert {other for other in changed if changed[other] != config_io.flatten(Config())[other]} == expected
 
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config_io, pipeline, variables
+from dass_jax import bilevel, build, config_io, pipeline, variables
 from dass_jax.genotype import Genotype
-from dass_jax.runtime import loop, parallel
+from dass_jax.runtime import parallel
 from dass_jax.runtime.progress import Progress
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
 
@@ -47,8 +47,8 @@ def setting(**changes: Any) -> build.Setting:
 class Trail(NamedTuple):
     """A chain of stages as it ran."""
 
-    carries: dict[str, list[loop.Carry]]
-    """By stage: the carry at its start and after each epoch."""
+    states: dict[str, list[bilevel.State]]
+    """By stage: the state at its start and after each epoch."""
     records: dict[str, list[dict[str, Any]]]
     """By stage: each epoch's line of metrics."""
     programs: list[str]
@@ -70,22 +70,22 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
             trail.traces.append(stage.name)
             return stage.epoch(*arguments)
 
-        def start(carry: Any) -> loop.Carry:
-            begun = stage.start(carry)
-            trail.carries[stage.name] = [jax.tree.map(np.array, begun)]
+        def start(state: Any) -> bilevel.State:
+            begun = stage.start(state)
+            trail.states[stage.name] = [jax.tree.map(np.array, begun)]
             trail.records[stage.name] = []
             return begun
 
         return stage._replace(epoch=epoch, start=start)
 
-    def keep_record(r: Any, chain: str, record: dict[str, Any], carry: loop.Carry) -> None:
-        trail.carries[record["stage"]].append(carry)
+    def keep_record(r: Any, chain: str, record: dict[str, Any], state: bilevel.State) -> None:
+        trail.states[record["stage"]].append(state)
         trail.records[record["stage"]].append(record)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "keep_record", keep_record)
         chosen = [watched(stage) for stage in stages][: 1 if first_only else None]
-        pipeline.run_chain(r, "dass", chain, chosen, lambda stage, v: {}, lambda stage, carry: None)
+        pipeline.run_chain(r, "dass", chain, chosen, lambda stage, v: {}, lambda stage, state: None)
     trail.programs.extend(r.programs)
     return trail
 
@@ -118,60 +118,60 @@ def differing(one: Any, other: Any) -> set[str]:
 
 def changed(trail: Trail, stage: str) -> set[str]:
     """The collections that a stage changes."""
-    first, *_, last = (carry.variables for carry in trail.carries[stage])
+    first, *_, last = (state.variables for state in trail.states[stage])
     assert set(first) == set(last)
     return {name for name in first if differing(first[name], last[name])}
 
 
 def test_step_1_trains_weights_and_architecture(search: Trail) -> None:
-    assert set(search.carries["step1"][0].variables) == {ALPHA, PARAMS, BATCH_STATS}
+    assert set(search.states["step1"][0].variables) == {ALPHA, PARAMS, BATCH_STATS}
     assert changed(search, "step1") == {ALPHA, PARAMS, BATCH_STATS}
-    first, last = search.carries["step1"][0].variables, search.carries["step1"][-1].variables
+    first, last = search.states["step1"][0].variables, search.states["step1"][-1].variables
     assert differing(first[PARAMS], last[PARAMS]) == set(variables.flatten(first[PARAMS]))
 
 
 def test_step_2_trains_scores_and_architecture_and_no_weight(search: Trail) -> None:
-    assert set(search.carries["step2"][0].variables) == {ALPHA, PARAMS, BATCH_STATS, SCORES}
+    assert set(search.states["step2"][0].variables) == {ALPHA, PARAMS, BATCH_STATS, SCORES}
     assert changed(search, "step2") == {ALPHA, SCORES, BATCH_STATS}
-    assert not differing(search.carries["step1"][-1].variables[PARAMS], search.carries["step2"][-1].variables[PARAMS])
+    assert not differing(search.states["step1"][-1].variables[PARAMS], search.states["step2"][-1].variables[PARAMS])
 
 
 def test_step_2_goes_on_with_the_architecture_and_starts_the_scores_optimizer_anew(search: Trail) -> None:
-    before, after = search.carries["step1"][-1], search.carries["step2"][0]
+    before, after = search.states["step1"][-1], search.states["step2"][0]
     for name in (ALPHA, PARAMS, BATCH_STATS):
         assert not differing(before.variables[name], after.variables[name]), name
-    chex.assert_trees_all_equal(after.optimizer.upper, before.optimizer.upper)
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(after.optimizer.upper))
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(before.optimizer.lower))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(after.optimizer.lower))
+    chex.assert_trees_all_equal(after.optimizers[ALPHA], before.optimizers[ALPHA])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(after.optimizers[ALPHA]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(before.optimizers[PARAMS]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(after.optimizers[SCORES]))
 
 
 def test_adams_count_of_the_architecture_runs_through_both_steps(search: Trail) -> None:
     steps = 32 // 16  # a half of the 64 images, in batches of 16
     for number, stage in enumerate(("step1", "step2")):
-        for epoch, carry in enumerate(search.carries[stage]):
-            counts = [int(x) for x in jax.tree.leaves(carry.optimizer.upper) if x.dtype == np.int32]
+        for epoch, state in enumerate(search.states[stage]):
+            counts = [int(x) for x in jax.tree.leaves(state.optimizers[ALPHA]) if x.dtype == np.int32]
             assert counts == [steps * (number * EPOCHS + epoch)]
 
 
 def test_pretraining_has_dense_masks(training: Trail) -> None:
     assert changed(training, "pretrain") == {PARAMS, BATCH_STATS}
-    masks = training.carries["pretrain"][-1].variables[MASKS]
+    masks = training.states["pretrain"][-1].variables[MASKS]
     assert all((mask == 1).all() for mask in jax.tree.leaves(masks))
 
 
 def test_score_learning_changes_no_weight_and_no_mask(training: Trail) -> None:
-    assert set(training.carries["scores"][0].variables) == {PARAMS, BATCH_STATS, MASKS, SCORES}
+    assert set(training.states["scores"][0].variables) == {PARAMS, BATCH_STATS, MASKS, SCORES}
     assert changed(training, "scores") == {SCORES, BATCH_STATS}
-    before = training.carries["pretrain"][-1].variables
-    assert not differing(before[PARAMS], training.carries["scores"][-1].variables[PARAMS])
+    before = training.states["pretrain"][-1].variables
+    assert not differing(before[PARAMS], training.states["scores"][-1].variables[PARAMS])
 
 
 def test_fine_tuning_moves_kept_weights_only(training: Trail) -> None:
-    assert set(training.carries["finetune"][0].variables) == {PARAMS, BATCH_STATS, MASKS}
+    assert set(training.states["finetune"][0].variables) == {PARAMS, BATCH_STATS, MASKS}
     assert changed(training, "finetune") == {PARAMS, BATCH_STATS}
-    first, last = (variables.flatten(training.carries["finetune"][i].variables[PARAMS]) for i in (0, -1))
-    masks = variables.flatten(training.carries["finetune"][0].variables[MASKS])
+    first, last = (variables.flatten(training.states["finetune"][i].variables[PARAMS]) for i in (0, -1))
+    masks = variables.flatten(training.states["finetune"][0].variables[MASKS])
     for path, mask in masks.items():
         pruned = mask == 0
         assert first[path][pruned].tobytes() == last[path][pruned].tobytes(), path
@@ -180,8 +180,8 @@ def test_fine_tuning_moves_kept_weights_only(training: Trail) -> None:
 
 
 def test_the_final_masks_keep_the_largest_scores_of_each_layer_exactly(training: Trail) -> None:
-    scores = variables.flatten(training.carries["scores"][-1].variables[SCORES])
-    masks = variables.flatten(training.carries["finetune"][-1].variables[MASKS])
+    scores = variables.flatten(training.states["scores"][-1].variables[SCORES])
+    masks = variables.flatten(training.states["finetune"][-1].variables[MASKS])
     assert set(masks) == set(scores) and any("factorized" in path for path in masks)
     for path, mask in masks.items():
         layers = len(mask) if "factorized" in path else 1  # two layers side by side
@@ -201,7 +201,7 @@ GOLDEN = {"lower_loss": 2.288675, "upper_loss": 2.295355, "normal": 0.007505174,
 
 
 def test_one_epoch_of_step_1_gives_the_recorded_numbers(search: Trail) -> None:
-    alpha = search.carries["step1"][1].variables[ALPHA]
+    alpha = search.states["step1"][1].variables[ALPHA]
     found = {name: search.records["step1"][0][name] for name in ("lower_loss", "upper_loss")}
     found |= {name: float(np.abs(weights).sum()) for name, weights in alpha.items()}
     assert found == pytest.approx(GOLDEN, rel=1e-4), (
@@ -213,7 +213,7 @@ def test_one_epoch_of_step_1_gives_the_recorded_numbers(search: Trail) -> None:
 def outcome(path: pathlib.Path, **changes: Any) -> list[Any]:
     """The variables after each epoch of pre-training."""
     trail = follow(setting(**changes), path, "training", first_only=True)
-    return [variables.flatten(carry.variables[PARAMS]) for carry in trail.carries["pretrain"]]
+    return [variables.flatten(state.variables[PARAMS]) for state in trail.states["pretrain"]]
 
 
 OPTIONS = {
@@ -230,7 +230,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_of_training_changes_the_weights(name: str, training: Trail, tmp_path: pathlib.Path) -> None:
-    base = [variables.flatten(carry.variables[PARAMS]) for carry in training.carries["pretrain"]]
+    base = [variables.flatten(state.variables[PARAMS]) for state in training.states["pretrain"]]
     found = outcome(tmp_path, **{name: OPTIONS[name]})
     assert not differing(found[0], base[0]), "the start is the same"
     # Drop-path starts at 0, so it counts from the second epoch on; the rest counts at once.
@@ -243,9 +243,9 @@ def test_every_option_of_training_changes_the_weights(name: str, training: Trail
 
 def test_the_order_of_the_levels_changes_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
     other = follow(setting(search__order="lower_first"), tmp_path, "search", first_only=True)
-    first, found = other.carries["step1"][0].variables, other.carries["step1"][-1].variables
-    base = search.carries["step1"][-1].variables
-    assert not differing(first[ALPHA], search.carries["step1"][0].variables[ALPHA])
+    first, found = other.states["step1"][0].variables, other.states["step1"][-1].variables
+    base = search.states["step1"][-1].variables
+    assert not differing(first[ALPHA], search.states["step1"][0].variables[ALPHA])
     assert differing(found[ALPHA], base[ALPHA]) and differing(found[PARAMS], base[PARAMS])
 
 
@@ -263,7 +263,7 @@ def test_the_fraction_kept_changes_the_masks(training: Trail) -> None:
     counts = []
     for keep in (0.1, 0.5, 1.0):
         finetune = build.training_stages(setting(sparsity__keep=keep), GENOTYPE)[0][2]
-        masks = finetune.start(training.carries["scores"][-1]).variables[MASKS]
+        masks = finetune.start(training.states["scores"][-1]).variables[MASKS]
         counts.append(int(sum(np.count_nonzero(mask) for mask in jax.tree.leaves(masks))))
     assert counts[0] < counts[1] < counts[2] == sum(mask.size for mask in jax.tree.leaves(masks))
 
@@ -277,7 +277,7 @@ def test_the_seed_changes_images_order_noise_and_initial_values(search: Trail) -
         jax.random.key_data(build.key(one, "step1")).tolist() != jax.random.key_data(build.key(other, "step1")).tolist()
     )
     begun = jax.tree.map(np.asarray, stages[1].start(None).variables)
-    base = search.carries["step1"][0].variables
+    base = search.states["step1"][0].variables
     assert differing(begun[ALPHA], base[ALPHA]) and differing(begun[PARAMS], base[PARAMS])
 
 

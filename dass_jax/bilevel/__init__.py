@@ -1,15 +1,46 @@
 """Bi-level optimisation over named collections, as pure `(init, update)` pairs around optax transforms."""
 
-from dass_jax.bilevel.levels import Alternation, Descent, Info, Level, alternate, descend
+from dass_jax.bilevel.hypergradients import (
+    ESTIMATORS,
+    Hypergradient,
+    Point,
+    amended,
+    conjugate_gradient,
+    finite_difference,
+    first_order,
+    implicit,
+    neumann,
+    unrolled,
+)
+from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample, State
 from dass_jax.bilevel.transforms import freeze_pruned, scale_by_given_learning_rate
+from dass_jax.bilevel.turns import AlternationInfo, JointInfo, Through, alternate, descend, in_turn, joint
 
 __all__ = [
-    "Alternation",
-    "Descent",
+    "ESTIMATORS",
+    "Algorithm",
+    "AlternationInfo",
+    "Hypergradient",
     "Info",
+    "JointInfo",
     "Level",
+    "Loss",
+    "Point",
+    "Reduce",
+    "Sample",
+    "State",
+    "Through",
     "alternate",
+    "amended",
+    "conjugate_gradient",
     "descend",
+    "finite_difference",
+    "first_order",
     "freeze_pruned",
+    "implicit",
+    "in_turn",
+    "joint",
+    "neumann",
     "scale_by_given_learning_rate",
+    "unrolled",
 ]

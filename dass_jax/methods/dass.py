@@ -4,8 +4,8 @@
     Step 2:  min_α F(α, θ⊙m(s*(α)))     s* = argmin_s f(α, θ⊙m(s))       θ fixed, m = per-layer top-k of |s|
 
 f is the loss on the training split, F on the validation split. Both steps are `bilevel.alternate` with α above; they
-differ in the lower level's collection and in the weights the supernet sees. Step 1 alone is DARTS (arXiv 1806.09055) at
-first order, the search of the baseline DARTS_sparse.
+differ in the lower level's collection and in the weights the supernet sees. Step 1 alone is DARTS (arXiv 1806.09055),
+the search of the baseline DARTS_sparse. In the paper α follows the first-order gradient; every other estimator fits in.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def sparse_weights(stacks: Any, keep: float) -> Weights:
     return lambda v: sparsity.sparsify(v[PARAMS], v[SCORES], stacks, keep)
 
 
-def supernet_loss(apply: Callable[..., Any], relax: Callable[[Any], Any], weights: Weights) -> bilevel.levels.Loss:
+def supernet_loss(apply: Callable[..., Any], relax: Callable[[Any], Any], weights: Weights) -> bilevel.Loss:
     """Cross-entropy of the supernet under relaxed α; BN uses the batch's statistics.
 
     Args:
@@ -49,21 +49,41 @@ def supernet_loss(apply: Callable[..., Any], relax: Callable[[Any], Any], weight
 
 def step(
     collection: str,
-    loss: bilevel.levels.Loss,
+    loss: bilevel.Loss,
     alpha_transform: optax.GradientTransformation,
     lower_transform: optax.GradientTransformation,
+    hypergradient: bilevel.Hypergradient,
     order: str,
-    reduce: Callable[[Any], Any],
-) -> bilevel.Alternation:
+    reduce: bilevel.Reduce,
+    cosine: bool = False,
+) -> bilevel.Algorithm:
     """Step 1 (`collection` = θ, dense loss) or Step 2 (`collection` = s, sparse loss)."""
     upper = bilevel.Level(ALPHA, loss, alpha_transform)
     lower = bilevel.Level(collection, loss, lower_transform)
-    return bilevel.alternate(upper, lower, order, reduce)
+    return bilevel.alternate(upper, lower, hypergradient, order, reduce, cosine)
 
 
-def begin_step2(
-    v: Variables, state: bilevel.levels.AlternationState, step2: bilevel.Alternation, stacks: Any
-) -> tuple[Variables, bilevel.levels.AlternationState]:
+def unsplit(
+    loss: bilevel.Loss,
+    alpha_transform: optax.GradientTransformation,
+    theta_transform: optax.GradientTransformation,
+    scores_transform: optax.GradientTransformation,
+    reduce: bilevel.Reduce,
+) -> bilevel.Algorithm:
+    """Eq. 5 before it is split into two steps: α, then θ, then s in every iteration, all on the sparse loss.
+
+    `update` takes the batches {"alpha": validation, "theta": training, "scores": training}.
+    """
+    levels = {
+        "alpha": bilevel.Level(ALPHA, loss, alpha_transform),
+        "theta": bilevel.Level(PARAMS, loss, theta_transform),
+        "scores": bilevel.Level(SCORES, loss, scores_transform),
+    }
+    return bilevel.in_turn(levels, reduce=reduce)
+
+
+def begin_step2(state: bilevel.State, step2: bilevel.Algorithm, stacks: Any) -> bilevel.State:
     """From the end of Step 1 to the start of Step 2: scores from θ (Eq. 3), α and its Adam state carried over."""
-    v = {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
-    return v, step2.init(v)._replace(upper=state.upper)
+    v = state.variables
+    begun = step2.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
+    return begun._replace(optimizers={**begun.optimizers, ALPHA: state.optimizers[ALPHA]})

@@ -17,15 +17,13 @@ from dass_jax.methods.dass import Weights, sparse_weights
 from dass_jax.methods.losses import Batch, accuracy, cross_entropy
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, Variables
 
-Reduce = Callable[[Any], Any]
-
 
 def masked_weights(v: Variables) -> Any:
     """θ⊙m."""
     return sparsity.apply_masks(v[PARAMS], v[MASKS])
 
 
-def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: float) -> bilevel.levels.Loss:
+def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: float) -> bilevel.Loss:
     """Cross-entropy of a derived network, plus `auxiliary_weight` times the auxiliary head's where there is one.
 
     Args:
@@ -43,17 +41,17 @@ def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: 
 
 
 def train_weights(
-    apply: Callable[..., Any], transform: optax.GradientTransformation, auxiliary_weight: float, reduce: Reduce
-) -> bilevel.Descent:
+    apply: Callable[..., Any], transform: optax.GradientTransformation, auxiliary_weight: float, reduce: bilevel.Reduce
+) -> bilevel.Algorithm:
     """Pre-training and fine-tuning: θ's kept entries under the masks in `variables["masks"]`."""
     loss = network_loss(apply, masked_weights, auxiliary_weight)
     level = bilevel.Level(PARAMS, loss, optax.chain(transform, bilevel.freeze_pruned()))
     descent = bilevel.descend(level, reduce)
 
-    def update(v: Variables, state: Any, batch: Batch, key: Any, **extra: Any) -> Any:
-        return descent.update(v, state, batch, key, masks=v[MASKS], **extra)
+    def update(state: bilevel.State, batch: Batch, key: Any, **extra: Any) -> Any:
+        return descent.update(state, batch, key, masks=state.variables[MASKS], **extra)
 
-    return bilevel.Descent(descent.init, update)
+    return bilevel.Algorithm(descent.init, update)
 
 
 def learn_scores(
@@ -62,22 +60,21 @@ def learn_scores(
     stacks: Any,
     keep: float,
     auxiliary_weight: float,
-    reduce: Reduce,
-) -> bilevel.Descent:
+    reduce: bilevel.Reduce,
+) -> bilevel.Algorithm:
     """Score learning: s alone."""
     loss = network_loss(apply, sparse_weights(stacks, keep), auxiliary_weight)
     return bilevel.descend(bilevel.Level(SCORES, loss, transform), reduce)
 
 
-def begin_scores(v: Variables, scores: bilevel.Descent, stacks: Any) -> tuple[Variables, Any]:
+def begin_scores(v: Variables, scores: bilevel.Algorithm, stacks: Any) -> bilevel.State:
     """From the dense network to score learning: scores from θ (Eq. 3)."""
-    v = {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
-    return v, scores.init(v)
+    return scores.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
 
 
-def begin_finetuning(v: Variables, weights: bilevel.Descent, stacks: Any, keep: float) -> tuple[Variables, Any]:
+def begin_finetuning(v: Variables, weights: bilevel.Algorithm, stacks: Any, keep: float) -> bilevel.State:
     """From learned scores to fine-tuning: the masks are fixed, the scores have done their work, the optimizer starts
     anew."""
     v = {**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}
     del v[SCORES]
-    return v, weights.init(v)
+    return weights.init(v)

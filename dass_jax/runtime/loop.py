@@ -12,15 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dass_jax.bilevel import State
 from dass_jax.runtime import parallel
 from dass_jax.variables import Variables
-
-
-class Carry(NamedTuple):
-    """All that an epoch hands to the next."""
-
-    variables: Variables
-    optimizer: Any
 
 
 class Examples(NamedTuple):
@@ -34,20 +28,20 @@ Prepare = Callable[[Examples, jax.Array, jax.Array, jax.Array], Any]
 """(examples, indices [B], key, drop_path) → this device's part of the batch."""
 
 
-def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[Carry, Any]]:
+def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
     """The function of one epoch.
 
     Args:
-      update: (variables, optimizer, batch or batches, key, learning_rate=…) → (variables, optimizer, info).
+      update: of an algorithm: (state, batch or batches, key, learning_rate=…) → (state, info).
       prepare: makes one batch.
 
     Returns:
-      (carry, examples, indices, key, learning_rate, drop_path) → (carry, info averaged over the steps), where indices
+      (state, examples, indices, key, learning_rate, drop_path) → (state, info averaged over the steps), where indices
       are int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level.
     """
 
-    def run(carry: Carry, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any) -> Any:
-        def step(carry: Carry, inputs: Any) -> Any:
+    def run(state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any) -> Any:
+        def step(state: State, inputs: Any) -> Any:
             rows, number = inputs
             draw, inner = jax.random.split(jax.random.fold_in(key, number))
             if rows.ndim == 1:
@@ -55,23 +49,22 @@ def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[C
             else:
                 keys = jax.random.split(draw, rows.shape[0])
                 batch = [prepare(examples, row, k, drop_path) for row, k in zip(rows, keys, strict=True)]
-            *moved, info = update(carry.variables, carry.optimizer, batch, inner, learning_rate=learning_rate)
-            return Carry(*moved), info
+            return update(state, batch, inner, learning_rate=learning_rate)
 
-        carry, infos = jax.lax.scan(step, carry, (indices, jnp.arange(indices.shape[0])))
-        return carry, jax.tree.map(lambda x: x.mean(0), infos)
+        state, infos = jax.lax.scan(step, state, (indices, jnp.arange(indices.shape[0])))
+        return state, jax.tree.map(lambda x: x.mean(0), infos)
 
     return run
 
 
-def several(epoch: Callable[..., Any]) -> Callable[..., tuple[Carry, Any]]:
-    """The function of several epochs: as `epoch`, with a leading axis over epochs for all but carry and examples."""
+def several(epoch: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
+    """The function of several epochs: as `epoch`, with a leading axis over epochs for all but state and examples."""
 
-    def run(carry: Carry, examples: Examples, indices: Any, keys: Any, learning_rates: Any, drop_paths: Any) -> Any:
-        def one(carry: Carry, inputs: Any) -> Any:
-            return epoch(carry, examples, *inputs)
+    def run(state: State, examples: Examples, indices: Any, keys: Any, learning_rates: Any, drop_paths: Any) -> Any:
+        def one(state: State, inputs: Any) -> Any:
+            return epoch(state, examples, *inputs)
 
-        return jax.lax.scan(one, carry, (indices, keys, learning_rates, drop_paths))
+        return jax.lax.scan(one, state, (indices, keys, learning_rates, drop_paths))
 
     return run
 

@@ -78,28 +78,26 @@ def dense_masks(params: Any, stacks: Any) -> Any:
     return jax.tree.map(jnp.ones_like, variables.select(params, stacks))
 
 
-@jax.custom_vjp
-def _straight_through(weight: jax.Array, score: jax.Array, mask: jax.Array) -> jax.Array:
-    return weight * mask
+@jax.custom_jvp
+def _straight_through(score: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mask, whose derivative by the score is sign(score): of every order, also where it is differentiated again."""
+    return mask
 
 
-def _forward(weight: jax.Array, score: jax.Array, mask: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return weight * mask, (weight, score, mask)
-
-
-def _backward(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    weight, score, mask = residuals
-    return mask * g, jnp.sign(score) * weight * g, jnp.zeros_like(mask)
-
-
-_straight_through.defvjp(_forward, _backward)
+@_straight_through.defjvp
+def _straight_through_derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    score, mask = primals
+    return _straight_through(score, mask), jnp.sign(score) * tangents[0]
 
 
 def sparsify(params: Any, scores: Any, stacks: Any, keep: float) -> Any:
-    """`params` with every prunable leaf θ replaced by θ⊙m(s), differentiable in θ and, straight through, in s."""
+    """`params` with every prunable leaf θ replaced by θ⊙m(s), differentiable in θ and, straight through, in s.
+
+    Higher derivatives follow the same rule, ∂m/∂s = sign(s), as if m were linear in |s|.
+    """
     masks = topk_masks(scores, stacks, keep)
     weights = variables.select(params, stacks)
-    return variables.merge(params, jax.tree.map(_straight_through, weights, scores, masks))
+    return variables.merge(params, jax.tree.map(lambda w, s, m: w * _straight_through(s, m), weights, scores, masks))
 
 
 def apply_masks(params: Any, masks: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dass_jax.bilevel import State
 from dass_jax.runtime import loop, parallel
 
 ONE = jax.devices()[:1]
@@ -65,23 +66,25 @@ class Seen(NamedTuple):
     key: Any
 
 
-def update(v: Any, state: Any, batch: Any, key: jax.Array, *, learning_rate: jax.Array) -> Any:
+def update(state: State, batch: Any, key: jax.Array, *, learning_rate: jax.Array) -> Any:
     """A step with a bit of everything: data, state, noise from the key, the rate."""
     x, y, drop_path = batch
-    residual = x @ v["w"] - y + drop_path
-    state = {"steps": state["steps"] + 1, "momentum": 0.9 * state["momentum"] + x.T @ residual}
-    noise = jax.random.normal(key, v["w"].shape)
-    return {"w": v["w"] - learning_rate * (state["momentum"] + noise)}, state, Seen((residual**2).mean(), noise.sum())
+    w, optimizer = state.variables["w"], state.optimizers
+    residual = x @ w - y + drop_path
+    optimizer = {"steps": optimizer["steps"] + 1, "momentum": 0.9 * optimizer["momentum"] + x.T @ residual}
+    noise = jax.random.normal(key, w.shape)
+    moved = State({"w": w - learning_rate * (optimizer["momentum"] + noise)}, optimizer)
+    return moved, Seen((residual**2).mean(), noise.sum())
 
 
 def prepare(data: loop.Examples, rows: jax.Array, key: jax.Array, drop_path: jax.Array) -> Any:
     return data.images[rows] + jax.random.uniform(key), data.labels[rows], drop_path
 
 
-def bilevel_update(v: Any, state: Any, batches: Any, key: jax.Array, **extra: Any) -> Any:
+def bilevel_update(state: State, batches: Any, key: jax.Array, **extra: Any) -> Any:
     upper, lower = batches
-    v, state, _ = update(v, state, upper, key, **extra)
-    return update(v, state, lower, key, **extra)
+    state, _ = update(state, upper, key, **extra)
+    return update(state, lower, key, **extra)
 
 
 @pytest.mark.parametrize("levels", [None, 2])
@@ -90,21 +93,20 @@ def test_an_epoch_is_a_loop_of_its_steps(levels: int | None) -> None:
     data = loop.Examples(jnp.asarray(rng.normal(size=(12, 3)), "float32"), jnp.asarray(rng.normal(size=12), "float32"))
     rows = rng.integers(0, 12, (5, 4) if levels is None else (5, levels, 4)).astype(np.int32)
     key, rate, drop_path = jax.random.key(3), jnp.float32(0.01), jnp.float32(0.25)
-    carry = loop.Carry({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
+    state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
     step = update if levels is None else bilevel_update
-    found, info = jax.jit(loop.epoch(step, prepare))(carry, data, rows, key, rate, drop_path)
+    found, info = jax.jit(loop.epoch(step, prepare))(state, data, rows, key, rate, drop_path)
 
-    expected, seen = carry, []
+    expected, seen = state, []
     for number, row in enumerate(rows):
         draw, inner = jax.random.split(jax.random.fold_in(key, number))
         if levels is None:
             batch = prepare(data, row, draw, drop_path)
         else:
             batch = [prepare(data, r, k, drop_path) for r, k in zip(row, jax.random.split(draw, levels), strict=True)]
-        *moved, observed = step(*expected, batch, inner, learning_rate=rate)
-        expected = loop.Carry(*moved)
+        expected, observed = step(expected, batch, inner, learning_rate=rate)
         seen.append(observed)
-    assert found.optimizer["steps"] == 5 * (levels or 1)
+    assert found.optimizers["steps"] == 5 * (levels or 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
     for name, value in info._asdict().items():
         np.testing.assert_allclose(value, np.mean([getattr(s, name) for s in seen]), rtol=1e-5, atol=1e-6)
@@ -144,27 +146,27 @@ def test_one_program_serves_every_epoch() -> None:
         return update(*arguments, **extra)
 
     data = loop.Examples(jnp.ones((8, 3)), jnp.ones(8))
-    carry = loop.Carry({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
+    state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
     run = jax.jit(loop.epoch(counting, prepare))
     for epoch, rate in enumerate((0.1, 0.05, 0.0)):
         rows = loop.shuffled(np.arange(8), 4, (0, epoch))
-        carry, info = run(carry, data, rows, jax.random.key(epoch), np.float32(rate), np.float32(epoch))
+        state, info = run(state, data, rows, jax.random.key(epoch), np.float32(rate), np.float32(epoch))
     assert len(traces) == 1 and np.isfinite(optax.tree.norm(info))
 
 
 def test_several_epochs_in_one_call_are_the_same_as_one_after_another() -> None:
-    def epoch(carry: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array):
+    def epoch(state: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array):
         noise = jax.random.normal(key)
-        return carry * rate + indices.sum() + noise, {"seen": carry + drop}
+        return state * rate + indices.sum() + noise, {"seen": state + drop}
 
     keys = jax.random.split(jax.random.key(0), 3)
     indices, rates, drops = jnp.arange(6).reshape(3, 2), jnp.array([0.5, 0.25, 2.0]), jnp.array([0.0, 1.0, 2.0])
-    carry, infos = loop.several(epoch)(jnp.float32(1), None, indices, keys, rates, drops)
+    state, infos = loop.several(epoch)(jnp.float32(1), None, indices, keys, rates, drops)
     expected = jnp.float32(1)
     for number in range(3):
         expected, info = epoch(expected, None, indices[number], keys[number], rates[number], drops[number])
         np.testing.assert_allclose(infos["seen"][number], info["seen"], rtol=1e-6)
-    np.testing.assert_allclose(carry, expected, rtol=1e-6)
+    np.testing.assert_allclose(state, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from dass_jax.build import Setting, Stage
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
-from dass_jax.runtime.loop import Carry
 
 GENOTYPE = Genotype(
     normal=((("skip_connect", 0), ("skip_connect", 1)),),
@@ -53,10 +52,10 @@ def double(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), tree)
 
 
-def epoch(s: Setting, stage: Stage, carry: Any) -> tuple[Any, Any]:
-    """(carry, info) of the stage's first epoch, with the copy of each device."""
+def epoch(s: Setting, stage: Stage, state: Any) -> tuple[Any, Any]:
+    """(state, info) of the stage's first epoch, with the copy of each device."""
     inputs = (stage.indices(0), build.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
-    arguments = parallel.replicate((carry, build.examples(s)[0]), s.devices)
+    arguments = parallel.replicate((state, build.examples(s)[0]), s.devices)
     program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
     return jax.tree.map(np.asarray, program(*arguments, *inputs))
 
@@ -77,10 +76,10 @@ def test_two_devices_give_the_result_of_one(chain: str, number: int, monkeypatch
         settings = {devices: setting(devices) for devices in (1, 2)}
         stages = {devices: CHAINS[chain](s) for devices, s in settings.items()}
         # Both start from one state: a stage's start is compiled for one device and needs no comparison.
-        carry = double(stages[1][0].start(None))
+        state = double(stages[1][0].start(None))
         if number:
-            carry = double(stages[1][number].start(carry))
-        found = {devices: epoch(s, stages[devices][number], carry) for devices, s in settings.items()}
+            state = double(stages[1][number].start(state))
+        found = {devices: epoch(s, stages[devices][number], state) for devices, s in settings.items()}
 
     one, two = found[1], found[2]
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), two)
@@ -88,7 +87,7 @@ def test_two_devices_give_the_result_of_one(chain: str, number: int, monkeypatch
     chex.assert_trees_all_equal_dtypes(first, jax.tree.map(lambda x: x[0], two))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-9, atol=1e-11), first, two)
 
-    moved, other = Carry(*first[0]).variables, carry.variables
+    moved, other = first[0].variables, state.variables
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(other), strict=True))
     assert {x.dtype for x in jax.tree.leaves(moved)} == {np.dtype("float64")}
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from dass_jax.bilevel import Level, alternate, descend, freeze_pruned, scale_by_given_learning_rate
+from dass_jax.bilevel import Level, Sample, alternate, descend, freeze_pruned, scale_by_given_learning_rate
 
 A = np.array([[0.5, -1.0], [2.0, 0.25], [1.0, 1.0]])
 B = np.array([[1.0, 0.0, -0.5], [0.5, 1.0, 0.0]])
@@ -52,11 +52,10 @@ def levels(momentum: float | None = None) -> tuple[Level, Level]:
 @pytest.mark.parametrize("order", ["upper_first", "lower_first"])
 def test_turns_equal_the_updates_written_out_by_hand(order: str, momentum: float | None) -> None:
     alternation = alternate(*levels(momentum), order=order)
-    v = begin()
-    state = alternation.init(v)
+    state = alternation.init(begin())
     u, w, trace = np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0]), np.zeros(2)
     for b, c in BATCHES:
-        v, state, info = alternation.update(v, state, (b, c), KEY)
+        state, info = alternation.update(state, (b, c), KEY)
         for turn in order.split("_")[0], {"upper_first": "lower", "lower_first": "upper"}[order]:
             if turn == "upper":
                 gradient = u - A @ w - b
@@ -69,8 +68,8 @@ def test_turns_equal_the_updates_written_out_by_hand(order: str, momentum: float
                 seen = info.lower
             np.testing.assert_allclose(seen.loss, 0.5 * gradient @ gradient, rtol=1e-12)
             np.testing.assert_allclose(seen.gradient_norm, np.linalg.norm(gradient), rtol=1e-12)
-        np.testing.assert_allclose(v["alpha"]["u"], u, rtol=1e-12)
-        np.testing.assert_allclose(v["params"]["v"], w, rtol=1e-12)
+        np.testing.assert_allclose(state.variables["alpha"]["u"], u, rtol=1e-12)
+        np.testing.assert_allclose(state.variables["params"]["v"], w, rtol=1e-12)
         np.testing.assert_allclose(info.upper.metrics["mean"], b.mean())
         np.testing.assert_allclose(info.lower.metrics["mean"], c.mean())
 
@@ -79,7 +78,7 @@ def test_the_order_changes_the_result() -> None:
     found = {}
     for order in ("upper_first", "lower_first"):
         alternation = alternate(*levels(), order=order)
-        found[order], *_ = alternation.update(begin(), alternation.init(begin()), BATCHES[0], KEY)
+        found[order] = alternation.update(alternation.init(begin()), BATCHES[0], KEY)[0].variables
     assert not np.allclose(found["upper_first"]["alpha"]["u"], found["lower_first"]["alpha"]["u"])
     assert not np.allclose(found["upper_first"]["params"]["v"], found["lower_first"]["params"]["v"])
 
@@ -88,14 +87,14 @@ def test_upper_first_is_the_default() -> None:
     results = []
     for options in ({}, {"order": "upper_first"}):
         alternation = alternate(*levels(), **options)
-        results.append(alternation.update(begin(), alternation.init(begin()), BATCHES[0], KEY))
+        results.append(alternation.update(alternation.init(begin()), BATCHES[0], KEY))
     chex.assert_trees_all_equal(*results)
 
 
 @pytest.mark.parametrize("order", ["upper_first", "lower_first"])
 def test_each_level_draws_from_its_own_key_whatever_the_order(order: str) -> None:
     alternation = alternate(*levels(), order=order)
-    _, _, info = alternation.update(begin(), alternation.init(begin()), BATCHES[0], KEY)
+    _, info = alternation.update(alternation.init(begin()), BATCHES[0], KEY)
     wanted = [float(jax.random.uniform(key)) for key in jax.random.split(KEY)]
     assert [float(info.upper.metrics["draw"]), float(info.lower.metrics["draw"])] == wanted
 
@@ -106,7 +105,7 @@ def test_a_descent_leaves_every_other_collection_the_same_object(collection: str
     level = {"alpha": levels()[0], "params": levels()[1]}[collection]
     descent = descend(level)
     batch = BATCHES[0][collection == "params"]
-    after, _, _ = descent.update(v, descent.init(v), batch, KEY)
+    after = descent.update(descent.init(v), batch, KEY)[0].variables
     assert after.keys() == v.keys()
     for name in after.keys() - {collection, "batch_stats"}:
         assert after[name] is v[name]
@@ -118,7 +117,7 @@ def test_a_descent_leaves_every_other_collection_the_same_object(collection: str
 def test_an_alternation_leaves_third_collections_the_same_objects_and_both_levels_update_statistics() -> None:
     v = begin()
     alternation = alternate(*levels(0.9))
-    after, _, _ = alternation.update(v, alternation.init(v), BATCHES[0], KEY)
+    after = alternation.update(alternation.init(v), BATCHES[0], KEY)[0].variables
     assert after["masks"] is v["masks"]
     assert after["scores"] is v["scores"]
     assert after["batch_stats"]["count"] == 2
@@ -133,7 +132,7 @@ def test_a_level_that_does_not_move_stays_bit_identical(collection: str, learnin
         for level in levels()
     ]
     alternation = alternate(*pair)
-    after, _, _ = alternation.update(begin(), alternation.init(begin()), BATCHES[0], KEY)
+    after = alternation.update(alternation.init(begin()), BATCHES[0], KEY)[0].variables
     for name in ("alpha", "params"):
         same = jax.tree.leaves(after[name])[0].tobytes() == jax.tree.leaves(begin()[name])[0].tobytes()
         assert same == (name == collection)
@@ -142,25 +141,25 @@ def test_a_level_that_does_not_move_stays_bit_identical(collection: str, learnin
 def test_reduce_reaches_gradient_loss_and_metrics_but_not_statistics() -> None:
     level = levels()[1]
     plain, doubled = (descend(level, reduce) for reduce in (lambda t: t, lambda t: jax.tree.map(lambda x: 2 * x, t)))
-    after, _, info = plain.update(begin(), plain.init(begin()), BATCHES[0][1], KEY)
-    twice, _, info_twice = doubled.update(begin(), doubled.init(begin()), BATCHES[0][1], KEY)
+    (after, _), info = plain.update(plain.init(begin()), BATCHES[0][1], KEY)
+    (twice, _), info_twice = doubled.update(doubled.init(begin()), BATCHES[0][1], KEY)
     chex.assert_trees_all_close(info_twice, jax.tree.map(lambda x: 2 * x, info), rtol=1e-6)
     start = begin()["params"]["v"]
     np.testing.assert_allclose(twice["params"]["v"] - start, 2 * (after["params"]["v"] - start), rtol=1e-5)
     assert twice["batch_stats"]["count"] == 1
     both = alternate(*levels(), reduce=lambda t: jax.tree.map(lambda x: 2 * x, t))
-    _, _, info_both = both.update(begin(), both.init(begin()), BATCHES[0], KEY)
+    _, info_both = both.update(both.init(begin()), BATCHES[0], KEY)
     first = alternate(*levels())
-    _, _, info_first = first.update(begin(), first.init(begin()), BATCHES[0], KEY)
+    _, info_first = first.update(first.init(begin()), BATCHES[0], KEY)
     np.testing.assert_allclose(info_both.upper.loss, 2 * info_first.upper.loss, rtol=1e-6)
 
 
 def test_descend_uses_the_gradient_it_is_given() -> None:
-    def constant(level: Level, v: Any, batch: Any, key: jax.Array) -> Any:
+    def constant(level: Level, v: Any, sample: Sample) -> Any:
         return jax.tree.map(jnp.ones_like, v[level.collection]), (jnp.float32(7), ({}, {}))
 
     descent = descend(levels()[1], gradient=constant)
-    after, _, info = descent.update(begin(), descent.init(begin()), BATCHES[0][1], KEY)
+    (after, _), info = descent.update(descent.init(begin()), BATCHES[0][1], KEY)
     np.testing.assert_allclose(after["params"]["v"], [1.8, -0.2], rtol=1e-6)
     assert info.loss == 7
     assert float(info.gradient_norm) == pytest.approx(2**0.5)
@@ -174,7 +173,8 @@ def test_an_unknown_order_is_named(order: str) -> None:
 
 def test_both_levels_on_one_collection_are_an_error() -> None:
     upper, _ = levels()
-    with pytest.raises(ValueError, match="both levels train 'alpha'; allowed: two different collections"):
+    wanted = "'upper' and 'lower' both train 'alpha'; allowed: a collection of its own for each"
+    with pytest.raises(ValueError, match=wanted):
         alternate(upper, upper)
 
 
@@ -190,20 +190,18 @@ def test_steps_under_jit_are_traced_once_keep_structure_and_dtypes_and_equal_the
     upper, lower = levels()
     alternation = alternate(upper, lower._replace(transform=lower_transform()))
     compiled = jax.jit(chex.assert_max_traces(alternation.update, n=1))
-    eager_v = v = begin()
-    eager_state = state = alternation.init(v)
+    eager_state = state = alternation.init(begin())
     masks = {"v": jnp.array([1.0, 0.0])}
     for step, batches in enumerate(BATCHES):
         batches = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batches)
         extra = {"learning_rate": jnp.float32(0.2 / (step + 1)), "masks": {"v": 1 - masks["v"]} if step else masks}
         key = jax.random.fold_in(KEY, step)
-        new_v, new_state, info = compiled(v, state, batches, key, **extra)
-        chex.assert_trees_all_equal_shapes_and_dtypes(new_v, v)
+        new_state, info = compiled(state, batches, key, **extra)
         chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
-        chex.assert_trees_all_equal_structs((new_v, new_state), (v, state))
-        v, state = new_v, new_state
-        eager_v, eager_state, eager_info = alternation.update(eager_v, eager_state, batches, key, **extra)
-        chex.assert_trees_all_close((v, state, info), (eager_v, eager_state, eager_info), rtol=1e-5)
+        chex.assert_trees_all_equal_structs(new_state, state)
+        state = new_state
+        eager_state, eager_info = alternation.update(eager_state, batches, key, **extra)
+        chex.assert_trees_all_close((state, info), (eager_state, eager_info), rtol=1e-5)
 
 
 def test_the_given_learning_rate_scales_the_step_and_keeps_each_leaf_its_dtype() -> None:

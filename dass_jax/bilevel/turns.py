@@ -1,0 +1,244 @@
+"""Levels composed into algorithms: `descend`, `alternate`, `in_turn`, `joint`.
+
+DASS (arXiv 2207.06968) Algorithm 1 is `alternate` with α above and θ (Step 1) or s (Step 2) below; its Step 3 is
+`descend`; its un-split problem (Eq. 5) is `in_turn` of α, θ and s. Single-level search is `joint`.
+
+Only the levels' own collections and what their losses hand back in `updates` (running statistics) are ever replaced:
+everything else leaves an update as the very same arrays.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dass_jax.bilevel.hypergradients.first_order import first_order
+from dass_jax.bilevel.hypergradients.point import Hypergradient, Point
+from dass_jax.bilevel.levels import (
+    Algorithm,
+    Info,
+    Level,
+    Reduce,
+    Sample,
+    State,
+    direct_gradient,
+    gradients,
+    move,
+    same,
+    sample_of_step,
+)
+from dass_jax.variables import Variables
+
+Gradient = Callable[[Level, Variables, Sample], tuple[Any, Any]]
+"""(level, variables, sample) → (gradient of the level's collection, what the loss returned)."""
+
+
+class AlternationInfo(NamedTuple):
+    """What both levels saw in one turn."""
+
+    upper: Info
+    lower: Info
+
+
+class JointInfo(NamedTuple):
+    """What one joint step saw; `gradient_norm` by collection."""
+
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+    gradient_norm: dict[str, jax.Array]
+
+
+class Through(NamedTuple):
+    """Says that a level's gradient is the hypergradient through the answer of the level called `lower`."""
+
+    lower: str
+    hypergradient: Hypergradient
+
+
+def descend(level: Level, reduce: Reduce = same, gradient: Gradient = direct_gradient) -> Algorithm:
+    """One turn of one level: `update(state, batch, key, **extra) → (state, Info)`.
+
+    Args:
+      reduce: applied to gradients, loss and metrics; on several devices the mean over them.
+      gradient: how the gradient is found.
+    """
+    _check_levels({level.collection: level})
+
+    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, Info]:
+        def found(state: State, sample: Sample) -> tuple[Any, Any]:
+            return gradient(level, state.variables, sample)
+
+        return _turn(level, found, state, Sample(batch, key), reduce, extra, cosine=False)
+
+    return Algorithm(lambda variables: _begin([level], variables), update)
+
+
+def alternate(
+    upper: Level,
+    lower: Level,
+    hypergradient: Hypergradient | None = None,
+    order: str = "upper_first",
+    reduce: Reduce = same,
+    cosine: bool = False,
+) -> Algorithm:
+    """One turn of each level: `update(state, (upper_batch, lower_batch), key, **extra) → (state, AlternationInfo)`.
+
+    Args:
+      hypergradient: estimates dF/du for the upper level; None is `first_order()`.
+      order: "upper_first" (the code of DARTS and DASS) or "lower_first" (as DASS Algorithm 1 is printed). Each level
+        sees what the other has just done.
+      reduce: see `descend`.
+      cosine: also report the cosine between the upper level's gradient and its first-order part. One more gradient.
+
+    Raises:
+      ValueError: on any other order, or if both levels train one collection.
+    """
+    if order not in ("upper_first", "lower_first"):
+        raise ValueError(f"order = {order!r}; allowed: 'upper_first', 'lower_first'")
+    turns = in_turn(
+        {"upper": upper, "lower": lower},
+        {"upper": Through("lower", hypergradient or first_order())},
+        order=("upper", "lower") if order == "upper_first" else ("lower", "upper"),
+        reduce=reduce,
+        cosine=cosine,
+    )
+
+    def update(state: State, batches: Sequence[Any], key: jax.Array, **extra: Any) -> tuple[State, AlternationInfo]:
+        upper_batch, lower_batch = batches
+        state, infos = turns.update(state, {"upper": upper_batch, "lower": lower_batch}, key, **extra)
+        return state, AlternationInfo(**infos)
+
+    return Algorithm(turns.init, update)
+
+
+def in_turn(
+    levels: Mapping[str, Level],
+    through: Mapping[str, Through] | None = None,
+    order: Sequence[str] = (),
+    reduce: Reduce = same,
+    cosine: bool = False,
+) -> Algorithm:
+    """One turn of each of any number of levels: `update(state, {name: batch}, key, **extra) → (state, {name: Info})`.
+
+    Args:
+      levels: by a name of the caller's choice. A level draws from its own key, whatever the order.
+      through: which of them follow a hypergradient, and through which other level; the rest follow the gradient of
+        their own loss with all other collections held fixed.
+      order: the names in the order of their turns; empty: as in `levels`.
+      reduce: see `descend`.
+      cosine: see `alternate`; for every level in `through`.
+
+    Raises:
+      ValueError: if two levels train one collection, or a name in `through` or `order` is not a level's.
+    """
+    through, order = dict(through or {}), tuple(order) or tuple(levels)
+    _check_levels(levels)
+    if sorted(order) != sorted(levels):
+        raise ValueError(f"order = {order!r}; allowed: each of {sorted(levels)} once")
+    for name, (lower, _) in through.items():
+        if name not in levels or lower not in levels or name == lower:
+            raise ValueError(f"through[{name!r}] leads to {lower!r}; allowed: two different names of {sorted(levels)}")
+
+    def gradient_of(name: str, samples: Mapping[str, Sample], extra: dict[str, Any]) -> Callable[..., Any]:
+        def direct(state: State, sample: Sample) -> tuple[Any, Any]:
+            return direct_gradient(levels[name], state.variables, sample)
+
+        def hyper(state: State, sample: Sample) -> tuple[Any, Any]:
+            below = levels[through[name].lower]
+            optimizer = state.optimizers[below.collection]
+            point = Point(state.variables, optimizer, sample, samples[through[name].lower], extra)
+            return through[name].hypergradient(levels[name], below, point, reduce)
+
+        return hyper if name in through else direct
+
+    def update(state: State, batches: Mapping[str, Any], key: jax.Array, **extra: Any) -> tuple[State, dict[str, Info]]:
+        keys = jax.random.split(key, len(levels))
+        samples = {name: Sample(batches[name], k) for name, k in zip(levels, keys, strict=True)}
+        infos = {}
+        for name in order:
+            found = gradient_of(name, samples, extra)
+            compare = cosine and name in through
+            state, infos[name] = _turn(levels[name], found, state, samples[name], reduce, extra, compare)
+        return state, infos
+
+    return Algorithm(lambda variables: _begin(levels.values(), variables), update)
+
+
+def joint(levels: Sequence[Level], reduce: Reduce = same) -> Algorithm:
+    """One step of several levels on one batch, by one backward pass: `update(state, batch, key) → (state, JointInfo)`.
+
+    This is single-level search: the levels share the loss and differ in collection and transform.
+
+    Raises:
+      ValueError: if the levels' losses are not one and the same function, two train one collection, or one has more
+        than one step in a turn.
+    """
+    names = tuple(level.collection for level in levels)
+    _check_levels({f"{name} ({number})": level for number, (name, level) in enumerate(zip(names, levels, strict=True))})
+    if any(level.loss is not levels[0].loss for level in levels):
+        raise ValueError(f"the levels of {names} have different losses; allowed: one function, which all share")
+    if any(level.steps != 1 for level in levels):
+        raise ValueError(f"steps = {[level.steps for level in levels]} in a joint update; allowed: 1 for each level")
+
+    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, JointInfo]:
+        found, (loss, (metrics, updates)) = gradients(levels[0].loss, state.variables, names, Sample(batch, key))
+        found, loss, metrics = reduce((found, loss, metrics))
+        variables, optimizers = {**state.variables, **updates}, dict(state.optimizers)
+        for level, name in zip(levels, names, strict=True):
+            variables[name], optimizers[name] = move(level, state.variables[name], optimizers[name], found[name], extra)
+        norms = {name: optax.tree.norm(found[name]) for name in names}
+        return State(variables, optimizers), JointInfo(loss, metrics, norms)
+
+    return Algorithm(lambda variables: _begin(levels, variables), update)
+
+
+def _begin(levels: Any, variables: Variables) -> State:
+    return State(
+        dict(variables), {level.collection: level.transform.init(variables[level.collection]) for level in levels}
+    )
+
+
+def _check_levels(levels: Mapping[str, Level]) -> None:
+    trained_by: dict[str, str] = {}
+    for name, level in levels.items():
+        other = trained_by.setdefault(level.collection, name)
+        if other != name:
+            raise ValueError(
+                f"{other!r} and {name!r} both train {level.collection!r}; allowed: a collection of its own for each"
+            )
+        if level.steps < 1:
+            raise ValueError(f"{name!r} has steps = {level.steps}; allowed: at least 1")
+
+
+def _turn(
+    level: Level,
+    gradient: Callable[[State, Sample], tuple[Any, Any]],
+    state: State,
+    sample: Sample,
+    reduce: Reduce,
+    extra: dict[str, Any],
+    cosine: bool,
+) -> tuple[State, Info]:
+    """The steps of one level's turn."""
+
+    def step(state: State, number: Any) -> tuple[State, Info]:
+        now, name = sample_of_step(level, sample, number), level.collection
+        found, (loss, (metrics, updates)) = gradient(state, now)
+        found, loss, metrics = reduce((found, loss, metrics))
+        similar = _cosine(found, reduce(direct_gradient(level, state.variables, now)[0])) if cosine else None
+        moved, optimizer = move(level, state.variables[name], state.optimizers[name], found, extra)
+        info = Info(loss, metrics, optax.tree.norm(found), similar)
+        return State({**state.variables, **updates, name: moved}, {**state.optimizers, name: optimizer}), info
+
+    if level.steps == 1:
+        return step(state, 0)
+    state, infos = jax.lax.scan(step, state, jnp.arange(level.steps))
+    return state, jax.tree.map(lambda x: x.mean(0), infos)
+
+
+def _cosine(one: Any, other: Any) -> jax.Array:
+    """⟨one, other⟩ / (|one|·|other|); 0 where one of them is zero."""
+    norms = optax.tree.norm(one) * optax.tree.norm(other)
+    return optax.tree.vdot(one, other) / jnp.where(norms > 0, norms, 1)
