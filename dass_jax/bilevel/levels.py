@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dass_jax.variables import Variables
@@ -103,4 +104,5 @@ def sample_of_step(level: Level, sample: Sample, step: Any) -> Sample:
     if level.steps == 1:
         return sample
     at = step % level.steps
-    return Sample(jax.tree.map(lambda x: x[at], sample.batch), jax.random.split(sample.key, level.steps)[at])
+    batch = jax.tree.map(lambda x: jnp.asarray(x)[at], sample.batch)
+    return Sample(batch, jax.random.split(sample.key, level.steps)[at])

@@ -12,7 +12,18 @@ import numpy as np
 import optax
 import pytest
 
-from dass_jax.bilevel import Level, Sample, alternate, descend, freeze_pruned, scale_by_given_learning_rate
+from dass_jax.bilevel import (
+    Level,
+    Sample,
+    Through,
+    alternate,
+    descend,
+    freeze_pruned,
+    in_turn,
+    joint,
+    scale_by_given_learning_rate,
+    unrolled,
+)
 
 A = np.array([[0.5, -1.0], [2.0, 0.25], [1.0, 1.0]])
 B = np.array([[1.0, 0.0, -0.5], [0.5, 1.0, 0.0]])
@@ -234,3 +245,171 @@ def test_freezing_stops_even_infinite_updates_of_pruned_entries() -> None:
     updates = {"w": jnp.array([jnp.inf, jnp.nan, 1.0])}
     found, _ = freeze_pruned().update(updates, optax.EmptyState(), masks={"w": jnp.array([0.0, 0.0, 1.0])})
     np.testing.assert_array_equal(found["w"], [0.0, 0.0, 1.0])
+
+
+def three_levels() -> dict[str, Level]:
+    """α, θ and s, each pulled to the sum of the other two and its own batch."""
+
+    def loss_of(own: str, others: tuple[str, str]) -> Any:
+        def loss(v: Any, batch: Any, key: jax.Array) -> Any:
+            return 0.5 * ((v[own] - v[others[0]] - v[others[1]] - batch) ** 2).sum(), ({}, {})
+
+        return loss
+
+    names = ("alpha", "params", "scores")
+    return {
+        name: Level(name, loss_of(name, tuple(other for other in names if other != name)), optax.sgd(0.5))
+        for name in names
+    }
+
+
+def test_three_levels_in_turn_equal_the_updates_written_out_by_hand() -> None:
+    algorithm = in_turn(three_levels())
+    values = {"alpha": 1.0, "params": 2.0, "scores": -3.0}
+    state = algorithm.init({name: jnp.array([value]) for name, value in values.items()})
+    batches = {"alpha": 0.5, "params": -1.0, "scores": 2.0}
+    for _ in range(3):
+        state, infos = algorithm.update(state, batches, KEY)
+        for name in values:
+            gradient = values[name] - sum(values[other] for other in values if other != name) - batches[name]
+            assert float(infos[name].gradient_norm) == pytest.approx(abs(gradient), rel=1e-6)
+            values[name] -= 0.5 * gradient
+    for name, value in values.items():
+        np.testing.assert_allclose(state.variables[name], [value], rtol=1e-6)
+
+
+def test_the_order_of_three_levels_is_the_one_asked_for() -> None:
+    seen = {}
+    for order in (("alpha", "params", "scores"), ("scores", "params", "alpha")):
+        algorithm = in_turn(three_levels(), order=order)
+        state = algorithm.init({name: jnp.ones(1) for name in three_levels()})
+        seen[order], _ = algorithm.update(state, dict.fromkeys(three_levels(), 0.0), KEY)
+    first, second = (np.concatenate(list(state.variables.values())) for state in seen.values())
+    np.testing.assert_allclose(first, [1.5, 1.75, 2.125])
+    np.testing.assert_allclose(second, first[::-1])
+
+
+def test_any_level_can_follow_a_hypergradient_through_any_other() -> None:
+    """Through s, α's own loss falls as if s answered: s' = s − 0.5·(s − α − θ), ds'/dα = 0.5."""
+    algorithm = in_turn(three_levels(), {"alpha": Through("scores", unrolled(1))})
+    a, t, s = 1.0, 2.0, -3.0
+    state = algorithm.init({"alpha": jnp.array([a]), "params": jnp.array([t]), "scores": jnp.array([s])})
+    _, infos = algorithm.update(state, dict.fromkeys(three_levels(), 0.0), KEY)
+    answer = s - 0.5 * (s - a - t)
+    assert float(infos["alpha"].gradient_norm) == pytest.approx(abs((1 - 0.5) * (a - t - answer)))
+
+
+def test_several_steps_in_a_turn_are_as_many_turns_of_that_level() -> None:
+    upper, lower = levels(0.9)
+    several = alternate(upper, lower._replace(steps=3))
+    state = several.init(begin())
+    rows = np.stack([c for _, c in BATCHES])
+    found, info = several.update(state, (BATCHES[0][0], rows), KEY)
+
+    expected, _ = descend(upper).update(state, BATCHES[0][0], KEY)
+    losses = []
+    for row in rows:
+        expected, one = descend(lower).update(expected, row, KEY)
+        losses.append(float(one.loss))
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(info.lower.loss, np.mean(losses), rtol=1e-6)
+    assert found.variables["batch_stats"]["count"] == 4
+
+
+def test_steps_of_a_turn_draw_from_different_keys() -> None:
+    lower = levels()[1]._replace(steps=2, transform=optax.sgd(0.0))
+    _, info = descend(lower).update(descend(lower).init(begin()), np.stack([np.zeros(2)] * 2), KEY)
+    draws = [float(jax.random.uniform(key)) for key in jax.random.split(KEY, 2)]
+    assert float(info.metrics["draw"]) == pytest.approx(np.mean(draws))
+
+
+@pytest.mark.parametrize(("own", "virtual"), [(1, 1), (3, 3), (1, 3)])
+def test_unrolling_looks_ahead_to_where_the_lower_turn_then_ends(own: int, virtual: int) -> None:
+    """With u at rest the loss seen above is that of the lower level's real steps, batches and momentum included."""
+    upper, lower = levels(0.9)
+    lower, upper = lower._replace(steps=own), upper._replace(transform=optax.sgd(0.0))
+    batches = BATCHES[0][0], (np.stack([c for _, c in BATCHES]) if own > 1 else BATCHES[0][1])
+    algorithm = alternate(upper, lower, unrolled(virtual))
+    state, _ = algorithm.update(algorithm.init(begin()), batches, KEY)  # momentum is no longer zero
+    _, info = algorithm.update(state, batches, KEY)
+    real = state
+    for _ in range(virtual // own):
+        real, _ = descend(lower).update(real, batches[1], KEY)
+    np.testing.assert_allclose(info.upper.loss, upper.loss(real.variables, batches[0], KEY)[0], rtol=1e-6)
+
+
+def test_joint_levels_share_one_backward_pass_and_keep_their_own_transforms() -> None:
+    calls = []
+
+    def loss(v: Any, batch: Any, key: jax.Array) -> Any:
+        calls.append(1)
+        return upper_loss(v, batch, key)
+
+    transforms = {"alpha": optax.sgd(0.1), "params": optax.adam(0.2)}
+    algorithm = joint([Level(name, loss, transform) for name, transform in transforms.items()])
+    state = algorithm.init(begin())
+    after, info = algorithm.update(state, BATCHES[0][0], KEY)
+    assert len(calls) == 1
+    u, v = np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0])
+    residual = u - A @ v - BATCHES[0][0]
+    np.testing.assert_allclose(after.variables["alpha"]["u"], u - 0.1 * residual, rtol=1e-6)
+    np.testing.assert_allclose(after.variables["params"]["v"], v + 0.2 * np.sign(A.T @ residual), rtol=1e-5)
+    np.testing.assert_allclose(info.gradient_norm["params"], np.linalg.norm(A.T @ residual), rtol=1e-6)
+    np.testing.assert_allclose(info.gradient_norm["alpha"], np.linalg.norm(residual), rtol=1e-6)
+    np.testing.assert_allclose(info.loss, 0.5 * residual @ residual, rtol=1e-6)
+    assert after.variables["batch_stats"]["count"] == 1 and after.variables["scores"] is state.variables["scores"]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_cosine_is_that_of_the_hypergradient_and_the_direct_term() -> None:
+    upper, lower = levels()
+    (u, w), (b, c) = (np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0])), BATCHES[0]
+    ahead = w - 0.2 * (w - B @ u - c)
+    direct, residual = u - A @ w - b, u - A @ ahead - b
+    followed = residual - 0.2 * B.T @ A.T @ residual
+    wanted = direct @ followed / np.linalg.norm(direct) / np.linalg.norm(followed)
+    for hypergradient, expected in ((unrolled(1), wanted), (None, 1.0)):
+        algorithm = alternate(upper, lower, hypergradient, cosine=True)
+        _, info = algorithm.update(algorithm.init(begin()), (b, c), KEY)
+        np.testing.assert_allclose(info.upper.cosine, expected, rtol=1e-10)
+        assert info.lower.cosine is None
+    _, info = alternate(upper, lower).update(alternate(upper, lower).init(begin()), (b, c), KEY)
+    assert info.upper.cosine is None
+
+
+def wrong_through() -> Any:
+    return in_turn(three_levels(), {"alpha": Through("beta", unrolled(1))})
+
+
+UPPER, LOWER = levels()
+WRONG = {
+    "a lower level that is none": (wrong_through, r"through\['alpha'\] leads to 'beta'; allowed: two different names of"),
+    "through itself": (
+        lambda: in_turn(three_levels(), {"alpha": Through("alpha", unrolled(1))}),
+        r"through\['alpha'\] leads to 'alpha'; allowed: two different names of \['alpha', 'params', 'scores'\]",
+    ),
+    "an order with a gap": (
+        lambda: in_turn(three_levels(), order=("alpha", "params")),
+        r"order = \('alpha', 'params'\); allowed: each of \['alpha', 'params', 'scores'\] once",
+    ),
+    "joint losses that differ": (
+        lambda: joint([UPPER, LOWER]),
+        r"the levels of \('alpha', 'params'\) have different losses; allowed: one function, which all share",
+    ),
+    "joint steps": (
+        lambda: joint([UPPER, LOWER._replace(loss=UPPER.loss, steps=2)]),
+        r"steps = \[1, 2\] in a joint update; allowed: 1 for each level",
+    ),
+    "joint levels on one collection": (
+        lambda: joint([UPPER, UPPER]),
+        r"'alpha \(0\)' and 'alpha \(1\)' both train 'alpha'; allowed: a collection of its own for each",
+    ),
+    "no step": (lambda: descend(UPPER._replace(steps=0)), "'alpha' has steps = 0; allowed: at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_composition_is_named(case: str) -> None:
+    make, said = WRONG[case]
+    with pytest.raises(ValueError, match=said):
+        make()
