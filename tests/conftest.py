@@ -29,6 +29,15 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compiler() -> Iterator[None]:
+    """For modules in which compiling is the cost, not computing."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def random_like() -> Callable[..., Any]:
     """`random_like(shapes, seed)`: a tree of normal float64 arrays in the shapes of `shapes`, each scaled by 1/√fan_in

@@ -3,7 +3,6 @@
 import io
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -90,13 +89,7 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     return trail
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """Compiling is the cost here, not computing."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module")

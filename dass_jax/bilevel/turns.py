@@ -222,9 +222,10 @@ def _turn(
     cosine: bool,
 ) -> tuple[State, Info]:
     """The steps of one level's turn."""
+    name = level.collection
 
     def step(state: State, number: Any) -> tuple[State, Info]:
-        now, name = sample_of_step(level, sample, number), level.collection
+        now = sample_of_step(level, sample, number)
         found, (loss, (metrics, updates)) = gradient(state, now)
         found, loss, metrics = reduce((found, loss, metrics))
         similar = _cosine(found, reduce(direct_gradient(level, state.variables, now)[0])) if cosine else None
@@ -234,8 +235,19 @@ def _turn(
 
     if level.steps == 1:
         return step(state, 0)
-    state, infos = jax.lax.scan(step, state, jnp.arange(level.steps))
-    return state, jax.tree.map(lambda x: x.mean(0), infos)
+    # What no step replaces stays outside of the loop: it leaves as the very same arrays.
+    _, (_, (_, updates)) = jax.eval_shape(gradient, state, sample_of_step(level, sample, 0))
+    moving = (name, *updates)
+
+    def next_step(carry: tuple[Variables, Any], number: Any) -> tuple[tuple[Variables, Any], Info]:
+        now = State({**state.variables, **carry[0]}, {**state.optimizers, name: carry[1]})
+        after, info = step(now, number)
+        return ({part: after.variables[part] for part in moving}, after.optimizers[name]), info
+
+    first = {part: state.variables[part] for part in moving}, state.optimizers[name]
+    (moved, optimizer), infos = jax.lax.scan(next_step, first, jnp.arange(level.steps))
+    after = State({**state.variables, **moved}, {**state.optimizers, name: optimizer})
+    return after, jax.tree.map(lambda x: x.mean(0), infos)
 
 
 def _cosine(one: Any, other: Any) -> jax.Array:

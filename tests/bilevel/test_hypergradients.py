@@ -1,7 +1,7 @@
 """Every estimator against closed forms in NumPy, in float64, on quadratic problems.
 
-    f(u, v) = ½ vᵀHv − vᵀ(Bu + c)                    so v*(u) = H⁻¹(Bu + c)
-    F(u, v) = ½ (v − d)ᵀQ(v − d) + uᵀPv + ½|u|²      so dF/du = Pv* + u + BᵀH⁻¹(Q(v* − d) + Pᵀu)
+f(u, v) = ½ vᵀHv − vᵀ(Bu + c)                    so v*(u) = H⁻¹(Bu + c)
+F(u, v) = ½ (v − d)ᵀQ(v − d) + uᵀPv + ½|u|²      so dF/du = Pv* + u + BᵀH⁻¹(Q(v* − d) + Pᵀu)
 """
 
 from collections.abc import Callable, Iterator

@@ -383,7 +383,10 @@ def wrong_through() -> Any:
 
 UPPER, LOWER = levels()
 WRONG = {
-    "a lower level that is none": (wrong_through, r"through\['alpha'\] leads to 'beta'; allowed: two different names of"),
+    "a lower level that is none": (
+        wrong_through,
+        r"through\['alpha'\] leads to 'beta'; allowed: two different names of",
+    ),
     "through itself": (
         lambda: in_turn(three_levels(), {"alpha": Through("alpha", unrolled(1))}),
         r"through\['alpha'\] leads to 'alpha'; allowed: two different names of \['alpha', 'params', 'scores'\]",

@@ -1,7 +1,6 @@
 """Two devices give the result of one, for every stage of a run; the rest of the device code by its messages."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -22,14 +21,7 @@ GENOTYPE = Genotype(
 DROP_PATH = 0.4
 """One cell that reduces: both its edges can be dropped."""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """Compiling is the cost here, not computing."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 def setting(devices: int) -> Setting:
