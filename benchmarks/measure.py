@@ -18,9 +18,7 @@ import jax
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 
-def alternately(
-    cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1
-) -> dict[str, list[float]]:
+def alternately(cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each repetition, the cases in turn (A, B, C, A, B, C, …), so that a slow minute of the machine hits
     all of them. JAX results are waited for; the first `warmup` turns do not count.
 
@@ -127,7 +125,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     words = [any(isinstance(row.get(name), str) for row in rows) for name in names]
     aligned = (
-        [cell.ljust(width) if word else cell.rjust(width) for cell, width, word in zip(line, widths, words, strict=True)]
+        [
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, words, strict=True)
+        ]
         for line in lines
     )
     return "\n".join("  ".join(line).rstrip() for line in aligned)

@@ -5,6 +5,7 @@ edge and every primitive is a module of its own, images are NCHW. It shares no c
 the primitives and the sizes (`SupernetConfig`), so it is also an independent oracle for values and gradients.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -150,8 +151,7 @@ class Stem(nn.Module):
         imagenet = kind == "imagenet"
         sizes = (images, channels // 2, channels, channels) if imagenet else (images, 3 * channels)
         self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=2 if imagenet else 1, padding=1, bias=False)
-            for i, o in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(i, o, 3, stride=2 if imagenet else 1, padding=1, bias=False) for i, o in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(o) for o in sizes[1:])
         self.outputs = sizes[-1]
