@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from dass_jax import bilevel, relaxation, sparsity, variables
-from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config
+from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Search
 from dass_jax.data import arrays
 from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
 from dass_jax.errors import UserError
@@ -141,6 +141,15 @@ def _sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTra
     )
 
 
+def search_transforms(c: Search) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """What moves α (Adam with coupled weight decay) and what moves θ or s."""
+    alpha = optax.chain(
+        optax.add_decayed_weights(c.alpha_weight_decay),
+        optax.adam(c.alpha_lr, b1=c.alpha_beta1, b2=c.alpha_beta2),
+    )
+    return alpha, _sgd(c.momentum, c.weight_decay, c.clip)
+
+
 def _space(s: Setting) -> Space:
     c = s.config.search
     sizes = SupernetConfig(s.dataset.classes, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
@@ -161,11 +170,7 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
     c, space = s.config.search, _space(s)
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], space.rules)
-    alpha_transform = optax.chain(
-        optax.add_decayed_weights(c.alpha_weight_decay),
-        optax.adam(c.alpha_lr, b1=c.alpha_beta1, b2=c.alpha_beta2),
-    )
-    sgd = _sgd(c.momentum, c.weight_decay, c.clip)
+    alpha_transform, sgd = search_transforms(c)
 
     hypergradient, cosine = hypergradient_of(s.config), s.config.hypergradient.cosine
 

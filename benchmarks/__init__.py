@@ -1,0 +1,1 @@
+"""What the speed of the search is measured with. Not part of the installed package."""

@@ -1,0 +1,131 @@
+"""Our variables to the peer's parameters and buffers and back.
+
+`dass_jax.nn.mixed` keeps the edges that leave one group of nodes in one leaf, [sources, targets, ...], and their BN
+statistics as [sources, operations·targets, channels]; the peer has one module for each edge and operation. This file
+is the only one that knows both layouts: each tensor of the peer is one slice of one of our leaves.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peer import Supernet, torch
+from dass_jax.genotype import edges, reductions
+from dass_jax.nn.mixed import CONVOLUTIONS, SEPARABLE
+from dass_jax.spaces.darts import SupernetConfig
+from dass_jax.variables import flatten, unflatten
+
+
+class Place(NamedTuple):
+    """Where a tensor of the peer is in our variables; equal up to axes of length 1."""
+
+    path: str
+    """"/"-separated, with the collection in front."""
+    index: tuple[int, ...] = ()
+
+
+def tensors(peer: Supernet) -> dict[str, torch.Tensor]:
+    """The peer's parameters and running statistics by name."""
+    found = dict(peer.named_parameters()) | dict(peer.named_buffers())
+    return {name: tensor.detach() for name, tensor in found.items() if not name.endswith("num_batches_tracked")}
+
+
+def places(config: SupernetConfig) -> dict[str, Place]:
+    """For each tensor of the peer its place in our variables."""
+    found = {f"alpha.{name}": Place(f"alpha/{name}") for name in ("normal", "reduce")}
+    found |= {"classifier.weight": Place("params/head/classifier/linear/weight")}
+    found |= {"classifier.bias": Place("params/head/classifier/bias")}
+    found |= _stem(config)
+    reduced = config.stem == "imagenet"
+    for index in range(config.cells):
+        reduction = index in reductions(config.cells)
+        found.update(_cell(config, f"cells.{index}", f"cell_{index}", reduction, reduced))
+        reduced = reduction
+    return found
+
+
+def _stem(config: SupernetConfig) -> dict[str, Place]:
+    found = {}
+    for index in range(3 if config.stem == "imagenet" else 1):
+        suffix = f"_{index + 1}" if config.stem == "imagenet" else ""
+        found[f"stem.convs.{index}.weight"] = Place(f"params/stem/conv{suffix}/conv/weight")
+        found[f"stem.norms.{index}.weight"] = Place(f"params/stem/norm{suffix}/scale")
+        found[f"stem.norms.{index}.bias"] = Place(f"params/stem/norm{suffix}/bias")
+        found.update(_norm(f"stem.norms.{index}", f"stem/norm{suffix}"))
+    return found
+
+
+def _norm(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+    return {f"{theirs}.running_{name}": Place(f"batch_stats/{ours}/{name}", index) for name in ("mean", "var")}
+
+
+def _factorized(theirs: str, ours: str, norm: str, *index: int) -> dict[str, Place]:
+    halves = {f"{theirs}.conv_{half + 1}.weight": Place(f"params/{ours}/weight", (*index, half)) for half in (0, 1)}
+    return halves | _norm(f"{theirs}.norm", norm, *index)
+
+
+def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduced: bool) -> dict[str, Place]:
+    found = {}
+    for part in (0, 1):
+        name, own = f"{theirs}.preprocess_{part}", f"{ours}/preprocess_{part}"
+        if part == 0 and reduced:
+            found.update(_factorized(name, f"{own}/factorized", f"{own}/norm"))
+        else:
+            found[f"{name}.conv.weight"] = Place(f"params/{own}/pointwise/conv/weight")
+            found.update(_norm(f"{name}.norm", f"{own}/norm"))
+    for number, (source, node) in enumerate(edges(config.nodes)):
+        # Group 0 holds the edges from both inputs to all nodes, group j those from node j + 1 to the later ones.
+        group, row, first = (0, source, 2) if source < 2 else (source - 1, 0, source + 1)
+        targets = config.nodes + 2 - first
+        stride = 2 if reduction and source < 2 else 1
+        edge = _edge(f"{theirs}.edges.{number}.operations", f"{ours}/edges_{group}", row, node - first, targets, stride)
+        found.update(edge)
+    return found
+
+
+def _edge(theirs: str, ours: str, row: int, column: int, targets: int, stride: int) -> Iterator[tuple[str, Place]]:
+    """The edge in row `row` (source) and column `column` (target) of a fused group with `targets` columns."""
+    for position, operation in enumerate(("max_pool_3x3", "avg_pool_3x3")):
+        yield from _norm(f"{theirs}.{operation}.norm", f"{ours}/norm_pool", row, position).items()
+    if stride == 2:
+        skip = _factorized(f"{theirs}.skip_connect", f"{ours}/skip_connect", f"{ours}/norm_skip", row, column)
+        yield from skip.items()
+    for position, operation in enumerate(CONVOLUTIONS):
+        for part in (1, 2) if operation in SEPARABLE else (1,):
+            name = f"{theirs}.{operation}.{part - 1}"
+            for layer in ("depthwise", "pointwise"):
+                yield f"{name}.{layer}.weight", Place(f"params/{ours}/{operation}_{layer}_{part}/weight", (row, column))
+            yield from _norm(f"{name}.norm", f"{ours}/norm_{part}", row, position * targets + column).items()
+
+
+def split(config: SupernetConfig, variables: Any) -> dict[str, np.ndarray]:
+    """Our variables, or a part of their collections, as arrays by the peer's names."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(variables).items()}
+    return {name: leaves[place.path][place.index] for name, place in places(config).items() if place.path in leaves}
+
+
+def load(peer: Supernet, config: SupernetConfig, variables: Any) -> None:
+    """Copies our variables {"params", "batch_stats", "alpha"} into the peer.
+
+    Raises:
+      KeyError: if the two do not have the same leaves.
+    """
+    values, own = split(config, variables), tensors(peer)
+    if unknown := own.keys() ^ values.keys():
+        raise KeyError(f"not in both networks: {sorted(unknown)}")
+    for name, tensor in own.items():
+        tensor.copy_(torch.from_numpy(values[name].copy()).reshape(tensor.shape))
+
+
+def gather(config: SupernetConfig, values: Mapping[str, torch.Tensor], shapes: Any) -> Any:
+    """Inverse of `split` for tensors by the peer's names, such as gradients: a tree like `shapes`.
+
+    Entries that no tensor of the peer fills are NaN, so that a comparison finds them.
+    """
+    leaves = {path: np.full(leaf.shape, np.nan) for path, leaf in flatten(shapes).items()}
+    for name, place in places(config).items():
+        if place.path in leaves:
+            slot = leaves[place.path][place.index]
+            leaves[place.path][place.index] = values[name].numpy().reshape(slot.shape)
+    return unflatten(leaves)

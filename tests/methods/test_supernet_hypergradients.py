@@ -1,0 +1,146 @@
+"""Hypergradients through the real supernet on real digits, in float64: BN, pools, straight-through masks and all."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dass_jax import bilevel, relaxation, sparsity, variables
+from dass_jax.bilevel import Level, Point, Sample
+from dass_jax.data import arrays
+from dass_jax.methods import dass
+from dass_jax.methods.losses import Batch
+from dass_jax.runtime import parallel
+from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.variables import ALPHA, PARAMS, SCORES
+
+pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+
+SIZES = SupernetConfig(classes=10, cells=3, channels=2, nodes=1)
+KEY = jax.random.key(0)
+
+
+class Problem(NamedTuple):
+    """Step 1 or Step 2, at a point where the optimizer has momentum."""
+
+    upper: Level
+    lower: Level
+    point: Point
+
+    def gradient(self, hypergradient: bilevel.Hypergradient) -> np.ndarray:
+        """α's gradient, flat."""
+        found = jax.jit(lambda point: hypergradient(self.upper, self.lower, point, bilevel.levels.same)[0])(self.point)
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+
+
+def problem(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> Problem:
+    space = darts(SIZES, average=average)
+    v = {**space.init(jax.random.key(1), (8, 8, 1)), ALPHA: relaxation.init(jax.random.key(2), space.alpha_shapes)}
+    v = jax.tree.map(lambda x: x.astype(jnp.float64), v)
+    stacks = variables.prunable(v[PARAMS], space.rules)
+    v[SCORES] = sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)
+    weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
+    loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
+    transform = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, 0.9))
+    digits = arrays.load("digits", 0, 0).train
+    images = np.moveaxis(digits.images[:16].astype(np.float64) / 16 - 0.5, [0, 3], [3, 0])
+    samples = [
+        Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(digits.labels[:16][half])), KEY)
+        for half in (slice(0, 8), slice(8, 16))
+    ]
+    lower = Level(collection, loss, transform)
+    # A first step, so that there is momentum; inside a mapped function only are the averages defined.
+    slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1]) if average is bilevel.levels.same else (None, None)
+    optimizer = transform.init(v[collection])
+    if slope is not None:
+        _, optimizer = transform.update(slope, optimizer, v[collection])
+    return Problem(Level(ALPHA, loss, optax.sgd(1.0)), lower, Point(v, optimizer, *samples, {}))
+
+
+@pytest.fixture(scope="module")
+def step1(quick_compiler: None) -> Problem:
+    with jax.enable_x64(True):
+        return problem(PARAMS)
+
+
+@pytest.fixture(scope="module")
+def step2(quick_compiler: None) -> Problem:
+    with jax.enable_x64(True):
+        return problem(SCORES)
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
+def test_unrolling_and_finite_difference_agree_as_far_as_theory_goes(step1: Problem) -> None:
+    """The network is smooth between the kinks of its ReLUs and maxima. Within 1e-6 of θ there are none, and what is
+    left is rounding, 1e-16 / 1e-6; at DARTS' 0.01 kinks are crossed and the error is no longer O(ε²)."""
+    exact, first = step1.gradient(bilevel.unrolled(1)), step1.gradient(bilevel.first_order())
+    assert distance(step1.gradient(bilevel.finite_difference(1e-6)), exact) < 1e-6
+    coarse = distance(step1.gradient(bilevel.finite_difference()), exact)
+    assert 1e-6 < coarse < 1
+    assert distance(first, exact) > 0.05  # the second-order term is no trifle here
+
+
+def test_unrolling_is_the_derivative_of_the_loss_after_the_step(step1: Problem) -> None:
+    p = step1
+    direction = jax.tree.map(
+        lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape)), p.point.variables[ALPHA]
+    )
+
+    @jax.jit
+    def after(distance: Any) -> Any:
+        v = dict(p.point.variables)
+        v[ALPHA] = jax.tree.map(lambda x, d: x + distance * d, v[ALPHA], direction)
+        slope, _ = bilevel.levels.direct_gradient(p.lower, v, p.point.lower)
+        v[PARAMS], _ = bilevel.levels.move(p.lower, v[PARAMS], p.point.optimizer, slope, {})
+        return p.upper.loss(v, *p.point.upper)[0]
+
+    h = 1e-6
+    numerical = (after(h) - after(-h)) / (2 * h)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(direction)])
+    np.testing.assert_allclose(p.gradient(bilevel.unrolled(1)) @ flat, numerical, rtol=1e-6)
+
+
+def test_implicit_estimators_pass_through_the_supernet(step1: Problem) -> None:
+    """One Neumann term of size lr is ∂F/∂α − lr (∂²f/∂α∂θ)ᵀ∂F/∂θ, of which two differ by a multiple."""
+    first = step1.gradient(bilevel.first_order())
+    small, large = (step1.gradient(bilevel.neumann(1, lr)) - first for lr in (0.01, 0.02))
+    np.testing.assert_allclose(large, 2 * small, rtol=1e-9)
+    assert distance(small + first, first) > 1e-3
+
+
+def test_scores_unroll_straight_through_and_finite_difference_sees_only_the_look_ahead(step2: Problem) -> None:
+    p = step2
+    exact, difference = p.gradient(bilevel.unrolled(1)), p.gradient(bilevel.finite_difference(1e-9))
+    v = dict(p.point.variables)
+    slope, _ = jax.jit(lambda v: bilevel.levels.direct_gradient(p.lower, v, p.point.lower))(v)
+    v[SCORES], _ = bilevel.levels.move(p.lower, v[SCORES], p.point.optimizer, slope, {})
+    ahead = p._replace(point=p.point._replace(variables=v)).gradient(bilevel.first_order())
+    np.testing.assert_allclose(difference, ahead, rtol=1e-9)
+    assert distance(exact, ahead) > 1e-3
+
+
+def test_two_devices_unroll_as_one_with_batch_norm_over_both(step1: Problem) -> None:
+    split = problem(PARAMS, average=parallel.mean)
+    hypergradient = bilevel.unrolled(1)
+
+    def own(x: jax.Array) -> jax.Array:
+        return parallel.own_slice(x, 2)
+
+    def run(point: Point, _: jax.Array) -> Any:
+        point = point._replace(
+            upper=Sample(jax.tree.map(own, point.upper.batch), KEY),
+            lower=Sample(jax.tree.map(own, point.lower.batch), KEY),
+        )
+        return parallel.mean(hypergradient(split.upper, split.lower, point, parallel.mean)[0])
+
+    mapped = jax.pmap(run, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
+    found = jax.tree.map(lambda x: np.asarray(x[1]), mapped(step1.point, jnp.arange(2)))
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    np.testing.assert_allclose(flat, step1.gradient(hypergradient), rtol=1e-9, atol=1e-12)
