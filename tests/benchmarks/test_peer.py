@@ -100,7 +100,7 @@ def statistics_of(p: Pair) -> dict[str, np.ndarray]:
 CASES = {
     "8×8, pixel matrices": (SupernetConfig(classes=3, cells=3, channels=4, nodes=3), (8, 8, 3)),
     "9×11, shifts, without none": (SupernetConfig(classes=3, cells=3, channels=2, nodes=1, none=False), (9, 11, 1)),
-    "ImageNet stem": (SupernetConfig(classes=3, cells=2, channels=2, nodes=1, stem="imagenet"), (40, 36, 3)),
+    "ImageNet stem": (SupernetConfig(classes=3, cells=2, channels=4, nodes=1, stem="imagenet"), (40, 36, 3)),
 }
 
 
