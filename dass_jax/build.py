@@ -129,25 +129,13 @@ def _prepare(s: Setting, cutout: int, paths: tuple[int, ...] | None) -> loop.Pre
     return prepare
 
 
-def _sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
-    return optax.flatten(
-        optax.chain(
-            optax.clip_by_global_norm(clip),
-            optax.add_decayed_weights(weight_decay),
-            optax.trace(momentum),
-            bilevel.scale_by_given_learning_rate(),
-        )
-    )
-
-
 def search_transforms(c: Search) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """What moves α (Adam with coupled weight decay) and what moves θ or s."""
     alpha = optax.chain(
         optax.add_decayed_weights(c.alpha_weight_decay),
         optax.adam(c.alpha_lr, b1=c.alpha_beta1, b2=c.alpha_beta2),
     )
-    return alpha, _sgd(c.momentum, c.weight_decay, c.clip)
+    return alpha, bilevel.sgd(c.momentum, c.weight_decay, c.clip)
 
 
 def _space(s: Setting) -> Space:
@@ -171,7 +159,6 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], space.rules)
     alpha_transform, sgd = search_transforms(c)
-
     hypergradient, cosine = hypergradient_of(s.config), s.config.hypergradient.cosine
 
     def step(collection: str, weights: dass.Weights) -> bilevel.Algorithm:
@@ -241,7 +228,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     net = model(s, genotype, network.auxiliary, parallel.mean)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], net.rules)
-    sgd = _sgd(c.momentum, c.weight_decay, c.clip)
+    sgd = bilevel.sgd(c.momentum, c.weight_decay, c.clip)
     weights = prune.train_weights(net.apply, sgd, network.auxiliary_weight, parallel.mean)
     scores = prune.learn_scores(net.apply, sgd, stacks, keep, network.auxiliary_weight, parallel.mean)
 

@@ -21,6 +21,18 @@ def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTransformationExtraArgs:
+    """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
+    return optax.flatten(
+        optax.chain(
+            optax.clip_by_global_norm(clip),
+            optax.add_decayed_weights(weight_decay),
+            optax.trace(momentum),
+            scale_by_given_learning_rate(),
+        )
+    )
+
+
 def freeze_pruned() -> optax.GradientTransformationExtraArgs:
     """Drops updates where the keyword argument `masks` is 0 (leaves without a mask pass): pruned weights never move.
 

@@ -4,14 +4,13 @@ import functools
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config, relaxation
+from dass_jax import bilevel, build, config, relaxation
 from dass_jax.errors import UserError
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch, cross_entropy
@@ -24,6 +23,7 @@ from benchmarks import peer, peer_variables  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
 BATCH, TOLERANCE = 4, 1e-8
+
 
 class Pair(NamedTuple):
     """Both networks with equal variables."""

@@ -20,7 +20,7 @@ from dass_jax.variables import ALPHA, PARAMS, SCORES
 
 pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
 
-SIZES = SupernetConfig(classes=10, cells=3, channels=2, nodes=1)
+SIZES = SupernetConfig(classes=10, cells=1, channels=2, nodes=1)
 KEY = jax.random.key(0)
 
 
