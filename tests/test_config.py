@@ -1,13 +1,15 @@
 """The configuration: the paper's defaults, TOML there and back, and one line for each wrong input."""
 
+import ast
 import dataclasses
+import inspect
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from dass_jax import bilevel, config_io
 from dass_jax import config as schema
-from dass_jax import config_io
 from dass_jax.config import Config
 from dass_jax.errors import UserError
 
@@ -21,6 +23,7 @@ PAPER = {
     "search.prune_epochs": 20,
     "search.batch_size": 64,
     "search.order": "upper_first",
+    "search.hypergradient": "first_order",
     "search.theta_lr": 0.025,
     "search.scores_lr": 0.1,
     "search.final_lr": 1e-3,
@@ -181,3 +184,30 @@ def test_unreadable_files_are_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(UserError) as caught:
             config_io.load(tmp_path / name)
         assert message in _message(caught)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "takers"),
+    [
+        ("steps", 2, "'unrolled'"),
+        ("radius", 0.1, "'finite_difference'"),
+        ("damping", 0.5, "'neumann' or 'conjugate_gradient' or 'amended'"),
+    ],
+)
+def test_an_argument_of_another_estimator_is_refused(field: str, value: float, takers: str) -> None:
+    said = (
+        f"hypergradient.{field} = {value} with search.hypergradient = 'first_order', which has no use for it; "
+        f"allowed: with {takers}"
+    )
+    with pytest.raises(UserError) as error:
+        config_io.from_dict({"hypergradient": {field: value}})
+    assert str(error.value) == said
+    for taker in ast.literal_eval(f"[{takers.replace(' or ', ', ')}]"):
+        found = config_io.from_dict({"search": {"hypergradient": taker}, "hypergradient": {field: value}})
+        assert getattr(found.hypergradient, field) == value
+
+
+def test_the_names_and_arguments_of_estimators_are_those_that_exist() -> None:
+    wanted = {name: tuple(inspect.signature(made).parameters) for name, made in bilevel.ESTIMATORS.items()}
+    assert wanted == schema.HYPERGRADIENT_ARGUMENTS
+    assert set(get_args(schema.HypergradientName)) == set(wanted)

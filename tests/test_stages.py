@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dass_jax import bilevel, build, config_io, pipeline, variables
+from dass_jax import config as schema
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
 from dass_jax.runtime.progress import Progress
@@ -39,7 +40,7 @@ def setting(**changes: Any) -> build.Setting:
     }  # fmt: skip
     for name, value in changes.items():
         section, _, field = name.rpartition("__")
-        (data[section] if section else data)[field] = value
+        (data.setdefault(section, {}) if section else data)[field] = value
     return build.setting(config_io.from_dict(data))
 
 
@@ -240,6 +241,35 @@ def test_the_order_of_the_levels_changes_the_search(search: Trail, tmp_path: pat
     base = search.states["step1"][-1].variables
     assert not differing(first[ALPHA], search.states["step1"][0].variables[ALPHA])
     assert differing(found[ALPHA], base[ALPHA]) and differing(found[PARAMS], base[PARAMS])
+
+
+def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
+    other = follow(
+        setting(search__hypergradient="amended", hypergradient__eta=5.0, hypergradient__cosine=True),
+        tmp_path,
+        "search",
+        first_only=True,
+    )
+    first, base = other.states["step1"][0].variables[ALPHA], search.states["step1"][0].variables[ALPHA]
+    assert not differing(first, base)
+    assert differing(other.states["step1"][-1].variables[ALPHA], search.states["step1"][-1].variables[ALPHA])
+    assert all(0 < record["upper_cosine"] < 0.999 for record in other.records["step1"])
+    assert not any("upper_cosine" in record for record in search.records["step1"])
+
+
+@pytest.mark.parametrize("name", bilevel.ESTIMATORS)
+def test_every_estimator_is_built_with_the_arguments_of_the_configuration(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default, seen = schema.Hypergradient(), []
+    others = {True: False, False: True}
+    changed = {
+        field: others[value] if isinstance(value := getattr(default, field), bool) else value + 1
+        for field in schema.HYPERGRADIENT_ARGUMENTS[name]
+    }
+    monkeypatch.setitem(bilevel.ESTIMATORS, name, lambda **arguments: seen.append(arguments))
+    build.hypergradient_of(config_io.from_dict({"search": {"hypergradient": name}, "hypergradient": changed}))
+    assert seen == [changed]
 
 
 def test_without_none_an_edge_has_one_operation_less() -> None:

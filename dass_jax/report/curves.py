@@ -40,7 +40,7 @@ def names(stage: str) -> tuple[str, str]:
 
 
 def series(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, quantity: str) -> list[Series]:
-    """The curves of `quantity` (loss or accuracy), of the methods that have epochs in `stage`."""
+    """The curves of `quantity` (loss, accuracy or cosine), of the methods that have epochs in `stage`."""
     keys = ("lower_" + quantity, "upper_" + quantity) if stage in SEARCH else (quantity, "test_" + quantity)
     found = []
     for index, method in enumerate(methods):
@@ -78,6 +78,19 @@ def gap_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
         axes.plot(gap.epoch, gap.value, color=each.colour, linewidth=_width(index), **_dots(gap))
     _finish(figure, axes, curves, epochs, [])
     tidy(axes, f"{stage}: generalisation gap", "epoch", "accuracy difference [points]")
+    return figure
+
+
+def cosine_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
+    """How far the direction that α follows turns away from its first-order part; known of the upper level only."""
+    figure, axes = _panel()
+    axes.axhline(1, color="#555555", linewidth=0.8)
+    for index, each in reversed(list(enumerate(curves))):
+        axes.plot(
+            each.unseen.epoch, each.unseen.value, color=each.colour, linewidth=_width(index), **_dots(each.unseen)
+        )
+    _finish(figure, axes, curves, epochs, [])
+    tidy(axes, f"{stage}: α's gradient against first order", "epoch", "cosine")
     return figure
 
 

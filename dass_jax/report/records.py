@@ -15,7 +15,7 @@ from dass_jax.report.results import Outcome, outcomes
 SEARCH = ("step1", "step2")
 TRAINING = ("pretrain", "scores", "finetune")
 _QUANTITIES = {
-    **dict.fromkeys(SEARCH, ("lower_loss", "lower_accuracy", "upper_loss", "upper_accuracy")),
+    **dict.fromkeys(SEARCH, ("lower_loss", "lower_accuracy", "upper_loss", "upper_accuracy", "upper_cosine")),
     **dict.fromkeys(TRAINING, ("loss", "accuracy", "test_loss", "test_accuracy")),
 }
 _EDGES_TO_NODES = {len(edges(nodes)): nodes for nodes in range(1, 21)}
@@ -29,7 +29,7 @@ class Epoch(NamedTuple):
     epoch: int  # from 1
     epochs: int  # of the whole stage
     seconds: float
-    values: dict[str, float]  # quantity -> loss, or accuracy in per cent; only what was measured
+    values: dict[str, float]  # quantity -> loss, accuracy in per cent, or cosine; only what was measured
     weights: dict[str, np.ndarray]  # cell -> float[edges, operations], after the softmax; empty in training stages
 
 

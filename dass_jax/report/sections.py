@@ -78,6 +78,11 @@ def _stage(run: Run, stage: str) -> str:
             f"images minus that on {unseen} images; it is shaded for {found['accuracy'][0].method}. The table holds "
             "the last epoch with both."
         )
+    turned = curves.series(run.epochs, methods(run), stage, "cosine")
+    if stage in SEARCH and any(each.unseen.epoch.size for each in turned):
+        alt = f"Cosine between α's gradient and its first-order part over {total} epochs of {who}"
+        figures.append((curves.cosine_figure(turned, stage, total), alt))
+        caption += " The cosine is between the gradient that α follows and its first-order part; 1 is first order."
     if stage in SEARCH:
         caption += " The lower level sees the train images, the upper level the validation images."
     images = [markup.image(*figure) for figure in figures]

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import search_step
 from dass_jax.spaces.darts import SupernetConfig
+from dass_jax.variables import ALPHA
 
 SMALL = search_step.Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
@@ -25,7 +26,7 @@ def test_our_step_goes_on_from_its_own_result() -> None:
         losses.append(float(info.lower.loss))
     # Momentum at this rate, on one and the same batch, must lower its loss.
     assert losses[-1] < losses[0]
-    assert [int(x) for x in jax.tree.leaves(state[1].upper) if x.dtype == np.int32] == [4]
+    assert [int(x) for x in jax.tree.leaves(state.optimizers[ALPHA]) if x.dtype == np.int32] == [4]
     assert min(record["trace_seconds"], record["compile_seconds"]) > 0 and record["estimated_bytes"] > 10_000
 
 

@@ -158,6 +158,16 @@ def test_page_draws_every_stage_and_control(report: str) -> None:
     assert alts.count("Kept share of the 4 layers") == 2
 
 
+def test_a_cosine_is_drawn_where_it_was_recorded(tmp_path: pathlib.Path) -> None:
+    lines = [search_epoch("step1", 1, 1, upper_cosine=0.5), search_epoch("step2", 1, 1)]
+    page = Page(build(write(tmp_path / "run", lines, finished=False)).read_text(encoding="utf-8"))
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert [alt for alt in alts if "Cosine" in alt] == [
+        "Cosine between α's gradient and its first-order part over 1 epochs of dass"
+    ]
+    assert page.words.count("The cosine is between the gradient that α follows and its first-order part") == 1
+
+
 def test_unfinished_run(tmp_path: pathlib.Path) -> None:
     run = write(tmp_path / "run", LINES[:1], finished=False)
     with (run / "metrics.jsonl").open("a") as stream:
