@@ -12,7 +12,10 @@ from dass_jax.bilevel.levels import Level, Reduce, Result, direct_gradient
 
 
 def first_order() -> Hypergradient:
-    """The direct term alone. It is zero where F sees u only through v (a penalty of the lower level, say)."""
+    """The direct term alone. It is zero where F sees u only through v (a penalty of the lower level, say).
+
+    Whether v is θ or scores under a mask makes no difference: v is held fixed, and its mask with it.
+    """
 
     def hypergradient(upper: Level, lower: Level, point: Point, reduce: Reduce) -> tuple[Any, Result]:
         return direct_gradient(upper, point.variables, point.upper)
