@@ -150,7 +150,8 @@ def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, j
 
 def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
-    return gradient.sum(axes, keepdims=True) if axes else gradient
+    # Without the barrier XLA on a CPU sums each of the k² products by itself, and writes all of them to memory for it.
+    return lax.optimization_barrier(gradient).sum(axes, keepdims=True) if axes else gradient
 
 
 depthwise_by_shifts.defvjp(_depthwise_forward, _depthwise_backward)
@@ -213,7 +214,8 @@ def _views_for_pool(x: jax.Array, stride: int, outside: float) -> list[jax.Array
 def _views_of_windows(y: jax.Array, x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
     """Of y, one entry per 3×3 window over x, what belongs to each pixel's windows: nine arrays in the shape of x."""
     height, width = x.shape[-3:-1]
-    high = tuple(size - (windows - 1) * stride for size, windows in zip((height, width), y.shape[-3:-1], strict=True))
+    rows, columns = y.shape[-3:-1]
+    high = (height - (rows - 1) * stride, width - (columns - 1) * stride)
     return _windows(lax.optimization_barrier(_pad(y, 1, high, outside, stride - 1)), 3, 1, 1, height, width)
 
 
