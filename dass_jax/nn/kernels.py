@@ -119,19 +119,39 @@ def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Arr
     )
     spread = _pad(g, pad, high, interior=stride - 1)
     gx = _correlate(spread, w[..., ::-1, ::-1], 1, dilation, height, width)
-    # Gradient to w: per tap a sum over H, then one product with ones over W·N, which a matmul does fastest.
-    windows = _windows(
-        lax.optimization_barrier(_pad(x, pad, (pad, pad))), k, stride, dilation, g.shape[-3], g.shape[-2]
-    )
-    partial = jnp.stack([(window * g).sum(-3) for window in windows], axis=-3)  # [..., C, k², W, N]
-    partial = partial.reshape(*partial.shape[:-2], -1)
-    gw = (partial @ jnp.ones(partial.shape[-1], partial.dtype)).reshape(*partial.shape[:-2], k, k)
+    views = _windows(lax.optimization_barrier(_pad(x, pad, (pad, pad))), k, stride, dilation, *g.shape[-3:-1])
+    gw = _sums_of_products(tuple(views), g).reshape(*g.shape[:-3], k, k)
     return _unbroadcast(gx, x.shape), _unbroadcast(gw, w.shape)
+
+
+@jax.custom_jvp
+def _sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
+    """Σ over H, W and N of view · g, for each view [..., C, H, W, N] and g of the same shape: [..., C, views].
+
+    One reduction for all views reads them in one pass. As a reduction each, XLA on a CPU writes every product to memory
+    first, which takes 5 to 8 times as long and one array as large as g per view.
+    """
+    products = [jnp.broadcast_to(view * g, g.shape) for view in views]
+    zeros = [jnp.zeros((), g.dtype)] * len(products)
+    axes = tuple(range(g.ndim - 3, g.ndim))
+    sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
+    return jnp.stack(sums, axis=-1)
+
+
+@_sums_of_products.defjvp
+def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
+    (views, g), (moved_views, moved_g) = primals, tangents
+    moved = [
+        (moved_view * g + view * moved_g).sum((-3, -2, -1)) for view, moved_view in zip(views, moved_views, strict=True)
+    ]
+    return _sums_of_products(views, g), jnp.stack(moved, axis=-1)
 
 
 def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
-    return gradient.sum(axes, keepdims=True) if axes else gradient
+    # Without the barrier XLA on a CPU sums each of the k² products by itself, and writes all of them to memory for it.
+    return lax.optimization_barrier(gradient).sum(axes, keepdims=True) if axes else gradient
 
 
 depthwise_by_shifts.defvjp(_depthwise_forward, _depthwise_backward)
@@ -156,26 +176,63 @@ def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
 
     Among tied maxima the gradient is shared, not given to the first.
     """
-    height, width = (output_size(size, stride) for size in x.shape[-3:-1])
     if is_small(x):
+        height, width = (output_size(size, stride) for size in x.shape[-3:-1])
         taps = _tap_matrix(*x.shape[-3:-1], 3, stride, 1)
         outside = jnp.asarray(np.where(taps.any(-1, keepdims=True), 0, -np.inf), x.dtype)
         return _image((_pixel_product(taps, x) + outside).max(-3), height, width)
-    padded = lax.optimization_barrier(_pad(x, 1, (1, 1), -jnp.inf))
-    return functools.reduce(jnp.maximum, _windows(padded, 3, stride, 1, height, width))
+    return _max_pool_by_shifts(x, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool_by_shifts(x: jax.Array, stride: int) -> jax.Array:
+    return _max_pool_forward(x, stride)[0]
+
+
+def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
+    return y, (x, y)
+
+
+def _max_pool_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
+    x, y = residuals
+    tied = functools.reduce(jnp.add, [(view == y).astype(g.dtype) for view in _views_for_pool(x, stride, -jnp.inf)])
+    # A pixel's gradient comes from those of the nine windows around it whose maximum it is.
+    windows = zip(_views_of_windows(y, x, stride, jnp.inf), _views_of_windows(g / tied, x, stride, 0.0), strict=True)
+    return (functools.reduce(jnp.add, [jnp.where(x == maximum, share, 0) for maximum, share in windows]),)
+
+
+_max_pool_by_shifts.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _views_for_pool(x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
+    """The nine pixels of every 3×3 window: nine arrays in the shape of the pool's output."""
+    height, width = (output_size(size, stride) for size in x.shape[-3:-1])
+    return _windows(lax.optimization_barrier(_pad(x, 1, (1, 1), outside)), 3, stride, 1, height, width)
+
+
+def _views_of_windows(y: jax.Array, x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
+    """Of y, one entry per 3×3 window over x, what belongs to each pixel's windows: nine arrays in the shape of x."""
+    height, width = x.shape[-3:-1]
+    rows, columns = y.shape[-3:-1]
+    high = (height - (rows - 1) * stride, width - (columns - 1) * stride)
+    return _windows(lax.optimization_barrier(_pad(y, 1, high, outside, stride - 1)), 3, 1, 1, height, width)
 
 
 def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     """3×3 mean over the pixels inside the image (padding is not counted); shapes as `max_pool`."""
-    height, width = (output_size(size, stride) for size in x.shape[-3:-1])
     if is_small(x):
+        height, width = (output_size(size, stride) for size in x.shape[-3:-1])
         taps = _tap_matrix(*x.shape[-3:-1], 3, stride, 1)
         mean = taps.sum(0, dtype=np.float64) / taps.sum((0, 2))[:, None]
         return _image(_pixel_product(mean, x), height, width)
-    padded = lax.optimization_barrier(_pad(x, 1, (1, 1)))
-    total = functools.reduce(jnp.add, _windows(padded, 3, stride, 1, height, width))
-    inside = _pad(jnp.ones((*x.shape[-3:-1], 1), x.dtype)[None], 1, (1, 1))
-    return total / functools.reduce(jnp.add, _windows(inside, 3, stride, 1, height, width))
+    return depthwise_by_shifts(x, jnp.ones((*(1,) * (x.ndim - 3), 3, 3), x.dtype), stride, 1) / _inside(x, stride)
+
+
+def _inside(x: jax.Array, stride: int) -> jax.Array:
+    """How many pixels of each 3×3 window lie inside the image: [⌈H/stride⌉, ⌈W/stride⌉, 1]."""
+    rows, columns = (_tap_line(size, 3, stride, 1).sum((0, 2)) for size in x.shape[-3:-1])
+    return jnp.asarray(np.outer(rows, columns)[..., None], x.dtype)
 
 
 def _pixel_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:

@@ -6,9 +6,12 @@ batched pointwise product over [sources, operations·targets]. A 3×3 kernel joi
 keeps its own shape. The mathematics is that of `primitives`, which the tests compare.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseWeight
@@ -45,9 +48,10 @@ class MixedEdges(nn.Module):
             names.append("skip_connect")
         # [sources, operations, targets, C, H, W, N] times [sources, operations, targets, 1, 1, 1, 1]
         each = jnp.stack([weight_of[name] for name in names], axis=1)[..., None, None, None, None]
-        total = sum(
-            (y * w).sum((0, 1)) for y, w in zip(heavy, jnp.split(each, [len(CONVOLUTIONS)], axis=1), strict=False)
-        )
+        maps = zip(heavy, jnp.split(each, [len(CONVOLUTIONS)], axis=1), strict=False)
+        # Term by term: XLA on a CPU would make a reduction write `each` to memory at the size of the maps.
+        terms = [y[index] * w[index] for y, w in maps for index in np.ndindex(y.shape[:2])]
+        total = functools.reduce(jnp.add, terms)
         return total + self._shared(x, weight_of)
 
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:

@@ -217,3 +217,19 @@ def test_shifted_pair_gradient_puts_every_entry_back_where_it_came_from() -> Non
 @pytest.mark.parametrize(("size", "stride", "wanted"), [(8, 1, 8), (8, 2, 4), (7, 2, 4), (1, 2, 1)])
 def test_output_size_rounds_up(size: int, stride: int, wanted: int) -> None:
     assert kernels.output_size(size, stride) == wanted
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(stride: int) -> None:
+    x, w = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 3, 3))
+    moved = RNG.normal(size=x.shape), RNG.normal(size=w.shape)
+
+    def products(kernel: Any) -> Any:
+        gradient = jax.grad(lambda pair: (kernel(*pair, stride, 2) ** 3).sum())
+        forward = jax.jvp(gradient, ((x, w),), (moved,))[1]
+        inner = lambda pair: sum(jnp.vdot(a, b) for a, b in zip(gradient(pair), moved, strict=True))  # noqa: E731
+        return forward, jax.grad(inner)((x, w))
+
+    forward, reverse = jax.jit(lambda: products(DEPTHWISE["shifts"]))()
+    close(forward, reverse)
+    close((forward, reverse), jax.jit(lambda: products(xla_depthwise))())
