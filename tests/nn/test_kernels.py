@@ -233,3 +233,21 @@ def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(st
     forward, reverse = jax.jit(lambda: products(DEPTHWISE["shifts"]))()
     close(forward, reverse)
     close((forward, reverse), jax.jit(lambda: products(xla_depthwise))())
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("pool", [kernels.max_pool, kernels.avg_pool], ids=["max", "avg"])
+def test_pools_of_large_images_have_the_second_derivatives_of_the_matrix_form(
+    pool: Any, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, moved = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 5, 4, 2))
+    gradient = jax.grad(lambda x: (pool(x, stride) ** 3).sum())
+    found = {}
+    for small in (True, False):
+        monkeypatch.setattr(kernels, "is_small", lambda x, small=small: small)
+        forward = jax.jvp(gradient, (x,), (moved,))[1]
+        reverse = jax.grad(lambda x: jnp.vdot(gradient(x), moved))(x)
+        close(forward, reverse)
+        found[small] = forward
+    assert np.abs(found[True]).max() > 1
+    close(found[True], found[False])
