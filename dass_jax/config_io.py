@@ -50,6 +50,7 @@ def leaves(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]
     """The (dotted name, annotated type) of every field that is not a section, in the schema's order."""
     for name, hint in get_type_hints(schema, include_extras=True).items():
         if dataclasses.is_dataclass(hint):
+            # is_dataclass narrows to "instance or class" for mypy; a type hint is the class.
             yield from leaves(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             yield prefix + name, hint
