@@ -81,7 +81,7 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
     space = darts(size.config)
     loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
     alternation = dass.step(
-        PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", lambda tree: tree
+        PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
     )
 
     @jax.jit

@@ -12,6 +12,7 @@ from dass_jax import bilevel, config_io
 from dass_jax import config as schema
 from dass_jax.config import Config
 from dass_jax.errors import UserError
+from tests.config_files import one_line, written
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -55,18 +56,6 @@ PAPER = {
 }
 
 
-def _file(folder: pathlib.Path, text: str) -> str:
-    path = folder / "run.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def _message(caught: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(caught.value)
-    assert "\n" not in message and "allowed: " in message
-    return message
-
-
 def test_defaults_are_the_papers() -> None:
     values = config_io.flatten(Config())
     assert {name: values[name] for name in PAPER} == PAPER
@@ -91,13 +80,13 @@ def test_toml_round_trip_is_exact(tmp_path: pathlib.Path) -> None:
         runtime=schema.Runtime(compilation_cache=""),
     )
     text = config_io.to_toml(config)
-    assert config_io.load(_file(tmp_path, text)) == config
-    assert config_io.to_toml(config_io.load(_file(tmp_path, text))) == text
-    assert config_io.load(_file(tmp_path, "")) == Config()
+    assert config_io.load(written(tmp_path, text)) == config
+    assert config_io.to_toml(config_io.load(written(tmp_path, text))) == text
+    assert config_io.load(written(tmp_path, "")) == Config()
 
 
 def test_an_integer_is_a_number(tmp_path: pathlib.Path) -> None:
-    clip = config_io.load(_file(tmp_path, "[train]\nclip = 3")).train.clip
+    clip = config_io.load(written(tmp_path, "[train]\nclip = 3")).train.clip
     assert clip == 3.0 and type(clip) is float
 
 
@@ -170,8 +159,8 @@ BAD_FILES = {
 @pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_wrong_files_are_refused(tmp_path: pathlib.Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        config_io.load(_file(tmp_path, text))
-    assert message in _message(caught) and "run.toml'" in str(caught.value)
+        config_io.load(written(tmp_path, text))
+    assert message in one_line(caught) and "run.toml'" in str(caught.value)
 
 
 def test_unreadable_files_are_refused(tmp_path: pathlib.Path) -> None:
@@ -183,7 +172,7 @@ def test_unreadable_files_are_refused(tmp_path: pathlib.Path) -> None:
     ):
         with pytest.raises(UserError) as caught:
             config_io.load(tmp_path / name)
-        assert message in _message(caught)
+        assert message in one_line(caught)
 
 
 @pytest.mark.parametrize(

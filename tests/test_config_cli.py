@@ -12,22 +12,11 @@ from dass_jax import config as schema
 from dass_jax import config_cli, config_io
 from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config
 from dass_jax.errors import UserError
-
-
-def _file(folder: pathlib.Path, text: str) -> str:
-    path = folder / "run.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def _message(caught: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(caught.value)
-    assert "\n" not in message and "allowed: " in message
-    return message
+from tests.config_files import one_line, written
 
 
 def _parse(folder: pathlib.Path, *overrides: str, text: str = "[search]\nepochs = 9") -> config_cli.Invocation:
-    return config_cli.parse(["--config", _file(folder, text), *overrides], "train")
+    return config_cli.parse(["--config", written(folder, text), *overrides], "train")
 
 
 def test_the_command_line_overrides_the_file(tmp_path: pathlib.Path) -> None:
@@ -40,7 +29,7 @@ def test_the_command_line_overrides_the_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_order_of_flags_is_free_and_workdir_is_apart(tmp_path: pathlib.Path) -> None:
-    argv = ["--search.prune_epochs", "3", f"--config={_file(tmp_path, '')}", "--workdir", str(tmp_path / "run")]
+    argv = ["--search.prune_epochs", "3", f"--config={written(tmp_path, '')}", "--workdir", str(tmp_path / "run")]
     found = config_cli.parse(argv, "train")
     assert found.workdir == tmp_path / "run" and found.config.search.prune_epochs == 3
 
@@ -119,7 +108,7 @@ def test_wrong_flags_are_refused(
 ) -> None:
     with pytest.raises(UserError) as caught:
         _parse(tmp_path, *argv)
-    assert message in _message(caught)
+    assert message in one_line(caught)
     assert capfd.readouterr() == ("", "")
 
 
@@ -134,7 +123,7 @@ def test_what_only_tyro_refuses_is_one_line(tmp_path: pathlib.Path, monkeypatch:
     monkeypatch.setattr(config_cli, "_flags_given", lambda argv: [("--config", [argv[1]])])
     with pytest.raises(UserError) as caught:
         _parse(tmp_path, "--search.epochs", "five")
-    message = _message(caught)
+    message = one_line(caught)
     assert message.startswith("command line refused: ") and "five" in message and "─" not in message
 
 
@@ -143,7 +132,7 @@ def test_help_lists_every_field(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, with_file: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    argv = ["--config", _file(tmp_path, "[search]\nepochs = 987")] if with_file else []
+    argv = ["--config", written(tmp_path, "[search]\nepochs = 987")] if with_file else []
     with pytest.raises(SystemExit) as caught:
         config_cli.parse([*argv, "--help"], "train")
     assert caught.value.code == 0

@@ -82,8 +82,12 @@ def unsplit(
     return bilevel.in_turn(levels, reduce=reduce)
 
 
+def with_scores(v: Variables, stacks: Any) -> Variables:
+    """The variables with pruning scores from θ (Eq. 3)."""
+    return {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
+
+
 def begin_step2(state: bilevel.State, step2: bilevel.Algorithm, stacks: Any) -> bilevel.State:
-    """From the end of Step 1 to the start of Step 2: scores from θ (Eq. 3), α and its Adam state carried over."""
-    v = state.variables
-    begun = step2.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
+    """From the end of Step 1 to the start of Step 2: scores from θ, α and its Adam state carried over."""
+    begun = step2.init(with_scores(state.variables, stacks))
     return begun._replace(optimizers={**begun.optimizers, ALPHA: state.optimizers[ALPHA]})

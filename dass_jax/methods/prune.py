@@ -12,8 +12,8 @@ from typing import Any
 
 import optax
 
-from dass_jax import bilevel, sparsity, variables
-from dass_jax.methods.dass import Weights, sparse_weights
+from dass_jax import bilevel, sparsity
+from dass_jax.methods.dass import Weights, sparse_weights, with_scores
 from dass_jax.methods.losses import Batch, accuracy, cross_entropy
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, Variables
 
@@ -68,8 +68,8 @@ def learn_scores(
 
 
 def begin_scores(v: Variables, scores: bilevel.Algorithm, stacks: Any) -> bilevel.State:
-    """From the dense network to score learning: scores from θ (Eq. 3)."""
-    return scores.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
+    """From the dense network to score learning: scores from θ."""
+    return scores.init(with_scores(v, stacks))
 
 
 def begin_finetuning(v: Variables, weights: bilevel.Algorithm, stacks: Any, keep: float) -> bilevel.State:

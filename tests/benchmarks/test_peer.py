@@ -148,7 +148,7 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
         *build.search_transforms(config.Search(clip=clip)),
         bilevel.first_order(),
         "upper_first",
-        lambda tree: tree,
+        bilevel.levels.same,
     )
     update, state = jax.jit(step.update), step.init(p.variables)
     optimizers = peer.optimizers(p.theirs)

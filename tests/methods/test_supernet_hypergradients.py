@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dass_jax import bilevel, relaxation, sparsity, variables
+from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Level, Point, Sample
 from dass_jax.data import arrays
 from dass_jax.methods import dass
@@ -37,28 +37,31 @@ class Problem(NamedTuple):
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
 
 
-def problem(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> Problem:
+def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> tuple[Level, Level, Any]:
+    """(upper, lower, variables)."""
     space = darts(SIZES, average=average)
     v = {**space.init(jax.random.key(1), (8, 8, 1)), ALPHA: relaxation.init(jax.random.key(2), space.alpha_shapes)}
     v = jax.tree.map(lambda x: x.astype(jnp.float64), v)
     stacks = variables.prunable(v[PARAMS], space.rules)
-    v[SCORES] = sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)
+    v = dass.with_scores(v, stacks)
     weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
     loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
     transform = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, 0.9))
+    return Level(ALPHA, loss, optax.sgd(1.0)), Level(collection, loss, transform), v
+
+
+def problem(collection: str) -> Problem:
+    upper, lower, v = levels(collection)
     digits = arrays.load("digits", 0, 0).train
     images = np.moveaxis(digits.images[:16].astype(np.float64) / 16 - 0.5, [0, 3], [3, 0])
     samples = [
         Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(digits.labels[:16][half])), KEY)
         for half in (slice(0, 8), slice(8, 16))
     ]
-    lower = Level(collection, loss, transform)
-    # A first step, so that there is momentum; inside a mapped function only are the averages defined.
-    slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1]) if average is bilevel.levels.same else (None, None)
-    optimizer = transform.init(v[collection])
-    if slope is not None:
-        _, optimizer = transform.update(slope, optimizer, v[collection])
-    return Problem(Level(ALPHA, loss, optax.sgd(1.0)), lower, Point(v, optimizer, *samples, {}))
+    # A first step, so that there is momentum.
+    slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1])
+    _, optimizer = lower.transform.update(slope, lower.transform.init(v[collection]), v[collection])
+    return Problem(upper, lower, Point(v, optimizer, *samples, {}))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ def test_scores_unroll_straight_through_and_finite_difference_sees_only_the_look
 
 
 def test_two_devices_unroll_as_one_with_batch_norm_over_both(step1: Problem) -> None:
-    split = problem(PARAMS, average=parallel.mean)
+    upper, lower, _ = levels(PARAMS, average=parallel.mean)
     hypergradient = bilevel.unrolled(1)
 
     def own(x: jax.Array) -> jax.Array:
@@ -138,7 +141,7 @@ def test_two_devices_unroll_as_one_with_batch_norm_over_both(step1: Problem) -> 
             upper=Sample(jax.tree.map(own, point.upper.batch), KEY),
             lower=Sample(jax.tree.map(own, point.lower.batch), KEY),
         )
-        return parallel.mean(hypergradient(split.upper, split.lower, point, parallel.mean)[0])
+        return parallel.mean(hypergradient(upper, lower, point, parallel.mean)[0])
 
     mapped = jax.pmap(run, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
     found = jax.tree.map(lambda x: np.asarray(x[1]), mapped(step1.point, jnp.arange(2)))

@@ -7,7 +7,7 @@ puts ξ·1 for H⁻¹, a positive definite H has H⁻¹'s eigenvectors and signs
 direction; but H weighs stiff directions most, H⁻¹ least. It is a direction, not an approximation: it vanishes at the
 solution where H is a multiple of 1, and elsewhere in general not.
 
-Two gradients and one Hessian product.
+Two gradients and two Hessian products (H ∂F/∂v, the mixed term).
 """
 
 from typing import Any

@@ -6,7 +6,8 @@ Source: Pedregosa 2016 (arXiv 1602.02355); Rajeswaran et al. 2019 (iMAML, arXiv 
 positive definite Hessian of condition number κ the error falls as ((√κ − 1)/(√κ + 1))^iterations; an indefinite one, as
 networks have, needs damping above the size of its most negative eigenvalue.
 
-Two gradients and one Hessian product for each iteration; memory of one linearised gradient.
+Two gradients and `iterations` + 2 Hessian products (the solver's first residual, the mixed term); memory of one
+linearised gradient.
 """
 
 from typing import Any
