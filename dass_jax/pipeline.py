@@ -95,12 +95,12 @@ def run_method(r: Run, method: str) -> dict[str, Any]:
     stages, evaluate = build.training_stages(r.setting, found)
 
     def measure(stage: Stage, v: Any) -> dict[str, float]:
-        return evaluate_test(r, f"evaluation of {found}", evaluate, v, stage.masks(v))
+        measured = evaluate_test(r, f"evaluation of {found}", evaluate, v, stage.masks(v))
+        # The end of a stage is always measured, so what stays is the accuracy there; the checkpoint holds it.
+        current.setdefault("accuracy", {})[stage.name] = measured["test_accuracy"]
+        return measured
 
-    def finish(stage: Stage, state: bilevel.State) -> None:
-        current.setdefault("accuracy", {})[stage.name] = measure(stage, state.variables)["test_accuracy"]
-
-    state = run_chain(r, method, "training", stages, measure, finish)
+    state = run_chain(r, method, "training", stages, measure)
     return results_of(r, method, found, state.variables)
 
 
@@ -115,7 +115,7 @@ def search(r: Run, method: str) -> genotype.Genotype:
         weights, _ = read(v)
         return {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
 
-    state = run_chain(r, method, "search", stages, measure, lambda stage, state: None)
+    state = run_chain(r, method, "search", stages, measure)
     return read(state.variables)[1]
 
 
@@ -125,7 +125,6 @@ def run_chain(
     chain: str,
     stages: list[Stage],
     measure: Callable[[Stage, Any], dict[str, Any]],
-    finish: Callable[[Stage, bilevel.State], None],
 ) -> bilevel.State:
     """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
     first, done = 0, 0
@@ -141,7 +140,6 @@ def run_chain(
         if done == 0:
             state = stage.start(state)
         state = run_stage(r, method, chain, stage, state, done, measure)
-        finish(stage, state)
         done = 0
     return state
 
