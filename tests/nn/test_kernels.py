@@ -12,6 +12,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from dass_jax.nn import kernels
+from dass_jax.nn.kernels import windows
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -20,7 +21,7 @@ SIZES = [(8, 8), (7, 7), (2, 2), (9, 8)]
 
 STRIDES = [1, 2]
 POOLS = {"max": kernels.max_pool, "avg": kernels.avg_pool}
-DEPTHWISE = {"matrix": kernels.depthwise_by_matrix, "shifts": kernels.depthwise_by_shifts}
+DEPTHWISE = {"matrix": kernels.matrix.depthwise, "shifts": kernels.shifts.depthwise}
 RNG = np.random.default_rng(0)
 
 
@@ -216,7 +217,7 @@ def test_shifted_pair_gradient_puts_every_entry_back_where_it_came_from() -> Non
 
 @pytest.mark.parametrize(("size", "stride", "wanted"), [(8, 1, 8), (8, 2, 4), (7, 2, 4), (1, 2, 1)])
 def test_output_size_rounds_up(size: int, stride: int, wanted: int) -> None:
-    assert kernels.output_size(size, stride) == wanted
+    assert windows.output_size(size, stride) == wanted
 
 
 @pytest.mark.parametrize("stride", STRIDES)

@@ -1,0 +1,122 @@
+"""Window operations as shifted multiply-adds and shifted maxima, with gradients written in the same way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dass_jax.nn.kernels.windows import inside, output_size, pad, windows
+
+
+def _taps(w: jax.Array) -> list[jax.Array]:
+    """w [..., C, k, k] as k² arrays [..., C, 1, 1, 1]."""
+    k = w.shape[-1]
+    return [w[..., i, j, None, None, None] for i in range(k) for j in range(k)]
+
+
+def _correlate(padded: jax.Array, w: jax.Array, stride: int, dilation: int, height: int, width: int) -> jax.Array:
+    # The barrier keeps XLA from recomputing the padding inside each of the k² reads.
+    views = windows(lax.optimization_barrier(padded), w.shape[-1], stride, dilation, height, width)
+    return functools.reduce(jnp.add, (view * tap for view, tap in zip(views, _taps(w), strict=True)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """The sum of k² shifted views times their taps."""
+    return _depthwise_forward(x, w, stride, dilation)[0]
+
+
+def _depthwise_forward(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> tuple[jax.Array, tuple]:
+    border = (w.shape[-1] - 1) // 2 * dilation
+    height, width = (output_size(size, stride) for size in x.shape[-3:-1])
+    return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width), (x, w)
+
+
+def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    k, (height, width) = w.shape[-1], x.shape[-3:-1]
+    border = (k - 1) // 2 * dilation
+    # Gradient to x: the stride becomes zeros between the entries of g, and the window turns by 180 degrees.
+    high = tuple(
+        size + border - (inner - 1) * stride - 1 for size, inner in zip((height, width), g.shape[-3:-1], strict=True)
+    )
+    spread = pad(g, border, high, interior=stride - 1)
+    gx = _correlate(spread, w[..., ::-1, ::-1], 1, dilation, height, width)
+    views = windows(lax.optimization_barrier(pad(x, border, (border, border))), k, stride, dilation, *g.shape[-3:-1])
+    gw = _sums_of_products(tuple(views), g).reshape(*g.shape[:-3], k, k)
+    return _unbroadcast(gx, x.shape), _unbroadcast(gw, w.shape)
+
+
+@jax.custom_jvp
+def _sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
+    """Σ over H, W and N of view · g, for each view [..., C, H, W, N] and g of the same shape: [..., C, views].
+
+    One reduction for all views reads them in one pass. As a reduction each, XLA on a CPU writes every product to memory
+    first, which takes 5 to 8 times as long and one array as large as g per view.
+    """
+    products = [jnp.broadcast_to(view * g, g.shape) for view in views]
+    zeros = [jnp.zeros((), g.dtype)] * len(products)
+    axes = tuple(range(g.ndim - 3, g.ndim))
+    sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
+    return jnp.stack(sums, axis=-1)
+
+
+@_sums_of_products.defjvp
+def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
+    (views, g), (moved_views, moved_g) = primals, tangents
+    moved = [
+        (moved_view * g + view * moved_g).sum((-3, -2, -1)) for view, moved_view in zip(views, moved_views, strict=True)
+    ]
+    return _sums_of_products(views, g), jnp.stack(moved, axis=-1)
+
+
+def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
+    # Without the barrier XLA on a CPU sums each of the k² products by itself, and writes all of them to memory for it.
+    return lax.optimization_barrier(gradient).sum(axes, keepdims=True) if axes else gradient
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """The largest of nine shifted views."""
+    return _max_pool_forward(x, stride)[0]
+
+
+def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
+    return y, (x, y)
+
+
+def _max_pool_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
+    x, y = residuals
+    tied = functools.reduce(jnp.add, [(view == y).astype(g.dtype) for view in _views_for_pool(x, stride, -jnp.inf)])
+    # A pixel's gradient comes from those of the nine windows around it whose maximum it is.
+    around = zip(_views_ofwindows(y, x, stride, jnp.inf), _views_ofwindows(g / tied, x, stride, 0.0), strict=True)
+    return (functools.reduce(jnp.add, [jnp.where(x == maximum, share, 0) for maximum, share in around]),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _views_for_pool(x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
+    """The nine pixels of every 3×3 window: nine arrays in the shape of the pool's output."""
+    height, width = (output_size(size, stride) for size in x.shape[-3:-1])
+    return windows(lax.optimization_barrier(pad(x, 1, (1, 1), outside)), 3, stride, 1, height, width)
+
+
+def _views_ofwindows(y: jax.Array, x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
+    """Of y, one entry per 3×3 window over x, what belongs to each pixel's windows: nine arrays in the shape of x."""
+    height, width = x.shape[-3:-1]
+    rows, columns = y.shape[-3:-1]
+    high = (height - (rows - 1) * stride, width - (columns - 1) * stride)
+    return windows(lax.optimization_barrier(pad(y, 1, high, outside, stride - 1)), 3, 1, 1, height, width)
+
+
+def avg_pool(x: jax.Array, stride: int) -> jax.Array:
+    """The sum of nine shifted views over the number of pixels inside the image."""
+    return depthwise(x, jnp.ones((*(1,) * (x.ndim - 3), 3, 3), x.dtype), stride, 1) / inside(x, stride)
