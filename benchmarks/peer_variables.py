@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.peer import Supernet, torch
 from dass_jax.genotype import edges, reductions
-from dass_jax.nn.mixed import CONVOLUTIONS, SEPARABLE
+from dass_jax.nn.mixed import DILATED, POOLS, SEPARABLE
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import flatten, unflatten
 
@@ -60,9 +60,8 @@ def _norm(theirs: str, ours: str, *index: int) -> dict[str, Place]:
     return {f"{theirs}.running_{name}": Place(f"batch_stats/{ours}/{name}", index) for name in ("mean", "var")}
 
 
-def _factorized(theirs: str, ours: str, norm: str, *index: int) -> dict[str, Place]:
-    halves = {f"{theirs}.conv_{half + 1}.weight": Place(f"params/{ours}/weight", (*index, half)) for half in (0, 1)}
-    return halves | _norm(f"{theirs}.norm", norm, *index)
+def _factorized(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+    return {f"{theirs}.conv_{half + 1}.weight": Place(f"params/{ours}/weight", (*index, half)) for half in (0, 1)}
 
 
 def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduced: bool) -> dict[str, Place]:
@@ -70,10 +69,10 @@ def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduc
     for part in (0, 1):
         name, own = f"{theirs}.preprocess_{part}", f"{ours}/preprocess_{part}"
         if part == 0 and reduced:
-            found.update(_factorized(name, f"{own}/factorized", f"{own}/norm"))
+            found.update(_factorized(name, f"{own}/factorized"))
         else:
             found[f"{name}.conv.weight"] = Place(f"params/{own}/pointwise/conv/weight")
-            found.update(_norm(f"{name}.norm", f"{own}/norm"))
+        found.update(_norm(f"{name}.norm", f"{own}/norm"))
     for number, (source, node) in enumerate(edges(config.nodes)):
         # Group 0 holds the edges from both inputs to all nodes, group j those from node j + 1 to the later ones.
         group, row, first = (0, source, 2) if source < 2 else (source - 1, 0, source + 1)
@@ -86,17 +85,22 @@ def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduc
 
 def _edge(theirs: str, ours: str, row: int, column: int, targets: int, stride: int) -> Iterator[tuple[str, Place]]:
     """The edge in row `row` (source) and column `column` (target) of a fused group with `targets` columns."""
-    for position, operation in enumerate(("max_pool_3x3", "avg_pool_3x3")):
-        yield from _norm(f"{theirs}.{operation}.norm", f"{ours}/norm_pool", row, position).items()
+    for position, operation in enumerate(POOLS):
+        yield from _norm(f"{theirs}.{operation}.norm", f"{ours}/norm_pool", row, position, 0).items()
     if stride == 2:
-        skip = _factorized(f"{theirs}.skip_connect", f"{ours}/skip_connect", f"{ours}/norm_skip", row, column)
-        yield from skip.items()
-    for position, operation in enumerate(CONVOLUTIONS):
+        yield from _factorized(f"{theirs}.skip_connect", f"{ours}/skip_connect", row, column).items()
+        yield from _norm(f"{theirs}.skip_connect.norm", f"{ours}/norm_skip", row, 0, column).items()
+    for operation in (*SEPARABLE, *DILATED):
         for part in (1, 2) if operation in SEPARABLE else (1,):
-            name = f"{theirs}.{operation}.{part - 1}"
             for layer in ("depthwise", "pointwise"):
-                yield f"{name}.{layer}.weight", Place(f"params/{ours}/{operation}_{layer}_{part}/weight", (row, column))
-            yield from _norm(f"{name}.norm", f"{ours}/norm_{part}", row, position * targets + column).items()
+                place = Place(f"params/{ours}/{operation}_{layer}_{part}/weight", (row, column))
+                yield f"{theirs}.{operation}.{part - 1}.{layer}.weight", place
+    for position, operation in enumerate(SEPARABLE):
+        norms = f"{theirs}.{operation}.0.norm", f"{theirs}.{operation}.1.norm"
+        yield from _norm(norms[0], f"{ours}/norm_1", row, position * targets + column).items()
+        yield from _norm(norms[1], f"{ours}/norm_2", row, position, column).items()
+    for position, operation in enumerate(DILATED):
+        yield from _norm(f"{theirs}.{operation}.0.norm", f"{ours}/norm_dilated", row, position, column).items()
 
 
 def split(config: SupernetConfig, variables: Any) -> dict[str, np.ndarray]:

@@ -26,8 +26,8 @@ def one_device(tree: Any) -> Any:
 class BatchNorm(nn.Module):
     """Batch normalisation of [..., C, H, W, N] over H, W and N, with DARTS' constants.
 
-    Linen's own takes leading axes too, but its gradient by automatic differentiation is half of a supernet's program;
-    here it is the closed form.
+    Linen's own takes leading axes too, but makes more passes over the maps than the two that are needed, one for the
+    statistics and one for the result.
     """
 
     train: bool
@@ -39,53 +39,30 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        return kernels.scaled(x, *self.scale_and_shift(x))
+
+    @nn.compact
+    def scale_and_shift(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What normalises x: two arrays [..., C]. Who sums normalised maps multiplies the scales first."""
         features = x.shape[:-3]
         mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         var = self.variable("batch_stats", "var", jnp.ones, features)
+        now_mean, now_var = mean.value, var.value
         if self.train:
             # Shapes are found outside of any mapped axis: there is nothing to average over then.
             average = one_device if self.is_initializing() else self.average
-            y, now_mean, now_var = _normalise(x, self.epsilon, average)
+            now_mean, square = average(kernels.moments(x))
+            now_var = jnp.maximum(square - now_mean * now_mean, 0)
             if not self.is_initializing():
                 for running, now in ((mean, now_mean), (var, now_var)):
                     moved = self.momentum * running.value + (1 - self.momentum) * jax.lax.stop_gradient(now)
                     running.value = moved.astype(running.value.dtype)
-        else:
-            y = (x - _spread(mean.value)) * _spread(jax.lax.rsqrt(var.value + self.epsilon))
+        scale = jax.lax.rsqrt(now_var + self.epsilon)
+        shift = -now_mean * scale
         if self.affine:
-            scale = self.param("scale", nn.initializers.ones, features)
-            y = y * _spread(scale) + _spread(self.param("bias", nn.initializers.zeros, features))
-        return y
-
-
-_BATCH = (-3, -2, -1)
-
-
-def _spread(per_channel: jax.Array) -> jax.Array:
-    return per_channel[..., None, None, None]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _normalise(x: jax.Array, epsilon: float, average: Average) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """((x − mean) / sqrt(var + ε), mean, var); only the first is differentiable."""
-    return _normalise_forward(x, epsilon, average)[0]
-
-
-def _normalise_forward(x: jax.Array, epsilon: float, average: Average) -> tuple[Any, Any]:
-    mean, square = average((x.mean(_BATCH), (x * x).mean(_BATCH)))
-    var = jnp.maximum(square - mean * mean, 0)
-    inverse = jax.lax.rsqrt(var + epsilon)
-    y = (x - _spread(mean)) * _spread(inverse)
-    return (y, mean, var), (y, inverse)
-
-
-def _normalise_backward(epsilon: float, average: Average, residuals: Any, gradients: Any) -> tuple[jax.Array]:
-    (y, inverse), g = residuals, gradients[0]
-    mean_g, mean_gy = average((g.mean(_BATCH), (g * y).mean(_BATCH)))
-    return (_spread(inverse) * (g - _spread(mean_g) - y * _spread(mean_gy)),)
-
-
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+            gamma = self.param("scale", nn.initializers.ones, features)
+            scale, shift = scale * gamma, shift * gamma + self.param("bias", nn.initializers.zeros, features)
+        return scale, shift
 
 
 def batch_norm(train: bool, affine: bool, average: Average = one_device) -> Norm:

@@ -11,15 +11,14 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseWeight
 
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 DILATED = ("dil_conv_3x3", "dil_conv_5x5")
-CONVOLUTIONS = SEPARABLE + DILATED
-_FREE = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+SKIP = ("skip_connect",)
 
 
 def _kernel(operation: str) -> int:
@@ -39,20 +38,33 @@ class MixedEdges(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
-        weight_of = {name: weights[:, :, index] for index, name in enumerate(self.operations)}
         relu = nn.relu(x)
-        heavy = [self._convolutions(relu)]
-        names = list(CONVOLUTIONS)
+        maps = [
+            (self._separable(relu), "norm_2", SEPARABLE),
+            (self._dilated(relu), "norm_dilated", DILATED),
+            (self._pools(x), "norm_pool", POOLS),
+        ]
         if self.stride > 1:
-            heavy.append(self._reduced_skip(relu))
-            names.append("skip_connect")
-        # [sources, operations, targets, C, H, W, N] times [sources, operations, targets, 1, 1, 1, 1]
-        each = jnp.stack([weight_of[name] for name in names], axis=1)[..., None, None, None, None]
-        maps = zip(heavy, jnp.split(each, [len(CONVOLUTIONS)], axis=1), strict=False)
-        # Term by term: XLA on a CPU would make a reduction write `each` to memory at the size of the maps.
-        terms = [y[index] * w[index] for y, w in maps for index in np.ndindex(y.shape[:2])]
-        total = functools.reduce(jnp.add, terms)
-        return total + self._shared(x, weight_of)
+            maps.append((self._reduced_skip(relu), "norm_skip", SKIP))
+        parts = [self._normalised_sum(y, norm, self._weights_of(names, weights)) for y, norm, names in maps]
+        if self.stride == 1:
+            identity = jnp.repeat(self._weights_of(SKIP, weights)[..., None], x.shape[1], axis=-1)
+            parts.append(kernels.weighted_sum(x[:, None, None], identity))
+        return functools.reduce(jnp.add, parts)
+
+    def _weights_of(self, operations: tuple[str, ...], weights: jax.Array) -> jax.Array:
+        """The edges' weights of some operations: [sources, operations, targets]."""
+        return jnp.stack([weights[:, :, self.operations.index(name)] for name in operations], axis=1)
+
+    def _normalised_sum(self, y: jax.Array, norm: str, mixing: jax.Array) -> jax.Array:
+        """Σ over sources and operations of the normalised maps: y [sources, operations, targets or 1, C, H, W, N],
+        mixing [sources, operations, targets].
+
+        The normalised maps themselves are never made: their scales are multiplied with the edges' weights.
+        """
+        scale, shift = self.norm(name=norm, affine=False).scale_and_shift(y)
+        weight = mixing[..., None] * scale
+        return kernels.weighted_sum(y, weight) + kernels.spread((mixing[..., None] * shift).sum((0, 1)))
 
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:
         return SparseWeight((sources, self.targets, *shape), name=f"{operation}_{part}")()
@@ -73,34 +85,29 @@ class MixedEdges(nn.Module):
         weights = [self._weight(op, part, channels, channels, sources=x.shape[0]) for op in operations]
         return kernels.pointwise(x, jnp.concatenate(weights, axis=1))
 
-    def _convolutions(self, relu: jax.Array) -> jax.Array:
-        """The four convolutions: [sources, 4, targets, C, H', W', N] in the order of `CONVOLUTIONS`."""
-        source = relu[:, None]
-        separable = self._depthwise(source, SEPARABLE, "depthwise_1", self.stride, 1)
-        dilated = self._depthwise(source, DILATED, "depthwise_1", self.stride, 2)
-        y = self._pointwise(jnp.concatenate([separable, dilated], axis=1), CONVOLUTIONS, "pointwise_1")
-        y = self.norm(name="norm_1")(y)
-        separable, dilated = jnp.split(y, 2, axis=1)
-        y = self._depthwise(nn.relu(separable), SEPARABLE, "depthwise_2", 1, 1)
-        y = self.norm(name="norm_2")(self._pointwise(y, SEPARABLE, "pointwise_2"))
-        y = jnp.concatenate([y, dilated], axis=1)
-        return y.reshape(y.shape[0], len(CONVOLUTIONS), self.targets, *y.shape[2:])
+    def _separable(self, relu: jax.Array) -> jax.Array:
+        """Both separable convolutions before their last BN: [sources, 2, targets, C, H', W', N]."""
+        y = self._depthwise(relu[:, None], SEPARABLE, "depthwise_1", self.stride, 1)
+        y = self.norm(name="norm_1")(self._pointwise(y, SEPARABLE, "pointwise_1"))
+        y = self._depthwise(nn.relu(y), SEPARABLE, "depthwise_2", 1, 1)
+        return self._by_operation(self._pointwise(y, SEPARABLE, "pointwise_2"))
+
+    def _dilated(self, relu: jax.Array) -> jax.Array:
+        """Both dilated convolutions before their BN: [sources, 2, targets, C, H', W', N]."""
+        y = self._depthwise(relu[:, None], DILATED, "depthwise_1", self.stride, 2)
+        return self._by_operation(self._pointwise(y, DILATED, "pointwise_1"))
+
+    def _by_operation(self, y: jax.Array) -> jax.Array:
+        return y.reshape(y.shape[0], -1, self.targets, *y.shape[2:])
 
     def _reduced_skip(self, relu: jax.Array) -> jax.Array:
-        """The factorized reduce of every edge: [sources, 1, targets, C, H', W', N]."""
+        """The factorized reduce of every edge before its BN: [sources, 1, targets, C, H', W', N]."""
         sources, channels = relu.shape[:2]
         shape = (sources, self.targets, 2, channels // 2, channels)
         weight = SparseWeight(shape, name="skip_connect")()
         y = kernels.pointwise(kernels.shifted_pair(relu)[:, None], weight)
-        y = y.reshape(sources, self.targets, channels, *y.shape[-3:])
-        return self.norm(name="norm_skip")(y)[:, None]
+        return y.reshape(sources, 1, self.targets, channels, *y.shape[-3:])
 
-    def _shared(self, x: jax.Array, weight_of: dict[str, jax.Array]) -> jax.Array:
-        """What is equal for all edges of a source: pools (with BN) and the identity at stride 1."""
-        names = _FREE[:2] if self.stride > 1 else _FREE
-        pools = jnp.stack([kernels.max_pool(x, self.stride), kernels.avg_pool(x, self.stride)], axis=1)
-        maps = self.norm(name="norm_pool", affine=False)(pools)
-        if self.stride == 1:
-            maps = jnp.concatenate([maps, x[:, None]], axis=1)
-        weights = jnp.stack([weight_of[name] for name in names], axis=-1)
-        return jnp.einsum("seo,sochwn->echwn", weights, maps)
+    def _pools(self, x: jax.Array) -> jax.Array:
+        """The pools before their BN, equal for all edges of a source: [sources, 2, 1, C, H', W', N]."""
+        return jnp.stack([kernels.max_pool(x, self.stride), kernels.avg_pool(x, self.stride)], axis=1)[:, :, None]

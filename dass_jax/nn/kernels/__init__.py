@@ -18,6 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.kernels import matrix, shifts
+from dass_jax.nn.kernels.sums import moments as moments
+from dass_jax.nn.kernels.sums import scaled as scaled
+from dass_jax.nn.kernels.sums import spread as spread
+from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
 from dass_jax.nn.kernels.windows import pad
 
 SMALL_IMAGE = 64
@@ -62,9 +66,9 @@ def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
 
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """1×1 convolution: x [..., I, H, W, N], w [..., O, I] with the same leading axes → [..., O, ⌈H/s⌉, ⌈W/s⌉, N]."""
-    x = x[..., ::stride, ::stride, :]
+    x = lax.optimization_barrier(x[..., ::stride, ::stride, :])
     y = jnp.matmul(w, x.reshape(*x.shape[:-3], -1))
-    return y.reshape(*y.shape[:-1], *x.shape[-3:])
+    return lax.optimization_barrier(y.reshape(*y.shape[:-1], *x.shape[-3:]))
 
 
 def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:

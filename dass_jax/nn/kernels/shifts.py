@@ -1,11 +1,13 @@
 """Window operations as shifted multiply-adds and shifted maxima, with gradients written in the same way."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dass_jax.nn.kernels.sums import sums_of_products
 from dass_jax.nn.kernels.windows import inside, output_size, pad, windows
 
 
@@ -42,34 +44,30 @@ def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Arr
         size + border - (inner - 1) * stride - 1 for size, inner in zip((height, width), g.shape[-3:-1], strict=True)
     )
     spread = pad(g, border, high, interior=stride - 1)
-    gx = _correlate(spread, w[..., ::-1, ::-1], 1, dilation, height, width)
+    shared = [axis for axis, size in enumerate(x.shape[:-3]) if size == 1 and g.shape[axis] != 1]
+    gx = _summed_correlation(shared, lax.optimization_barrier(spread), w[..., ::-1, ::-1], dilation, height, width)
     views = windows(lax.optimization_barrier(pad(x, border, (border, border))), k, stride, dilation, *g.shape[-3:-1])
-    gw = _sums_of_products(tuple(views), g).reshape(*g.shape[:-3], k, k)
-    return _unbroadcast(gx, x.shape), _unbroadcast(gw, w.shape)
+    gw = sums_of_products(tuple(views), g).reshape(*g.shape[:-3], k, k)
+    return gx, _unbroadcast(gw, w.shape)
 
 
-@jax.custom_jvp
-def _sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
-    """Σ over H, W and N of view · g, for each view [..., C, H, W, N] and g of the same shape: [..., C, views].
+def _summed_correlation(
+    axes: list[int], padded: jax.Array, w: jax.Array, dilation: int, height: int, width: int
+) -> jax.Array:
+    """The correlation at stride 1, summed over leading axes that stay with size 1.
 
-    One reduction for all views reads them in one pass. As a reduction each, XLA on a CPU writes every product to memory
-    first, which takes 5 to 8 times as long and one array as large as g per view.
+    One term after the other: summed by a reduction, XLA on a CPU computes each of the k² products by itself, and
+    takes ten times as long.
     """
-    products = [jnp.broadcast_to(view * g, g.shape) for view in views]
-    zeros = [jnp.zeros((), g.dtype)] * len(products)
-    axes = tuple(range(g.ndim - 3, g.ndim))
-    sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
-    return jnp.stack(sums, axis=-1)
+    if not axes:
+        return _correlate(padded, w, 1, dilation, height, width)
+    axis, *others = axes
 
+    def term(index: Any) -> jax.Array:
+        one, own = (lax.dynamic_slice_in_dim(a, index if a.shape[axis] > 1 else 0, 1, axis) for a in (padded, w))
+        return _summed_correlation(others, one, own, dilation, height, width)
 
-@_sums_of_products.defjvp
-def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
-    (views, g), (moved_views, moved_g) = primals, tangents
-    moved = [
-        (moved_view * g + view * moved_g).sum((-3, -2, -1)) for view, moved_view in zip(views, moved_views, strict=True)
-    ]
-    return _sums_of_products(views, g), jnp.stack(moved, axis=-1)
+    return lax.fori_loop(1, padded.shape[axis], lambda index, sums: sums + term(index), term(0))
 
 
 def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,0 +1,103 @@
+"""Sums over the pixels of a batch: what normalisation, mixing and the gradients of weights are made of.
+
+XLA on a CPU adds the terms of a reduction one by one, each waiting for the last. Reductions of several arrays at once
+keep it busy, so that a sum is cut into a few slabs where there is only one array to add up.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+PIXELS = (-3, -2, -1)
+"""The axes H, W and N."""
+_AT_ONCE = 8
+"""Running sums in one pass: enough to hide the time that an addition takes."""
+
+
+@jax.custom_jvp
+def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
+    """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: [..., C, views], in one pass.
+
+    The views may lack axes of g or have them with size 1, and g those of the views.
+    """
+    shape = np.broadcast_shapes(g.shape, *(view.shape for view in views))
+    height, axes = shape[-3], tuple(range(len(shape) - 3, len(shape)))
+    parts = next(n for n in range(max(1, _AT_ONCE // len(views)), 0, -1) if height % n == 0)
+    slabs = [slice(part * height // parts, (part + 1) * height // parts) for part in range(parts)]
+    products = [jnp.broadcast_to(view * g, shape)[..., slab, :, :] for view in views for slab in slabs]
+    zeros = [jnp.zeros((), g.dtype)] * len(products)
+    sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
+    return jnp.stack([functools.reduce(jnp.add, sums[i : i + parts]) for i in range(0, len(sums), parts)], axis=-1)
+
+
+@sums_of_products.defjvp
+def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
+    (views, g), (moved_views, moved_g) = primals, tangents
+    moved = [(moved_view * g + view * moved_g).sum(PIXELS) for view, moved_view in zip(views, moved_views, strict=True)]
+    return sums_of_products(views, g), jnp.stack(moved, axis=-1)
+
+
+@jax.custom_jvp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
+    sums = sums_of_products((jnp.ones_like(x), x), x) / np.prod(x.shape[-3:])
+    return sums[..., 0], sums[..., 1]
+
+
+@moments.defjvp
+def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[tuple, tuple]:
+    (x,), (moved,) = primals, tangents
+    return moments(x), (moved.mean(PIXELS), (2 * x * moved).mean(PIXELS))
+
+
+def spread(per_channel: jax.Array) -> jax.Array:
+    """[..., C] → [..., C, 1, 1, 1]."""
+    return per_channel[..., None, None, None]
+
+
+@jax.custom_vjp
+def scaled(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """x · scale + shift for x [..., C, H, W, N], scale and shift [..., C]; one pass finds the gradients of both."""
+    return x * spread(scale) + spread(shift)
+
+
+def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple]:
+    return scaled(x, scale, shift), (x, scale)
+
+
+def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale = residuals
+    sums = sums_of_products((x, jnp.ones_like(x)), g)
+    return g * spread(scale), sums[..., 0], sums[..., 1]
+
+
+scaled.defvjp(_scaled_forward, _scaled_backward)
+
+
+@jax.custom_vjp
+def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N].
+
+    Written term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
+    """
+    return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])])
+
+
+def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
+    return weighted_sum(x, w), (x, w)
+
+
+def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    if x.shape[2] == w.shape[2]:
+        gx = spread(w) * g
+    else:  # one map for all targets
+        gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
+    return gx, sums_of_products((x,), g)[..., 0]
+
+
+weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
