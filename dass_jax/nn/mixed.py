@@ -39,7 +39,7 @@ class MixedEdges(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
         relu = nn.relu(x)
-        maps = [
+        maps: list[tuple[jax.Array, str, tuple[str, ...]]] = [
             (self._separable(relu), "norm_2", SEPARABLE),
             (self._dilated(relu), "norm_dilated", DILATED),
             (self._pools(x), "norm_pool", POOLS),

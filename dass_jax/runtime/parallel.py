@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dass_jax.errors import UserError
+from dass_jax.runtime import compilation
 
 AXIS = "devices"
 
@@ -75,4 +76,4 @@ def program(
     in_axes = tuple(0 if index < 2 else None for index in range(len(arguments)))
     donated = (0,) if donate else ()
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
-    return mapped.lower(*arguments).compile()
+    return mapped.lower(*arguments).compile(compiler_options=compilation.options(devices[0].platform))

@@ -18,23 +18,33 @@ def _taps(w: jax.Array) -> list[jax.Array]:
 
 
 def _correlate(padded: jax.Array, w: jax.Array, stride: int, dilation: int, height: int, width: int) -> jax.Array:
-    # The barrier keeps XLA from recomputing the padding inside each of the k² reads.
+    # The barriers keep XLA from computing the padding again in each of the k² reads, and the result again in each sum
+    # over it, where nothing vectorises.
     views = windows(lax.optimization_barrier(padded), w.shape[-1], stride, dilation, height, width)
-    return functools.reduce(jnp.add, (view * tap for view, tap in zip(views, _taps(w), strict=True)))
+    return lax.optimization_barrier(
+        functools.reduce(jnp.add, (view * tap for view, tap in zip(views, _taps(w), strict=True)))
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """The sum of k² shifted views times their taps."""
+    return _depthwise(x, w, stride, dilation)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """The sum of k² shifted views times their taps."""
+def _depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
     return _depthwise_forward(x, w, stride, dilation)[0]
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _depthwise_forward(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> tuple[jax.Array, tuple]:
     border = (w.shape[-1] - 1) // 2 * dilation
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])
     return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width), (x, w)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     k, (height, width) = w.shape[-1], x.shape[-3:-1]
@@ -76,20 +86,27 @@ def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return lax.optimization_barrier(gradient).sum(axes, keepdims=True) if axes else gradient
 
 
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """The largest of nine shifted views."""
+    return _max_pool(x, stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x: jax.Array, stride: int) -> jax.Array:
-    """The largest of nine shifted views."""
+def _max_pool(x: jax.Array, stride: int) -> jax.Array:
     return _max_pool_forward(x, stride)[0]
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     y = functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
     return y, (x, y)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _max_pool_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
     x, y = residuals
     tied = functools.reduce(jnp.add, [(view == y).astype(g.dtype) for view in _views_for_pool(x, stride, -jnp.inf)])
@@ -98,7 +115,7 @@ def _max_pool_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: j
     return (functools.reduce(jnp.add, [jnp.where(x == maximum, share, 0) for maximum, share in around]),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _views_for_pool(x: jax.Array, stride: int, outside: float) -> list[jax.Array]:
@@ -115,6 +132,7 @@ def _views_ofwindows(y: jax.Array, x: jax.Array, stride: int, outside: float) ->
     return windows(lax.optimization_barrier(pad(y, 1, high, outside, stride - 1)), 3, 1, 1, height, width)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def avg_pool(x: jax.Array, stride: int) -> jax.Array:
     """The sum of nine shifted views over the number of pixels inside the image."""
     return depthwise(x, jnp.ones((*(1,) * (x.ndim - 3), 3, 3), x.dtype), stride, 1) / inside(x, stride)

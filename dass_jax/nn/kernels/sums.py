@@ -18,6 +18,7 @@ _AT_ONCE = 8
 
 
 @jax.custom_jvp
+@jax.jit
 def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
     """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: [..., C, views], in one pass.
 
@@ -42,6 +43,7 @@ def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, j
 
 
 @jax.custom_jvp
+@jax.jit
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
     sums = sums_of_products((jnp.ones_like(x), x), x) / np.prod(x.shape[-3:])
@@ -60,6 +62,7 @@ def spread(per_channel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
+@jax.jit
 def scaled(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     """x · scale + shift for x [..., C, H, W, N], scale and shift [..., C]; one pass finds the gradients of both."""
     return x * spread(scale) + spread(shift)
@@ -69,6 +72,7 @@ def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
     return scaled(x, scale, shift), (x, scale)
 
 
+@jax.jit
 def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = residuals
     sums = sums_of_products((x, jnp.ones_like(x)), g)
@@ -79,6 +83,7 @@ scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 @jax.custom_vjp
+@jax.jit
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
     """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N].
 
@@ -91,6 +96,7 @@ def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]
     return weighted_sum(x, w), (x, w)
 
 
+@jax.jit
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     if x.shape[2] == w.shape[2]:

@@ -19,8 +19,16 @@ def pad(x: jax.Array, low: int, high: tuple[int, int], value: float = 0.0, inter
 
 def windows(x: jax.Array, k: int, stride: int, dilation: int, height: int, width: int) -> list[jax.Array]:
     """The k² shifted views [..., C, height, width, N] of the padded x, row-major over the window."""
+    extent = [(height - 1) * stride + 1, (width - 1) * stride + 1]
+    first, rest = (0,) * (x.ndim - 3), (1,) * (x.ndim - 3)
+    # `lax.slice`, as jnp's indexing costs a second of tracing for some thousand views.
     return [
-        x[..., i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride, :]
+        lax.slice(
+            x,
+            (*first, i, j, 0),
+            (*x.shape[:-3], i + extent[0], j + extent[1], x.shape[-1]),
+            (*rest, stride, stride, 1),
+        )
         for i in range(0, k * dilation, dilation)
         for j in range(0, k * dilation, dilation)
     ]

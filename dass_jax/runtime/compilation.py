@@ -1,0 +1,37 @@
+"""What XLA is told when a program is compiled. Measured in docs/performance.md.
+
+For a program of your own: `jax.jit(f).lower(x).compile(compiler_options=options(jax.default_backend()))`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+_CPU = {
+    # Library calls for sums, which XLA's CPU backend prefers, read operands that must be written to memory first.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # The pass removes optimisation barriers before loops are formed. Ours keep the loops of a window operation apart
+    # from the flat view of its result that a matrix product takes: over a flat index they do not vectorise.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
+
+
+@functools.cache
+def options(platform: str) -> dict[str, str]:
+    """The compiler options for a platform ("cpu", "gpu", "tpu"): those of ours that this version of XLA knows.
+
+    They change how fast a program is, and the order of its additions, never what it computes.
+    """
+    return {name: value for name, value in _CPU.items() if _known(name, value)} if platform == "cpu" else {}
+
+
+def _known(name: str, value: str) -> bool:
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(jnp.negative).lower(1.0).compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True

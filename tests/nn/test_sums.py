@@ -1,0 +1,69 @@
+"""Sums over pixels against NumPy, and their gradients of first and second order against JAX's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dass_jax.nn.kernels import sums
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RNG = np.random.default_rng(0)
+HEIGHTS = (1, 3, 8)
+"""A height that no number of slabs divides, one that only three do, one that all do."""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape)
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+@pytest.mark.parametrize("number", [1, 2, 9, 25])
+def test_sums_of_products_equal_numpy(height: int, number: int) -> None:
+    views, g = [normal(2, 3, height, 4, 5) for _ in range(number)], normal(2, 3, height, 4, 5)
+    wanted = np.stack([(view * g).sum((-3, -2, -1)) for view in views], axis=-1)
+    np.testing.assert_allclose(sums.sums_of_products(tuple(map(jnp.asarray, views)), g), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_sums_of_products_broadcast_both_ways() -> None:
+    view, g = normal(4, 1, 3, 2, 2, 5), normal(6, 3, 2, 2, 5)
+    wanted = np.einsum("schwn,tchwn->stc", view[:, 0], g)
+    np.testing.assert_allclose(sums.sums_of_products((view,), g)[..., 0], wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_moments_equal_numpy(height: int) -> None:
+    x = normal(2, 3, height, 4, 5)
+    mean, square = sums.moments(x)
+    np.testing.assert_allclose(mean, np.mean(x, (-3, -2, -1)), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(square, np.mean(x * x, (-3, -2, -1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("targets", [3, 1])
+def test_a_weighted_sum_equals_einsum(targets: int) -> None:
+    x, w = normal(2, 2, targets, 4, 3, 2, 5), normal(2, 2, 3, 4)
+    wanted = np.einsum("sotchwn,sotc->tchwn", np.broadcast_to(x, (2, 2, 3, 4, 3, 2, 5)), w)
+    np.testing.assert_allclose(sums.weighted_sum(x, w), wanted, rtol=1e-12, atol=1e-12)
+
+
+CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+    "sums_of_products": (
+        lambda x, y, g: sums.sums_of_products((x, y), g),
+        (normal(3, 4, 2, 2), normal(3, 4, 2, 2), normal(3, 4, 2, 2)),
+    ),
+    "moments": (sums.moments, (normal(3, 4, 2, 2),)),
+    "scaled": (sums.scaled, (normal(2, 3, 4, 2, 2), normal(2, 3), normal(2, 3))),
+    "weighted_sum": (sums.weighted_sum, (normal(2, 2, 3, 2, 4, 2, 2), normal(2, 2, 3, 2))),
+    "weighted_sum of shared maps": (sums.weighted_sum, (normal(2, 2, 1, 2, 4, 2, 2), normal(2, 2, 3, 2))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_first_and_second_order(case: str) -> None:
+    function, arguments = CASES[case]
+    check_grads(jax.jit(function), arguments, order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
