@@ -67,3 +67,13 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
 def test_gradients_of_first_and_second_order(case: str) -> None:
     function, arguments = CASES[case]
     check_grads(jax.jit(function), arguments, order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "sums_of_products"])
+def test_forward_over_reverse(case: str) -> None:
+    function, arguments = CASES[case]
+
+    def slope(*inputs: jax.Array) -> Any:
+        return jax.grad(lambda *a: sum(jnp.sin(y).sum() for y in jax.tree.leaves(function(*a))), 0)(*inputs)
+
+    check_grads(jax.jit(slope), arguments, order=1, modes=["fwd"], atol=1e-6, rtol=1e-6)

@@ -62,14 +62,14 @@ def spread(per_channel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-@jax.jit
 def scaled(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     """x · scale + shift for x [..., C, H, W, N], scale and shift [..., C]; one pass finds the gradients of both."""
-    return x * spread(scale) + spread(shift)
+    return _scaled_forward(x, scale, shift)[0]
 
 
+@jax.jit
 def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple]:
-    return scaled(x, scale, shift), (x, scale)
+    return x * spread(scale) + spread(shift), (x, scale)
 
 
 @jax.jit
@@ -83,17 +83,17 @@ scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 @jax.custom_vjp
-@jax.jit
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
     """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N].
 
     Written term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
     """
-    return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])])
+    return _weighted_sum_forward(x, w)[0]
 
 
+@jax.jit
 def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
-    return weighted_sum(x, w), (x, w)
+    return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])]), (x, w)
 
 
 @jax.jit
