@@ -243,7 +243,8 @@ def compiled(r: Run, label: str, name: str, function: Any, arguments: tuple[Any,
 def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> dict[str, float]:
     """Loss in nats and accuracy in per cent on the whole test split."""
     size = len(r.setting.dataset.test.images)
-    indices, counted = loop.in_order(size, r.setting.config.train.batch_size)
+    train = r.setting.config.train
+    indices, counted = loop.in_order(size, train.batch_size // train.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
     program = compiled(r, "evaluation", name, evaluate, (network, r.test, indices, counted), donate=False)
     with r.progress.busy("evaluation", announce=False):
