@@ -234,6 +234,9 @@ class Runtime:
     come at the end of a call."""
     checkpoints_to_keep: Annotated[int, Range(2, 1000)] = 3
     """Most recent checkpoints left in the run's folder."""
+    memory_check: bool = True
+    """Before a stage's first step, compare the memory that it needs by XLA's plan with what is available, and stop if
+    it does not fit, with values that would."""
     compilation_cache: Annotated[str, Text("the path of a folder, or '' for none", empty=True)] = "~/.cache/dass_jax"
     """Folder in which compiled programs are kept between runs; empty = none."""
 

@@ -147,7 +147,9 @@ def test_the_cotangent_scales_the_gradient() -> None:
     def value(v: Any) -> Any:
         return loss({**begin(), "v": v}, batch(), KEY)[0]
 
-    close(jax.grad(lambda v: -3 * value(v))(begin()["v"]), jax.tree.map(lambda g: -3 * g, jax.grad(value)(begin()["v"])))
+    close(
+        jax.grad(lambda v: -3 * value(v))(begin()["v"]), jax.tree.map(lambda g: -3 * g, jax.grad(value)(begin()["v"]))
+    )
 
 
 def test_metrics_and_updates_are_constants() -> None:
