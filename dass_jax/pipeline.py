@@ -47,7 +47,8 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
-      UserError: if no checkpoint of an interrupted run can be read, or a loss is not finite.
+      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss is not
+        finite.
     """
     config = setting.config
     checkpoints = checkpoint.manager(path / "checkpoints", config.runtime.checkpoints_to_keep)
