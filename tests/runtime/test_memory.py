@@ -1,6 +1,10 @@
 """What a program needs, what there is, and what is proposed: in numbers made up here, and once in a real run."""
 
+import ctypes
+import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -126,10 +130,36 @@ def test_an_accelerator_says_what_is_free_and_the_fullest_one_counts() -> None:
 
 
 def test_cpu_devices_share_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[None] = []
+    monkeypatch.setattr(memory, "trim", lambda: trims.append(None))
     monkeypatch.setattr(memory, "host_bytes", lambda: 1000)
-    assert memory.available(jax.devices()[:2]) == 500
+    assert memory.available(jax.devices()[:2]) == 500 and trims
     monkeypatch.setattr(memory, "host_bytes", lambda: None)
     assert memory.available(jax.devices()[:2]) is None
+
+
+FREED = """
+import ctypes, json, pathlib
+from dass_jax.runtime import memory
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+# Below the size from which glibc maps a piece of its own; every hundredth stays, so that no end of the heap is free.
+pieces = [bytes(100_000) for _ in range(2000)]
+pieces = pieces[::100]
+before = resident()
+memory.trim()
+print(json.dumps(before - resident()))
+"""
+
+
+def test_what_was_freed_in_small_pieces_goes_back_to_the_system() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library has no malloc_trim")
+    root = pathlib.Path(train.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=root, capture_output=True, check=True)
+    assert json.loads(done.stdout) > 100e6
 
 
 def host(root: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
