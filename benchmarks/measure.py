@@ -83,12 +83,6 @@ def _field(file: str, name: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), None)
 
 
-def available_bytes() -> int:
-    """Memory that a new process could have."""
-    found = _field("/proc/meminfo", "MemAvailable")
-    return int(found.split()[0]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

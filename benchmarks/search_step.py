@@ -28,7 +28,7 @@ from dass_jax import bilevel, build, errors, relaxation
 from dass_jax.config import Search
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
-from dass_jax.runtime import compilation
+from dass_jax.runtime import compilation, memory
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS
 
@@ -100,9 +100,11 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
     compiled = lowered.compile(compiler_options=compilation.options(jax.default_backend()))
     record["compile_seconds"] = time.perf_counter() - before
     say(f"compiled in {record['compile_seconds']:.1f} s")
-    record["estimated_bytes"] = needed = estimated_bytes(compiled)
-    if needed > (there := measure.available_bytes()):
-        raise TooLarge(f"our step needs {needed / 1e9:.1f} GB by XLA's estimate and {there / 1e9:.1f} GB are available")
+    needed, there = memory.needed(compiled), memory.available(jax.devices()[:1])
+    record["estimated_bytes"] = needed and needed.total
+    if needed and there is not None and needed.total > there:
+        sizes = f"{needed.total / 1e9:.1f} GB by XLA's estimate and {there / 1e9:.1f} GB"
+        raise TooLarge(f"our step needs {sizes} are available")
     state = start()
 
     def run() -> Any:
@@ -111,14 +113,6 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
         return state, info
 
     return run
-
-
-def estimated_bytes(compiled: Any) -> int:
-    """XLA's own estimate of what a compiled function holds at most."""
-    found = compiled.memory_analysis()
-    return (
-        found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    )
 
 
 def peers(size: Size, case: str) -> Callable[[], Any]:
@@ -170,17 +164,17 @@ def measured(name: str, repetitions: int, remat: bool) -> dict[str, Any]:
     """All that is known of one size."""
     say(f"{name}: ours, compiled afresh")
     result, compiling = child(name, [OURS], 1, remat)
-    memory, cases = {}, [OURS, *PEERS]
+    peaks, cases = {}, [OURS, *PEERS]
     if result["skipped"]:
         say(f"{name}: {result['skipped']}: not run, only the peer is measured{'' if remat else '; try --remat'}")
         cases.remove(OURS)
     for case in cases:
         say(f"{name}: memory of {case}")
-        memory[case] = child(name, [case], 1, remat)[1]
+        peaks[case] = child(name, [case], 1, remat)[1]
     say(f"{name}: {repetitions} repetitions of {', '.join(cases)} in turn")
     seconds = child(name, cases, repetitions, remat)[0]["seconds"]
     facts = {key: result.get(key) for key in ("trace_seconds", "compile_seconds", "estimated_bytes", "skipped")}
-    return {"size": name, "remat": remat, **facts, "compiling_bytes": compiling, "bytes": memory, "seconds": seconds}
+    return {"size": name, "remat": remat, **facts, "compiling_bytes": compiling, "bytes": peaks, "seconds": seconds}
 
 
 def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -66,8 +66,9 @@ def setting(config: Config) -> Setting:
     """
     dataset = arrays.load(config.data.source, config.data.limit, config.seed)
     devices = parallel.local_devices(config.runtime.devices)
-    parallel.check_batch("search.batch_size", config.search.batch_size, len(devices))
-    parallel.check_batch("train.batch_size", config.train.batch_size, len(devices))
+    for name, part in (("search", config.search), ("train", config.train)):
+        parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
+        parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
     found = Setting(config, dataset, devices)
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
     searches = any(method != "random" for method in (config.method, *config.controls))
@@ -162,7 +163,7 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
     hypergradient, cosine = hypergradient_of(s.config), s.config.hypergradient.cosine
 
     def step(collection: str, weights: dass.Weights) -> bilevel.Algorithm:
-        loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
+        loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), c.accumulate)
         return dass.step(collection, loss, alpha_transform, sgd, hypergradient, c.order, parallel.mean, cosine)
 
     step1 = step(PARAMS, dass.dense_weights)
@@ -229,8 +230,9 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], net.rules)
     sgd = bilevel.sgd(c.momentum, c.weight_decay, c.clip)
-    weights = prune.train_weights(net.apply, sgd, network.auxiliary_weight, parallel.mean)
-    scores = prune.learn_scores(net.apply, sgd, stacks, keep, network.auxiliary_weight, parallel.mean)
+    common = network.auxiliary_weight, parallel.mean, c.accumulate
+    weights = prune.train_weights(net.apply, sgd, *common)
+    scores = prune.learn_scores(net.apply, sgd, stacks, keep, *common)
 
     def start(_: Any) -> bilevel.State:
         v = net.init(key(s, "network"), s.image_shape)

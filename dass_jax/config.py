@@ -106,6 +106,9 @@ class Search:
     """Epochs of Step 2, DASS Algorithm 1."""
     batch_size: Count = 64
     """Images in a batch, both of the lower and of the upper level."""
+    accumulate: Count = 1
+    """Equal parts of each device's batch that are worked through one after the other, for about the memory of one: a
+    step uses the mean of their gradients. Batch normalisation uses each part's own statistics."""
     order: OrderName = "upper_first"
     """Which level steps first in an iteration: `upper_first` (α, then θ or s; DARTS and the authors' code) or
     `lower_first` (as DASS Algorithm 1 writes it)."""
@@ -192,6 +195,9 @@ class Train:
 
     batch_size: Count = 128
     """Images in a batch."""
+    accumulate: Count = 1
+    """Equal parts of each device's batch that are worked through one after the other, as `search.accumulate` does in
+    the search. Evaluations take as many images at once as there are in a part."""
     pretrain_epochs: Count = 600
     """Epochs of dense pre-training."""
     score_epochs: Count = 20
@@ -228,6 +234,9 @@ class Runtime:
     come at the end of a call."""
     checkpoints_to_keep: Annotated[int, Range(2, 1000)] = 3
     """Most recent checkpoints left in the run's folder."""
+    memory_check: bool = True
+    """Before a stage's first step, compare the memory that it needs by XLA's plan with what is available, and stop if
+    it does not fit, with values that would."""
     compilation_cache: Annotated[str, Text("the path of a folder, or '' for none", empty=True)] = "~/.cache/dass_jax"
     """Folder in which compiled programs are kept between runs; empty = none."""
 

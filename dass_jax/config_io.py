@@ -19,7 +19,7 @@ import tomli_w
 from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Hypergradient, Range, Text
 from dass_jax.errors import UserError, nearest
 
-NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.compilation_cache"})
+NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
 """Fields that cannot change a run's numbers: left out of `digest` and `differences`."""
 
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}

@@ -20,7 +20,7 @@ from dass_jax.build import Setting, Stage
 from dass_jax.errors import UserError
 from dass_jax.methods import random
 from dass_jax.nn.layers import one_device
-from dass_jax.runtime import checkpoint, folder, loop, parallel
+from dass_jax.runtime import checkpoint, folder, loop, memory, parallel
 from dass_jax.runtime.progress import Progress
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
@@ -47,7 +47,8 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
-      UserError: if no checkpoint of an interrupted run can be read, or a loss is not finite.
+      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss is not
+        finite.
     """
     config = setting.config
     checkpoints = checkpoint.manager(path / "checkpoints", config.runtime.checkpoints_to_keep)
@@ -162,7 +163,9 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
 
     on_devices = parallel.replicate(state, devices)
     name = f"{stage.program}, {together} epochs a call"
-    program = compiled(r, label, name, loop.several(stage.epoch), (on_devices, r.train, *inputs(0)), donate=True)
+    arguments = (on_devices, r.train, *inputs(0))
+    section = "search" if chain == "search" else "train"
+    program = compiled(r, label, name, section, loop.several(stage.epoch), arguments, donate=True)
     with r.progress.stage(label, done, stage.epochs) as bar:
         for first in range(done, stage.epochs, together):
             start = time.monotonic()
@@ -230,22 +233,37 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
         checkpoint.save(r.checkpoints, r.facts["step"], state, r.facts)
 
 
-def compiled(r: Run, label: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:
-    """The program of that name, compiled at its first use."""
+def compiled(
+    r: Run, label: str, name: str, section: str, function: Any, arguments: tuple[Any, ...], donate: bool
+) -> Any:
+    """The program of that name, compiled at its first use; raises UserError if it does not fit into memory. `section`
+    of the configuration says its batch."""
     if name not in r.programs:
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
             r.programs[name] = parallel.program(function, r.setting.devices, arguments, donate)
         r.facts["current"]["seconds"]["compile"] += time.monotonic() - start
+        if r.setting.config.runtime.memory_check:
+            check_memory(r, label, section, r.programs[name], arguments)
     return r.programs[name]
+
+
+def check_memory(r: Run, label: str, section: str, program: Any, arguments: tuple[Any, ...]) -> None:
+    """Raises UserError if a program does not fit into memory, where that is known."""
+    devices, part = r.setting.devices, getattr(r.setting.config, section)
+    batch = memory.Batch(section, part.batch_size, part.accumulate, part.remat if section == "search" else None)
+    need, free = memory.needed(program), memory.available(devices)
+    there = None if free is None else free + memory.held(arguments, devices)
+    memory.check(label, need, there, batch, len(devices))
 
 
 def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> dict[str, float]:
     """Loss in nats and accuracy in per cent on the whole test split."""
     size = len(r.setting.dataset.test.images)
-    indices, counted = loop.in_order(size, r.setting.config.train.batch_size)
+    train = r.setting.config.train
+    indices, counted = loop.in_order(size, train.batch_size // train.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
-    program = compiled(r, "evaluation", name, evaluate, (network, r.test, indices, counted), donate=False)
+    program = compiled(r, "evaluation", name, "train", evaluate, (network, r.test, indices, counted), donate=False)
     with r.progress.busy("evaluation", announce=False):
         sums = parallel.unreplicate(program(network, r.test, indices, counted))
     return {

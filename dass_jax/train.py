@@ -19,6 +19,8 @@ def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
 def claim_folder(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
     """Makes `path` the folder of this run; returns its results if it is finished already.
 
+    A folder in which no epoch has ended holds nothing that could be lost: another configuration may have it.
+
     Raises:
       UserError: if the folder belongs to another configuration or to something else.
     """
@@ -27,15 +29,15 @@ def claim_folder(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
     own = path / "config.toml"
     if own.exists():
         differing = config_io.differences(config_io.load(own), config)
-        if differing:
+        if differing and folder.has_begun(path):
             raise UserError(
                 f"--workdir = {str(path)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "allowed: the same configuration, or another folder"
             )
-        if (path / "results.json").exists():
-            return json.loads((path / "results.json").read_text(encoding="utf-8"))
-        return None
-    if path.is_dir() and any(path.iterdir()):
+        if not differing:
+            results = path / "results.json"
+            return json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"--workdir = {str(path)!r} is not empty and no run folder; allowed: a new or an empty folder")
     folder.make(path)
     folder.write_text(own, config_io.to_toml(config))

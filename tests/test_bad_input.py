@@ -90,6 +90,8 @@ def test_a_wrong_file_names_the_field(text: str, named: list[str], capsys: pytes
         ("--data.limit 100 --search.batch-size 8", ["train.batch_size = 128", "at most 100"]),
         ("--runtime.devices 64", ["runtime.devices = 64", "0 (all) to 2"]),
         ("--runtime.devices 2 --train.batch-size 33", ["train.batch_size = 33", "32 or 34"]),
+        ("--runtime.devices 2 --train.accumulate 5", ["train.accumulate = 5", "a divisor of 64", "4 or 8"]),
+        ("--runtime.devices 1 --search.accumulate 0", ["search.accumulate = 0", "[1, 1000000]"]),
         ("--network.auxiliary", ["network.auxiliary = true", "pixels", "network.auxiliary = false"]),
         ("--data.source absent.npz", ["data.source = 'absent.npz'", "does not exist", "'digits'"]),
         ("--data.source .", ["data.source", "is a folder"]),
@@ -155,10 +157,27 @@ def test_a_run_folder_of_another_configuration_is_left_alone(
     assert guarded(lambda: train.main(argv)) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert sorted(path.name for path in pathlib.Path("mine").iterdir()) == ["config.toml", "environment.json"]
+    write('{"epoch": 1}\n', "mine/metrics.jsonl")
     named = ["--workdir = 'mine'", "sparsity.keep: 0.01 in the folder, 0.5 asked for", "seed: 0 in the folder, 7 asked"]
     refused([*argv, "--sparsity.keep", "0.5", "--seed", "7"], named, capsys)
     # What cannot change a number may differ.
     assert guarded(lambda: train.main([*argv, "--runtime.checkpoints-to-keep", "9"])) == 130
+
+
+def test_a_run_folder_in_which_no_epoch_has_ended_can_have_another_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dass_jax import config_io, pipeline
+
+    def stop(*arguments: object) -> None:
+        write("", "mine/metrics.jsonl")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", stop)
+    argv = ["--config", write(PLAIN), "--workdir", "mine"]
+    for keep in ("0.25", "0.5"):
+        assert guarded(lambda keep=keep: train.main([*argv, "--sparsity.keep", keep])) == 130
+        assert config_io.load("mine/config.toml").sparsity.keep == float(keep)
 
 
 def test_a_folder_that_is_no_run_folder_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,15 @@ def alternation(hypergradient: Any, collection: str = PARAMS, weights: Any = DEN
     return make
 
 
+def accumulating(hypergradient: Any) -> Any:
+    def make(reduce: Reduce) -> bilevel.Algorithm:
+        loss = bilevel.accumulated(noisy_loss(DENSE, reduce), 2)
+        upper = Level(ALPHA, loss, optax.adam(0.1))
+        return bilevel.alternate(upper, Level(PARAMS, loss, sgd()), hypergradient, reduce=reduce, cosine=True)
+
+    return make
+
+
 def in_three_turns(reduce: Reduce) -> bilevel.Algorithm:
     return dass.unsplit(noisy_loss(SPARSE, reduce), optax.adam(0.1), sgd(), sgd(), reduce)
 
@@ -179,6 +188,10 @@ TABLE = {
     "several lower steps": Case(several_steps, SEVERAL, DENSE_PARTS, DENSE_PARTS),
     "joint": Case(single_level, batch(0), DENSE_PARTS, DENSE_PARTS),
     "dass, un-split": Case(in_three_turns, THREE, SPARSE_PARTS, SPARSE_PARTS),
+    "unrolled, accumulated": Case(accumulating(bilevel.unrolled(2)), BOTH, DENSE_PARTS, DENSE_PARTS),
+    "conjugate gradient, accumulated": Case(
+        accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, DENSE_PARTS, DENSE_PARTS
+    ),
     "dass, step 1": Case(dass_step(PARAMS, DENSE), BOTH, DENSE_PARTS, DENSE_PARTS, uses_key=False),
     "dass, step 2": Case(dass_step(SCORES, SPARSE), BOTH, {ALPHA, SCORES}, SPARSE_PARTS, uses_key=False),
     "train weights": Case(
@@ -188,8 +201,22 @@ TABLE = {
         {PARAMS, MASKS},
         uses_key=False,
     ),
+    "train weights, accumulated": Case(
+        lambda reduce: prune.train_weights(derived(reduce), sgd(), 0.4, reduce, parts=2),
+        batch(0),
+        {PARAMS},
+        {PARAMS, MASKS},
+        uses_key=False,
+    ),
     "learn scores": Case(
         lambda reduce: prune.learn_scores(derived(reduce), sgd(), STACKS, KEEP, 0.4, reduce),
+        batch(0),
+        {SCORES},
+        {SCORES, PARAMS},
+        uses_key=False,
+    ),
+    "learn scores, accumulated": Case(
+        lambda reduce: prune.learn_scores(derived(reduce), sgd(), STACKS, KEEP, 0.4, reduce, parts=2),
         batch(0),
         {SCORES},
         {SCORES, PARAMS},

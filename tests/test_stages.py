@@ -215,6 +215,7 @@ OPTIONS = {
     "data__flip": False,
     "data__cutout": 2,
     "network__drop_path": 0.5,
+    "train__accumulate": 2,
     "train__clip": 0.01,
     "train__momentum": 0.0,
     "train__weight_decay": 0.1,
@@ -241,6 +242,13 @@ def test_the_order_of_the_levels_changes_the_search(search: Trail, tmp_path: pat
     base = search.states["step1"][-1].variables
     assert not differing(first[ALPHA], search.states["step1"][0].variables[ALPHA])
     assert differing(found[ALPHA], base[ALPHA]) and differing(found[PARAMS], base[PARAMS])
+
+
+def test_accumulation_reaches_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
+    other = follow(setting(search__accumulate=4), tmp_path, "search", first_only=True).states["step1"]
+    assert not differing(other[0].variables[ALPHA], search.states["step1"][0].variables[ALPHA])
+    for name in (ALPHA, PARAMS, BATCH_STATS):
+        assert differing(other[-1].variables[name], search.states["step1"][-1].variables[name]), name
 
 
 def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail, tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """Bi-level optimisation over named collections, as pure `(init, update)` pairs around optax transforms."""
 
+from dass_jax.bilevel.accumulation import accumulated
 from dass_jax.bilevel.hypergradients import (
     ESTIMATORS,
     Hypergradient,
@@ -30,6 +31,7 @@ __all__ = [
     "Sample",
     "State",
     "Through",
+    "accumulated",
     "alternate",
     "amended",
     "conjugate_gradient",

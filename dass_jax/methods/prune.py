@@ -41,10 +41,18 @@ def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: 
 
 
 def train_weights(
-    apply: Callable[..., Any], transform: optax.GradientTransformation, auxiliary_weight: float, reduce: bilevel.Reduce
+    apply: Callable[..., Any],
+    transform: optax.GradientTransformation,
+    auxiliary_weight: float,
+    reduce: bilevel.Reduce,
+    parts: int = 1,
 ) -> bilevel.Algorithm:
-    """Pre-training and fine-tuning: θ's kept entries under the masks in `variables["masks"]`."""
-    loss = network_loss(apply, masked_weights, auxiliary_weight)
+    """Pre-training and fine-tuning: θ's kept entries under the masks in `variables["masks"]`.
+
+    Args:
+      parts: of each batch, one after the other; see `bilevel.accumulated`.
+    """
+    loss = bilevel.accumulated(network_loss(apply, masked_weights, auxiliary_weight), parts)
     level = bilevel.Level(PARAMS, loss, optax.chain(transform, bilevel.freeze_pruned()))
     descent = bilevel.descend(level, reduce)
 
@@ -61,9 +69,10 @@ def learn_scores(
     keep: float,
     auxiliary_weight: float,
     reduce: bilevel.Reduce,
+    parts: int = 1,
 ) -> bilevel.Algorithm:
-    """Score learning: s alone."""
-    loss = network_loss(apply, sparse_weights(stacks, keep), auxiliary_weight)
+    """Score learning: s alone. `parts` as in `train_weights`."""
+    loss = bilevel.accumulated(network_loss(apply, sparse_weights(stacks, keep), auxiliary_weight), parts)
     return bilevel.descend(bilevel.Level(SCORES, loss, transform), reduce)
 
 

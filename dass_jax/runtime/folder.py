@@ -85,6 +85,12 @@ def append_metrics(path: pathlib.Path, record: dict[str, Any]) -> int:
         return file.tell()
 
 
+def has_begun(path: pathlib.Path) -> bool:
+    """Whether an epoch of the run has ended: each leaves a line of metrics."""
+    metrics = path / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
 def cut_metrics(path: pathlib.Path, size: int) -> None:
     """Drops what was written after a checkpoint that is gone back to."""
     if path.exists() and path.stat().st_size > size:

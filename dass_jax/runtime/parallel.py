@@ -38,6 +38,15 @@ def check_batch(name: str, batch_size: int, devices: int) -> None:
         raise UserError(f"{name} = {batch_size}; allowed on {devices} devices: a multiple of {devices}, e.g. {fitting}")
 
 
+def check_parts(name: str, parts: int, images: int) -> None:
+    """Raises UserError, naming the nearest numbers that fit, if the images of one device do not divide into parts."""
+    if images % parts:
+        lower = max(k for k in range(1, min(parts, images) + 1) if images % k == 0)
+        higher = min((k for k in range(parts, images + 1) if images % k == 0), default=None)
+        fitting = f"{lower} or {higher}" if higher else str(lower)
+        raise UserError(f"{name} = {parts}; allowed: a divisor of {images}, the batch of each device, e.g. {fitting}")
+
+
 def mean(tree: Any) -> Any:
     """The mean over the devices; inside a mapped function."""
     return jax.lax.pmean(tree, AXIS)

@@ -31,7 +31,7 @@ def test_our_step_goes_on_from_its_own_result() -> None:
 
 
 def test_a_step_that_does_not_fit_is_left_out_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_step.measure, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(search_step.memory, "available", lambda devices: 1000)
     found = search_step.in_this_process(SMALL, [search_step.OURS], 1)
     assert found["skipped"].startswith("our step needs ") and found["skipped"].endswith("are available")
     assert "seconds" not in found and "\n" not in found["skipped"]

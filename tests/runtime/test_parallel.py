@@ -24,16 +24,16 @@ DROP_PATH = 0.4
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
-def setting(devices: int) -> Setting:
+def setting(devices: int, accumulate: int) -> Setting:
     """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""
     return build.setting(
         config_io.from_dict(
             {
                 "data": {"limit": 64, "crop_padding": 1, "flip": True, "cutout": 2},
-                "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16},
+                "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16, "accumulate": accumulate},
                 "sparsity": {"keep": 0.3},
                 "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.2},
-                "train": {"batch_size": 32},
+                "train": {"batch_size": 32, "accumulate": accumulate},
                 "runtime": {"devices": devices, "compilation_cache": ""},
             }
         )
@@ -56,16 +56,25 @@ CHAINS = {
     "search": lambda s: build.search_stages(s, "dass")[0],
     "training": lambda s: build.training_stages(s, GENOTYPE)[0][:2],
 }
-STAGES = [("search", 0), ("search", 1), ("training", 0), ("training", 1)]
+STAGES = {
+    "step1": ("search", 0, 1),
+    "step2": ("search", 1, 1),
+    "weights": ("training", 0, 1),
+    "scores": ("training", 1, 1),
+    "step1, accumulated": ("search", 0, 4),
+    "weights, accumulated": ("training", 0, 4),
+}
 
 
-@pytest.mark.parametrize(("chain", "number"), STAGES, ids=["step1", "step2", "weights", "scores"])
-def test_two_devices_give_the_result_of_one(chain: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chain", "number", "accumulate"), STAGES.values(), ids=STAGES)
+def test_two_devices_give_the_result_of_one(
+    chain: str, number: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "augment", functools.partial(build.augment, dtype="float64"))
     # In 64-bit floats another order of additions costs some 1e-16 a step: far below 1e-9, and far below what other
     # random numbers would do. In 32 bits a score near the cut could change places with the next and hide an error.
     with jax.enable_x64(True):
-        settings = {devices: setting(devices) for devices in (1, 2)}
+        settings = {devices: setting(devices, accumulate) for devices in (1, 2)}
         stages = {devices: CHAINS[chain](s) for devices, s in settings.items()}
         # Both start from one state: a stage's start is compiled for one device and needs no comparison.
         state = double(stages[1][0].start(None))
@@ -123,6 +132,27 @@ def test_a_batch_that_does_not_divide_names_the_next_sizes(size: int, devices: i
     assert message.startswith(f"train.batch_size = {size}; allowed on {devices} devices") and message.endswith(named)
     for fitting in named.removeprefix("e.g. ").split(" or "):
         parallel.check_batch("train.batch_size", int(fitting), devices)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"), [(3, "e.g. 2 or 4"), (25, "e.g. 16 or 32"), (64, "e.g. 32"), (31, "e.g. 16 or 32")]
+)
+def test_parts_that_do_not_divide_a_batch_name_the_next_numbers(parts: int, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parallel.check_parts("train.accumulate", parts, 32)
+    message = str(caught.value)
+    assert message == f"train.accumulate = {parts}; allowed: a divisor of 32, the batch of each device, {named}"
+    for fitting in named.removeprefix("e.g. ").split(" or "):
+        parallel.check_parts("train.accumulate", int(fitting), 32)
+
+
+@pytest.mark.parametrize("name", ["search", "train"])
+def test_a_run_refuses_parts_that_the_batch_of_one_device_does_not_have(name: str) -> None:
+    part = {"batch_size": 24, "accumulate": 8}
+    data = {"network": {"auxiliary": False}, name: part, "runtime": {"devices": 1}}
+    assert getattr(build.setting(config_io.from_dict(data)).config, name).accumulate == 8
+    with pytest.raises(UserError, match=f"{name}.accumulate = 8; allowed: a divisor of 12, .* 6 or 12"):
+        build.setting(config_io.from_dict({**data, "runtime": {"devices": 2}}))
 
 
 def test_more_devices_than_there_are_is_an_error() -> None:
