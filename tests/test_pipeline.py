@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from dass_jax import build, config_io, genotype, pipeline, sparsity, train, variables
 from dass_jax.errors import UserError, guarded
 from dass_jax.nn.layers import one_device
-from dass_jax.runtime import checkpoint
+from dass_jax.runtime import checkpoint, records
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 METHODS = ("dass", "darts_sparse", "random")
@@ -296,4 +296,4 @@ def test_nothing_but_damaged_checkpoints_is_an_error(stopped: Finished) -> None:
 def test_a_loss_that_is_no_number_stops_the_run(value: float) -> None:
     record = {"method": "dass", "stage": "step2", "epoch": 3, "lower_loss": 1.0, "upper_loss": value}
     with pytest.raises(UserError, match=rf"dass · step2, epoch 3: upper_loss = {value}; allowed: a finite number"):
-        pipeline.check_finite(record)
+        records.check_finite(record)
