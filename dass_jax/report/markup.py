@@ -2,7 +2,7 @@
 
 import base64
 import html as escaping
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from matplotlib.figure import Figure
 
@@ -56,14 +56,14 @@ def details(summary: str, html: str) -> str:
     return f"<details><summary>{text(summary)}</summary>\n{html}\n</details>"
 
 
-def rows_table(header: Iterable[tuple[str, str]], rows: Iterable[Iterable[object]], main: bool = False) -> str:
-    """A table with (title, unit) headers; its first row is set off if it is the `main` method's."""
+def rows_table(header: Iterable[tuple[str, str]], rows: Iterable[Iterable[object]], main: Collection[int] = ()) -> str:
+    """A table with (title, unit) headers; the rows of the numbers in `main` are set off."""
     head = "".join(
         f'<th scope="col">{text(title)}' + (f"<br><small>{text(unit)}</small>" if unit else "") + "</th>"
         for title, unit in header
     )
     body = "\n".join(
-        f'<tr class="{"main" if main and index == 0 else "other"}">'
+        f'<tr class="{"main" if index in main else "other"}">'
         + "".join(f"<td>{text(cell)}</td>" for cell in row)
         + "</tr>"
         for index, row in enumerate(rows)
