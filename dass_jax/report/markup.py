@@ -20,7 +20,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left; }
 table.text td { text-align: left; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #888; } th small { font-weight: normal; white-space: nowrap; }
-tbody tr.main { font-weight: bold; }
+tbody tr.main { font-weight: bold; white-space: nowrap; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; color: #444; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: .5rem; }
 .panels img { width: 100%; height: auto; }

@@ -61,20 +61,21 @@ def _progress(run: Run) -> str:
 def _results(run: Run) -> str:
     if not run.outcomes:
         return ""
-    spread = markup.paragraph(
-        "Each seed has its row; under them stand mean and standard deviation of the sample (n − 1). The seeds run as "
-        "a batch: the time of a seed is its share."
+    accuracies = (
+        "Accuracies are on the whole test set: dense before pruning, sparse after fine-tuning. MACs are "
+        "multiply-accumulates for one image, in all and with the weights that are not zero. NID is the "
+        "sparse accuracy divided by the thousands of kept weights. Time is the sum of the stages below."
     )
+    if len(run.seeds) > 1:
+        accuracies += (
+            " Each seed has its row; under them stand mean and standard deviation of the sample (n − 1). The seeds run "
+            "as a batch: a seed's time is its share."
+        )
     return "\n".join(
         (
             markup.heading("Results"),
             _columns(COLUMNS, run),
-            spread if len(run.seeds) > 1 else "",
-            markup.paragraph(
-                "Accuracies are on the whole test set: dense before pruning, sparse after fine-tuning. MACs are "
-                "multiply-accumulates for one image, in all and with the weights that are not zero. NID is the "
-                "sparse accuracy divided by the thousands of kept weights. Time is the sum of the stages below."
-            ),
+            markup.paragraph(accuracies),
             markup.heading("Weights", 3),
             _columns(WEIGHT_COLUMNS, run),
             markup.paragraph(

@@ -49,7 +49,7 @@ def _genotype(genotype: Genotype, method: str) -> str:
     caption = (
         "A cell of the network. c_{k-2} and c_{k-1} are the outputs of the two cells before; each node adds up what "
         "its edges bring; each edge is one operation; the output c_k joins all nodes' channels. Numbers are those of "
-        "genotype.json. A crossing without a dot is no connection."
+        "the genotype's file. A crossing without a dot is no connection."
     )
     figures = (
         markup.image(cell_figure(cell, f"{kind} cell, {method}"), f"Graph of the {kind} cell: {_sentence(cell)}")
