@@ -89,7 +89,7 @@ def test_the_page_names_the_seeds_and_draws_each_different_cell_once(run: pathli
         assert text in page.words
     assert sum("Heat map" in alt and "dass, seed 3" in alt for alt in alts) == 2
     assert sum("Kept share of the 4 layers of dass, seed 3" in alt for alt in alts) == 1
-    assert "30.0" not in page.words.split() and "90.0" in page.words.split()  # pretrain: the sum of three seeds
+    assert "90.0" in page.words.split(), "seconds of pre-training: the sum of three seeds"
 
 
 def test_the_page_of_an_unfinished_run_shows_the_cells_found_so_far(run: pathlib.Path) -> None:
