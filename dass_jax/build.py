@@ -1,5 +1,6 @@
 """From a configuration to functions: the one place that knows both. Nothing that it calls reads the configuration."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from dass_jax.methods.losses import Batch
 from dass_jax.models.derived import Model, NetworkConfig, derived
 from dass_jax.nn.heads import auxiliary_fits
 from dass_jax.nn.layers import Average
-from dass_jax.runtime import loop, parallel
+from dass_jax.runtime import loop, parallel, seeds
+from dass_jax.runtime.stage import Stage
 from dass_jax.spaces.darts import Space, SupernetConfig, darts
 from dass_jax.variables import ALPHA, MASKS, PARAMS, Variables
 
@@ -31,31 +33,14 @@ class Setting(NamedTuple):
     config: Config
     dataset: arrays.Dataset
     devices: list[jax.Device]
+    seeds: tuple[int, ...]
+    """Of the searches or networks that run as one batch."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         height, width, channels = self.dataset.train.images.shape[1:]
         return height, width, channels
-
-
-class Stage(NamedTuple):
-    """One stage of a method, as functions and plain numbers."""
-
-    name: str
-    clock: str
-    """Under which name its seconds are reported."""
-    program: str
-    """Stages of equal name here share one compiled program."""
-    epochs: int
-    epoch: Callable[..., Any]
-    start: Callable[[Any], bilevel.State]
-    """The last stage's state → this stage's first; a chain's first stage ignores its argument."""
-    indices: Callable[[int], np.ndarray]
-    learning_rate: Callable[[int], float]
-    drop_path: Callable[[int], float]
-    masks: Callable[[Variables], Any]
-    """variables → the masks under which the network is evaluated; a search has none."""
 
 
 def setting(config: Config) -> Setting:
@@ -69,7 +54,7 @@ def setting(config: Config) -> Setting:
     for name, part in (("search", config.search), ("train", config.train)):
         parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
         parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
-    found = Setting(config, dataset, devices)
+    found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
     searches = any(method != "random" for method in (config.method, *config.controls))
     if searches and config.search.batch_size > split:
@@ -95,15 +80,30 @@ def _check_auxiliary(s: Setting) -> None:
         )
 
 
-def _stage_seed(s: Setting, name: str) -> tuple[int, int]:
+def _stage_seed(seed: int, name: str) -> tuple[int, int]:
     """Equal for all methods of a run: what differs between them is not the luck of the draw."""
-    return s.config.seed, zlib.crc32(name.encode())
+    return seed, zlib.crc32(name.encode())
 
 
 def key(s: Setting, name: str, epoch: int = 0) -> jax.Array:
     """The random key of an epoch of a stage."""
-    seed, stage = _stage_seed(s, name)
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), epoch)
+
+    def of_seed(seed: int) -> jax.Array:
+        first, stage = _stage_seed(seed, name)
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(first), stage), epoch)
+
+    return seeds.each(of_seed, s.seeds, jnp.stack)
+
+
+def _starting(s: Setting, name: str, begin: Callable[[jax.Array, Any], bilevel.State]) -> Callable[[Any], Any]:
+    """A stage's `start` from `begin`: (key, last state) → first state. The key is an argument: one program for all."""
+    program = jax.jit(seeds.over(begin, len(s.seeds), (0, 0)))
+    return lambda state: program(key(s, name), state)
+
+
+def _epoch(s: Setting, update: Callable[..., Any], prepare: loop.Prepare) -> Callable[..., Any]:
+    """An epoch of all seeds: each has its state, indices and key, and all share images and rates."""
+    return seeds.over(loop.epoch(update, prepare), len(s.seeds), (0, None, 0, 0, None, None))
 
 
 def examples(s: Setting) -> tuple[loop.Examples, loop.Examples]:
@@ -169,26 +169,26 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
     step1 = step(PARAMS, dass.dense_weights)
     step2 = step(variables.SCORES, dass.sparse_weights(stacks, s.config.sparsity.keep))
 
-    def start(_: Any) -> bilevel.State:
-        first, second = jax.random.split(key(s, "search"))
+    def start(key: jax.Array, _: Any) -> bilevel.State:
+        first, second = jax.random.split(key)
         return step1.init({**space.init(first, s.image_shape), ALPHA: relaxation.init(second, space.alpha_shapes)})
 
-    def start2(state: bilevel.State) -> bilevel.State:
+    def start2(_: jax.Array, state: bilevel.State) -> bilevel.State:
         return dass.begin_step2(state, step2, stacks)
 
-    halves = arrays.split_search(s.dataset.train, s.config.data.validation_fraction, s.config.seed)
+    fraction = s.config.data.validation_fraction
+    halves = {seed: arrays.split_search(s.dataset.train, fraction, seed) for seed in s.seeds}
 
     def indices(name: str) -> Callable[[int], np.ndarray]:
         """[steps, (upper, lower), B]: the upper level sees the validation split."""
 
-        def of_epoch(epoch: int) -> np.ndarray:
-            rows = [
-                loop.shuffled(half, c.batch_size, (*_stage_seed(s, name), epoch, i)) for i, half in enumerate(halves)
-            ]
+        def of_seed(epoch: int, seed: int) -> np.ndarray:
+            draw = (*_stage_seed(seed, name), epoch)
+            rows = [loop.shuffled(half, c.batch_size, (*draw, i)) for i, half in enumerate(halves[seed])]
             steps = min(map(len, rows))
             return np.stack([rows[1][:steps], rows[0][:steps]], axis=1)
 
-        return of_epoch
+        return lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds)
 
     def stage(name: str, epochs: int, alternation: bilevel.Algorithm, begin: Any, rate: float) -> Stage:
         return Stage(
@@ -196,8 +196,8 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
             clock="search",
             program=f"search {name}",
             epochs=epochs,
-            epoch=loop.epoch(alternation.update, _prepare(s, cutout=0, paths=None)),
-            start=jax.jit(begin),
+            epoch=_epoch(s, alternation.update, _prepare(s, cutout=0, paths=None)),
+            start=_starting(s, "search", begin),
             indices=indices(name),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),
             drop_path=lambda epoch: 0.0,
@@ -234,8 +234,8 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     weights = prune.train_weights(net.apply, sgd, *common)
     scores = prune.learn_scores(net.apply, sgd, stacks, keep, *common)
 
-    def start(_: Any) -> bilevel.State:
-        v = net.init(key(s, "network"), s.image_shape)
+    def start(key: jax.Array, _: Any) -> bilevel.State:
+        v = net.init(key, s.image_shape)
         return weights.init({**v, MASKS: sparsity.dense_masks(v[PARAMS], stacks)})
 
     def stage(
@@ -243,20 +243,24 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     ) -> Stage:
         everything = np.arange(len(s.dataset.train.images))
         paths = net.paths if network.drop_path > 0 else None
+
+        def of_seed(epoch: int, seed: int) -> np.ndarray:
+            return loop.shuffled(everything, c.batch_size, (*_stage_seed(seed, name), epoch))
+
         return Stage(
             name=name,
             clock=clock,
             program=f"{'scores' if descent is scores else 'weights'} of {genotype}",
             epochs=epochs,
-            epoch=loop.epoch(descent.update, _prepare(s, s.config.data.cutout, paths)),
-            start=jax.jit(begin),
-            indices=lambda epoch: loop.shuffled(everything, c.batch_size, (*_stage_seed(s, name), epoch)),
+            epoch=_epoch(s, descent.update, _prepare(s, s.config.data.cutout, paths)),
+            start=_starting(s, "network", begin),
+            indices=lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),
             drop_path=lambda epoch: network.drop_path * epoch / epochs,
             masks=masks,
         )
 
-    learned = jax.jit(lambda s: sparsity.topk_masks(s, stacks, keep))
+    learned = jax.jit(seeds.over(lambda scores: sparsity.topk_masks(scores, stacks, keep), len(s.seeds), (0,)))
     stages = [
         stage("pretrain", "pretrain", c.pretrain_epochs, c.pretrain_lr, weights, start, lambda v: v[MASKS]),
         stage(
@@ -265,7 +269,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             c.score_epochs,
             c.scores_lr,
             scores,
-            lambda state: prune.begin_scores(state.variables, scores, stacks),
+            lambda _, state: prune.begin_scores(state.variables, scores, stacks),
             lambda v: learned(v[variables.SCORES]),
         ),
         stage(
@@ -274,7 +278,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             c.finetune_epochs,
             c.finetune_lr,
             weights,
-            lambda state: prune.begin_finetuning(state.variables, weights, stacks, keep),
+            lambda _, state: prune.begin_finetuning(state.variables, weights, stacks, keep),
             lambda v: v[MASKS],
         ),
     ]
@@ -282,7 +286,8 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     def logits(v: Variables, images: jax.Array) -> jax.Array:
         return net.apply(prune.masked_weights(v), v[variables.BATCH_STATS], images, False)[0]
 
-    return stages, loop.evaluation(logits, _prepare_evaluation(s))
+    evaluate = loop.evaluation(logits, _prepare_evaluation(s))
+    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None))
 
 
 def _prepare_evaluation(s: Setting) -> Callable[..., Any]:

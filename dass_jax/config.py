@@ -20,6 +20,7 @@ HYPERGRADIENT_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "amended": ("eta", "damping"),
 }
 """Which fields of `Hypergradient` an estimator takes; the others must be left at their defaults."""
+LARGEST_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Data:
     """`digits` (8×8 grey images that come with scikit-learn) or the path of an .npz file with the arrays train_images,
     train_labels, test_images and test_labels."""
     limit: Annotated[int, Range(0)] = 0
-    """Use only this many training images, drawn with the seed; 0 = all of them."""
+    """Use only this many training images, drawn with the seed (of several seeds the first, so that all share the
+    images); 0 = all of them."""
     validation_fraction: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5
     """Share of the training images that the upper level (α) sees in the search; the lower level (θ, s) sees the rest.
     DASS Algorithm 1, with the halves of DARTS."""
@@ -250,8 +252,11 @@ class Config:
     (a genotype drawn at random)."""
     controls: tuple[MethodName, ...] = ("darts_sparse", "random")
     """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none."""
-    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of everything random in the run."""
+    seeds: Annotated[int, Range(1, 1000)] = 1
+    """Searches that run as one batch, with the seeds `seed`, `seed` + 1, …; each has the numbers of a run with its
+    seed alone, up to rounding. Networks of equal genotype are then trained as one batch too."""
     data: Data = Data()
     search: Search = Search()
     hypergradient: Hypergradient = Hypergradient()

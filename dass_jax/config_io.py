@@ -16,7 +16,7 @@ import cattrs
 import cattrs.gen
 import tomli_w
 
-from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Hypergradient, Range, Text
+from dass_jax.config import HYPERGRADIENT_ARGUMENTS, LARGEST_SEED, Config, Hypergradient, Range, Text
 from dass_jax.errors import UserError, nearest
 
 NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
@@ -145,6 +145,11 @@ def _check_together(config: Config) -> None:
             f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, "
             f"method = {config.method!r}"
         )
+    if config.seed + config.seeds > LARGEST_SEED + 1:
+        raise UserError(
+            f"seeds = {config.seeds} with seed = {config.seed}; allowed: seeds up to {LARGEST_SEED}, and the last one "
+            f"would be {config.seed + config.seeds - 1}"
+        )
     estimator = config.search.hypergradient
     for field in dataclasses.fields(Hypergradient):
         takers = [name for name, arguments in HYPERGRADIENT_ARGUMENTS.items() if field.name in arguments]
@@ -205,8 +210,10 @@ def digest(config: Config) -> str:
     """8 hexadecimal digits that name the run's result: equal exactly if `differences` is empty (but for collisions)."""
     default = Config().runtime
     kept = {name.removeprefix("runtime."): getattr(default, name.removeprefix("runtime.")) for name in NOT_IN_RESULT}
-    result = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, **kept))
-    return hashlib.sha256(to_toml(result).encode()).hexdigest()[:8]
+    result = dataclasses.asdict(dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, **kept)))
+    if config.seeds == 1:
+        del result["seeds"]  # the field came later: folders of a single seed keep the names that they had before
+    return hashlib.sha256(tomli_w.dumps(result).encode()).hexdigest()[:8]
 
 
 def differences(folder: Config, asked: Config) -> list[str]:

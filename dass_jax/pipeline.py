@@ -1,10 +1,10 @@
 """A run, read from top to bottom: each method's search, its network's training, pruning and fine-tuning, the results.
 
 Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a run that is started again
-goes on from there and ends with the same bits.
+goes on from there and ends with the same bits. Several seeds search as one batch; what they found is then trained in
+one batch for each different genotype.
 """
 
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from dass_jax import accounting, bilevel, build, genotype, variables
-from dass_jax.build import Setting, Stage
-from dass_jax.errors import UserError
+from dass_jax import bilevel, build, genotype, results
+from dass_jax.build import Setting
 from dass_jax.methods import random
-from dass_jax.nn.layers import one_device
-from dass_jax.runtime import checkpoint, folder, loop, memory, parallel
+from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
@@ -63,7 +62,9 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         resumed.append(newest)
         facts = newest.facts
         at = facts["at"]
-        progress.say(f"going on after {at['method']} · {at['stage']}, epoch {at['epoch']} (checkpoint {newest.step})")
+        whose = f" of {seeds.named(at['seeds'])}" if config.seeds > 1 else ""
+        where = f"{at['method']} · {at['stage']}, epoch {at['epoch']}{whose}"
+        progress.say(f"going on after {where} (checkpoint {newest.step})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
     train, test = (parallel.replicate(split, setting.devices) for split in build.examples(setting))
@@ -77,47 +78,77 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         checkpoints.wait_until_finished()
         checkpoints.close()
         events.close()
-    results = {**facts["methods"][config.method]}
-    results["controls"] = {method: facts["methods"][method] for method in config.controls}
-    folder.write_json(path / "results.json", results)
-    return results
+    found = results.of_run(facts["methods"], config.method, config.controls)
+    folder.write_json(path / "results.json", found)
+    return found
 
 
-def run_method(r: Run, method: str) -> dict[str, Any]:
-    """Search, then pre-training, score learning and fine-tuning of what it found; the method's results."""
-    current = r.facts["current"]
-    current.setdefault("seconds", dict.fromkeys(CLOCKS, 0.0))
-    if "genotype" not in current:
-        found = search(r, method)
-        current["genotype"] = genotype.to_json(found)
-    found = genotype.from_json(current["genotype"])
+def run_method(r: Run, method: str) -> list[dict[str, Any]]:
+    """Search, then pre-training, score learning and fine-tuning of what it found; the method's results by seed."""
+    known = known_of(r)
+    if "genotype" not in known[0]:
+        for one, found in zip(known, search(r, method), strict=True):
+            one["genotype"] = genotype.to_json(found)
     if method == r.setting.config.method:
-        folder.write_json(r.path / "genotype.json", current["genotype"])
+        for name, one in zip(folder.genotype_names(r.setting.seeds), known, strict=True):
+            folder.write_json(r.path / name, one["genotype"])
+    genotypes = [genotype.from_json(one["genotype"]) for one in known]
+    for found, group in seeds.alike(list(zip(r.setting.seeds, genotypes, strict=True))):
+        train(r._replace(setting=r.setting._replace(seeds=group)), method, found)
+    return [one["results"] for one in known]
+
+
+def known_of(r: Run) -> list[dict[str, Any]]:
+    """What is known so far of the current method, for each seed: seconds, genotype, accuracies, results."""
+    current = r.facts["current"]
+    return [current.setdefault(str(seed), {"seconds": dict.fromkeys(CLOCKS, 0.0)}) for seed in r.setting.seeds]
+
+
+def spend(r: Run, clock: str, seconds: float) -> float:
+    """Enters seconds under the clock, each seed's share of them, which is returned."""
+    share = seconds / len(r.setting.seeds)
+    for one in known_of(r):
+        one["seconds"][clock] += share
+    return share
+
+
+def train(r: Run, method: str, found: genotype.Genotype) -> None:
+    """Trains, prunes and evaluates the network of a genotype for each seed that found it; enters the results."""
+    known = known_of(r)
+    if "results" in known[0]:
+        return
     stages, evaluate = build.training_stages(r.setting, found)
 
-    def measure(stage: Stage, v: Any) -> dict[str, float]:
+    def measure(stage: Stage, v: Any) -> list[dict[str, float]]:
         measured = evaluate_test(r, f"evaluation of {found}", evaluate, v, stage.masks(v))
-        # The end of a stage is always measured, so what stays is the accuracy there; the checkpoint holds it.
-        current.setdefault("accuracy", {})[stage.name] = measured["test_accuracy"]
+        for one, figures in zip(known, measured, strict=True):
+            # The end of a stage is always measured, so what stays is the accuracy there; the checkpoint holds it.
+            one.setdefault("accuracy", {})[stage.name] = figures["test_accuracy"]
         return measured
 
     state = run_chain(r, method, "training", stages, measure)
-    return results_of(r, method, found, state.variables)
+    parts = seeds.members(state.variables, len(known))
+    for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
+        one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 
-def search(r: Run, method: str) -> genotype.Genotype:
-    """The genotype that a method finds."""
-    config = r.setting.config
+def search(r: Run, method: str) -> list[genotype.Genotype]:
+    """The genotypes that a method finds, one for each seed."""
     if method == "random":
-        return random.sample(config.seed, config.search.nodes)
+        return [random.sample(seed, r.setting.config.search.nodes) for seed in r.setting.seeds]
     stages, read = build.search_stages(r.setting, method)
 
-    def measure(stage: Stage, v: Any) -> dict[str, Any]:
-        weights, _ = read(v)
-        return {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
+    def of_each(v: Any) -> list[tuple[Any, genotype.Genotype]]:
+        return [read(part) for part in seeds.members(v, len(r.setting.seeds))]
+
+    def measure(stage: Stage, v: Any) -> list[dict[str, Any]]:
+        return [
+            {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
+            for weights, _ in of_each(v)
+        ]
 
     state = run_chain(r, method, "search", stages, measure)
-    return read(state.variables)[1]
+    return [found for _, found in of_each(state.variables)]
 
 
 def run_chain(
@@ -125,12 +156,13 @@ def run_chain(
     method: str,
     chain: str,
     stages: list[Stage],
-    measure: Callable[[Stage, Any], dict[str, Any]],
+    measure: Callable[[Stage, Any], list[dict[str, Any]]],
 ) -> bilevel.State:
     """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
     first, done = 0, 0
     state: Any = None
-    if r.resumed and (r.facts["at"]["method"], r.facts["at"]["chain"]) == (method, chain):
+    here = {"method": method, "chain": chain, "seeds": list(r.setting.seeds)}
+    if r.resumed and here.items() <= r.facts["at"].items():
         newest, at = r.resumed.pop(), r.facts["at"]
         first, done = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
         template = None
@@ -149,7 +181,7 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
     """Runs the epochs of a stage after the first `done`."""
     if done == stage.epochs:
         return state
-    devices, seconds, label = r.setting.devices, r.facts["current"]["seconds"], f"{method} · {stage.name}"
+    devices, label = r.setting.devices, label_of(r, method, stage)
     together = loop.largest_divisor(stage.epochs - done, r.setting.config.runtime.epochs_per_call)
 
     def inputs(first: int) -> tuple[Any, ...]:
@@ -172,27 +204,22 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
                 on_devices, infos = program(on_devices, r.train, *inputs(first))
                 state, infos = parallel.unreplicate((on_devices, infos))
-            elapsed = time.monotonic() - start
-            seconds[stage.clock] += elapsed
-            records = records_of(method, stage, first, elapsed, infos)
+            share = spend(r, stage.clock, time.monotonic() - start)
+            whose = r.setting.seeds if r.setting.config.seeds > 1 else None
+            epochs = records.of_call(method, stage, whose, first, share, infos)
             if chain == "search" or _due(r, stage, first, together):
-                records[-1] |= measure(stage, state.variables)
-            for record in records:
-                keep_record(r, chain, record, state if record is records[-1] else None)
-                bar.epoch({name: float(v) for name, v in record.items() if "loss" in name or "accuracy" in name})
+                for line, measured in zip(epochs[-1], measure(stage, state.variables), strict=True):
+                    line |= measured
+            for lines in epochs:
+                for line in lines:
+                    keep_record(r, chain, line, state if line is epochs[-1][-1] else None)
+                bar.epoch(records.means(lines))
     return state
 
 
-def records_of(method: str, stage: Stage, first: int, elapsed: float, infos: Any) -> list[dict[str, Any]]:
-    """The lines of metrics of the epochs of one call; raises UserError if one of them is not finite."""
-    together = len(jax.tree.leaves(infos)[0])
-    records = []
-    for number in range(together):
-        record = {"method": method, "stage": stage.name, "epoch": first + number + 1, "epochs": stage.epochs}
-        record |= {"seconds": round(elapsed / together, 4), **figures(jax.tree.map(lambda x, n=number: x[n], infos))}
-        check_finite(record)
-        records.append(record)
-    return records
+def label_of(r: Run, method: str, stage: Stage) -> str:
+    """What a user calls a stage: with the seeds, when the run has several."""
+    return " · ".join([method, stage.name, *([seeds.named(r.setting.seeds)] if r.setting.config.seeds > 1 else [])])
 
 
 def _due(r: Run, stage: Stage, first: int, together: int) -> bool:
@@ -201,34 +228,16 @@ def _due(r: Run, stage: Stage, first: int, together: int) -> bool:
     return last == stage.epochs or (every > 0 and last // every > first // every)
 
 
-def figures(info: Any) -> dict[str, float]:
-    """The scalars of an epoch by name: with a prefix for each level of a bi-level step."""
-    if hasattr(info, "upper"):
-        levels = {level: figures(getattr(info, level)) for level in ("lower", "upper")}
-        return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
-    scalars = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
-    if info.cosine is not None:
-        scalars["cosine"] = info.cosine
-    return {name: round(float(value), 6) for name, value in scalars.items()}
-
-
-def check_finite(record: dict[str, Any]) -> None:
-    """Raises UserError if a loss is not a number: the run stops before anything of this epoch is kept."""
-    wrong = {name: value for name, value in record.items() if "loss" in name and not math.isfinite(value)}
-    if wrong:
-        where = f"{record['method']} · {record['stage']}, epoch {record['epoch']}"
-        name, value = next(iter(wrong.items()))
-        raise UserError(f"{where}: {name} = {value}; allowed: a finite number (a smaller learning rate may help)")
-
-
 def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State | None) -> None:
-    """Metrics, event file and, where there is a state, checkpoint of one epoch."""
+    """Metrics, event file and, where there is a state, checkpoint of one epoch of one seed."""
     r.facts["step"] += 1
     r.facts["metrics_bytes"] = folder.append_metrics(r.path / "metrics.jsonl", record)
-    r.facts["at"] = {name: record[name] for name in ("method", "stage", "epoch")} | {"chain": chain}
+    at = {name: record[name] for name in ("method", "stage", "epoch")}
+    r.facts["at"] = {**at, "chain": chain, "seeds": list(r.setting.seeds)}
+    whose = f"/seed {record['seed']}" if "seed" in record else ""
     for name, value in record.items():
         if isinstance(value, float):
-            r.events.add_scalar(f"{record['method']}/{record['stage']}/{name}", value, r.facts["step"])
+            r.events.add_scalar(f"{record['method']}{whose}/{record['stage']}/{name}", value, r.facts["step"])
     if state is not None:
         checkpoint.save(r.checkpoints, r.facts["step"], state, r.facts)
 
@@ -236,13 +245,14 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
 def compiled(
     r: Run, label: str, name: str, section: str, function: Any, arguments: tuple[Any, ...], donate: bool
 ) -> Any:
-    """The program of that name, compiled at its first use; raises UserError if it does not fit into memory. `section`
-    of the configuration says its batch."""
+    """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
+    not fit into memory. `section` of the configuration says its batch."""
+    name = f"{name}, {len(r.setting.seeds)} seeds"
     if name not in r.programs:
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
             r.programs[name] = parallel.program(function, r.setting.devices, arguments, donate)
-        r.facts["current"]["seconds"]["compile"] += time.monotonic() - start
+        spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:
             check_memory(r, label, section, r.programs[name], arguments)
     return r.programs[name]
@@ -257,64 +267,19 @@ def check_memory(r: Run, label: str, section: str, program: Any, arguments: tupl
     memory.check(label, need, there, batch, len(devices))
 
 
-def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> dict[str, float]:
-    """Loss in nats and accuracy in per cent on the whole test split."""
+def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[dict[str, float]]:
+    """Loss in nats and accuracy in per cent on the whole test split, for each seed."""
     size = len(r.setting.dataset.test.images)
-    train = r.setting.config.train
-    indices, counted = loop.in_order(size, train.batch_size // train.accumulate)
+    c = r.setting.config.train
+    indices, counted = loop.in_order(size, c.batch_size // c.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
     program = compiled(r, "evaluation", name, "train", evaluate, (network, r.test, indices, counted), donate=False)
     with r.progress.busy("evaluation", announce=False):
-        sums = parallel.unreplicate(program(network, r.test, indices, counted))
-    return {
-        "test_loss": round(float(sums["loss"]) / size, 6),
-        "test_accuracy": round(100 * float(sums["correct"]) / size, 4),
-    }
-
-
-def results_of(r: Run, method: str, found: genotype.Genotype, v: Any) -> dict[str, Any]:
-    """One method's part of results.json."""
-    s, current = r.setting, r.facts["current"]
-    net = build.model(s, found, auxiliary=False, average=one_device)
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))[PARAMS]
-    height, width, channels = s.image_shape
-
-    def forward() -> Any:
-        return net.apply(v[PARAMS], v[BATCH_STATS], jnp.zeros((channels, height, width, 1)), False)
-
-    keep = s.config.sparsity.keep
-    count = accounting.count(params, net.rules, keep, forward)
-    accuracy = current["accuracy"]
-    return {
-        "method": method,
-        "seed": s.config.seed,
-        "keep": keep,
-        "genotype": current["genotype"],
-        "accuracy": {
-            "dense": accuracy["pretrain"],
-            "sparse": accuracy["finetune"],
-            "test_images": len(s.dataset.test.images),
-        },
-        "parameters": {
-            "total": count.total,
-            "prunable": count.prunable,
-            "kept": count.kept,
-            "kept_with_bn_bias": count.kept_with_bn_bias,
-            "paper": count.paper_kept,
-        },
-        "macs": {"dense": count.macs, "nonzero": count.macs_nonzero},
-        "nid": round(accounting.nid(accuracy["finetune"], count.kept), 4),
-        "compression": round(count.total / count.kept, 2),
-        "seconds": {name: round(value, 2) for name, value in current["seconds"].items()},
-        "layers": layers_of(v, params),
-    }
-
-
-def layers_of(v: Any, params: Any) -> list[dict[str, Any]]:
-    """Weights and kept weights of every prunable leaf of the network without its auxiliary head, as the masks say."""
-    masks, wanted = variables.flatten(v[MASKS]), variables.flatten(params)
+        found = parallel.unreplicate(program(network, r.test, indices, counted))
     return [
-        {"path": path, "weights": int(mask.size), "kept": int(np.count_nonzero(mask))}
-        for path, mask in masks.items()
-        if path in wanted
+        {
+            "test_loss": round(float(sums["loss"]) / size, 6),
+            "test_accuracy": round(100 * float(sums["correct"]) / size, 4),
+        }
+        for sums in seeds.members(found, len(r.setting.seeds))
     ]

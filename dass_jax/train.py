@@ -13,7 +13,8 @@ from dass_jax.errors import UserError, guarded
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
     """`runs/<config's name>-<seed>-<digest>`: the same command finds its run again, another one gets its own folder."""
-    return pathlib.Path("runs") / f"{config_file.stem}-seed{config.seed}-{config_io.digest(config)}"
+    seeds = f"seed{config.seed}" if config.seeds == 1 else f"seeds{config.seed}-{config.seed + config.seeds - 1}"
+    return pathlib.Path("runs") / f"{config_file.stem}-{seeds}-{config_io.digest(config)}"
 
 
 def claim_folder(path: pathlib.Path, config: Config) -> dict[str, Any] | None:

@@ -111,7 +111,10 @@ def _replaced(config: Any, name: str, value: Any) -> Any:
 BAD_FILES = {
     "not TOML": ("seed = 1\nmethod = dass", "is not TOML: Invalid value (at line 2, column 10); allowed: TOML"),
     "given twice": ("seed = 1\nseed = 2\n", "is not TOML: Cannot overwrite a value (at line 2, "),
-    "unknown key": ("sed = 1", "unknown key 'sed' (did you mean 'seed'?); allowed: method, controls, seed, data, "),
+    "unknown key": (
+        "sed = 1",
+        "unknown key 'sed' (did you mean 'seed'?); allowed: method, controls, seed, seeds, data, ",
+    ),
     "unknown section": ("[serach]\nepochs = 1", "unknown key 'serach' (did you mean 'search'?); allowed: "),
     "unknown in section": (
         "[search]\nepoch = 1",

@@ -26,6 +26,7 @@ FLOORS = [
     ("report",),
     CONFIG,
     ("build",),
+    ("results",),
     ("pipeline",),
     ("train", "count"),
 ]

@@ -1,7 +1,5 @@
 """A whole run of all three methods, and the same run killed twice: the same files, bit for bit."""
 
-import contextlib
-import io
 import json
 import os
 import pathlib
@@ -13,94 +11,27 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from dass_jax import build, config_io, genotype, pipeline, sparsity, train, variables
-from dass_jax.errors import UserError, guarded
+from dass_jax import build, config_io, genotype, sparsity, train, variables
+from dass_jax.errors import UserError
 from dass_jax.nn.layers import one_device
-from dass_jax.runtime import checkpoint
+from dass_jax.runtime import records
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
+from tests.runs import CONFIG, Finished, arguments, command, interrupted, last, metrics, results, timeless, workplace
 
 METHODS = ("dass", "darts_sparse", "random")
 STAGES = {"search": ("step1", "step2"), "training": ("pretrain", "scores", "finetune")}
 EPOCHS = 2
-# With so small a rate for α both searches find one genotype, whose programs are then compiled once.
-CONFIG = """
-data = { limit = 64, crop_padding = 1 }
-sparsity = { keep = 0.3 }
-network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }
-[search]
-cells = 1
-channels = 2
-nodes = 1
-epochs = 2
-prune_epochs = 2
-batch_size = 16
-alpha_lr = 1e-6
-[train]
-batch_size = 32
-pretrain_epochs = 2
-score_epochs = 2
-finetune_epochs = 2
-[runtime]
-devices = 1
-"""
-
-
-class Finished(NamedTuple):
-    """A run's folder, and what the command said."""
-
-    folder: pathlib.Path
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """A folder with `run.toml`. All runs in it share one compilation cache; compiling is the cost, not computing."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "run.toml").write_text(CONFIG + f'compilation_cache = "{folder / "cache"}"\n', encoding="utf-8")
-    names = ("disable_most_optimizations", "compilation_cache_dir", "persistent_cache_min_compile_time_secs")
-    before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
-    jax.config.update("jax_disable_most_optimizations", True)
-    # JAX settles whether there is a cache when it first compiles; other tests have compiled without one.
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-def arguments(folder: pathlib.Path) -> list[str]:
-    return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
-
-
-def command(folder: pathlib.Path) -> Finished:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = guarded(lambda: train.main(arguments(folder)))
-    return Finished(folder, code, out.getvalue(), err.getvalue())
-
-
-def interrupted(folder: pathlib.Path, epochs: int) -> Finished:
-    """The command, with Ctrl-C after so many epochs."""
-    keep_record, seen = pipeline.keep_record, []
-
-    def stopping(*given: Any) -> None:
-        keep_record(*given)
-        seen.append(given)
-        if len(seen) == epochs:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "keep_record", stopping)
-        return command(folder)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    with workplace(tmp_path_factory.mktemp("runs"), CONFIG) as folder:
+        yield folder
 
 
 def killed(folder: pathlib.Path, lines: int) -> None:
@@ -118,8 +49,8 @@ def killed(folder: pathlib.Path, lines: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(workplace: pathlib.Path) -> Finished:
-    return command(workplace / "whole")
+def whole(place: pathlib.Path) -> Finished:
+    return command(place / "whole")
 
 
 @pytest.fixture(scope="module")
@@ -135,28 +66,6 @@ def resumed(stopped: Finished) -> Finished:
     killed(folder, 5)
     assert not (folder / "results.json").exists() and len(metrics(folder)) < 10
     return command(folder)
-
-
-def metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def results(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
-
-def timeless(data: Any) -> Any:
-    """Without what only the clock knows."""
-    if isinstance(data, dict):
-        return {name: timeless(value) for name, value in data.items() if name != "seconds"}
-    return [timeless(item) for item in data] if isinstance(data, list) else data
-
-
-def last(folder: pathlib.Path) -> checkpoint.Checkpoint:
-    with checkpoint.manager(folder / "checkpoints", keep=3) as manager:
-        found = checkpoint.newest(manager)
-    assert found is not None
-    return found
 
 
 def test_a_run_leaves_every_file_of_its_folder(whole: Finished) -> None:
@@ -296,4 +205,4 @@ def test_nothing_but_damaged_checkpoints_is_an_error(stopped: Finished) -> None:
 def test_a_loss_that_is_no_number_stops_the_run(value: float) -> None:
     record = {"method": "dass", "stage": "step2", "epoch": 3, "lower_loss": 1.0, "upper_loss": value}
     with pytest.raises(UserError, match=rf"dass · step2, epoch 3: upper_loss = {value}; allowed: a finite number"):
-        pipeline.check_finite(record)
+        records.check_finite(record)

@@ -85,7 +85,7 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "keep_record", keep_record)
         chosen = [watched(stage) for stage in stages][: 1 if first_only else None]
-        pipeline.run_chain(r, "dass", chain, chosen, lambda stage, v: {})
+        pipeline.run_chain(r, "dass", chain, chosen, lambda stage, v: [{}])
     trail.programs.extend(r.programs)
     return trail
 

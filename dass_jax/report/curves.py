@@ -1,7 +1,8 @@
 """Learning curves: loss, accuracy and generalisation gap over the epochs of one stage, a line for each method.
 
 Solid is what the weights were trained on, dashed what they were not: the upper level's half of the training set in
-the search stages (step1, step2), the test set in the training stages (pretrain, scores, finetune).
+the search stages (step1, step2), the test set in the training stages (pretrain, scores, finetune). Of several seeds
+the line is the mean, in a band of one standard deviation (n − 1) to either side.
 """
 
 from typing import Any, NamedTuple
@@ -19,10 +20,12 @@ from dass_jax.report.style import colour, literal, tidy
 
 
 class Line(NamedTuple):
-    """float[n] values at int[n] epochs; NaN is a value that was computed and is not a number."""
+    """float[n] values at int[n] epochs; NaN is a value that was computed and is not a number. `deviation` float[n] is
+    that of the seeds, 0 where there is only one."""
 
     epoch: np.ndarray
     value: np.ndarray
+    deviation: np.ndarray
 
 
 class Series(NamedTuple):
@@ -57,12 +60,14 @@ def both(each: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def value_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -> Figure:
-    """Loss or accuracy over `epochs`; the first method's gap is shaded."""
+    """Loss or accuracy over `epochs`; the first method's gap is shaded or, of several seeds, each line's deviation."""
     figure, axes = _panel()
-    axes.fill_between(*both(curves[0]), color=curves[0].colour, alpha=0.13, linewidth=0)
+    if not has_bands(curves):
+        axes.fill_between(*both(curves[0]), color=curves[0].colour, alpha=0.13, linewidth=0)
     for index, each in reversed(list(enumerate(curves))):  # the main method on top
         for line, dashes in ((each.seen, "-"), (each.unseen, "--")):
-            axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line))
+            _band(axes, line, each.colour)
+            axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
     _finish(figure, axes, curves, epochs, _styles(curves, stage))
     tidy(axes, f"{stage}: {quantity}", "epoch", "accuracy [%]" if quantity == "accuracy" else "loss (cross-entropy)")
     return figure
@@ -74,8 +79,7 @@ def gap_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
     axes.axhline(0, color="#555555", linewidth=0.8)
     for index, each in reversed(list(enumerate(curves))):
         epoch, seen, unseen = both(each)
-        gap = Line(epoch, seen - unseen)
-        axes.plot(gap.epoch, gap.value, color=each.colour, linewidth=_width(index), **_dots(gap))
+        axes.plot(epoch, seen - unseen, color=each.colour, linewidth=_width(index), **_dots(epoch))
     _finish(figure, axes, curves, epochs, [])
     tidy(axes, f"{stage}: generalisation gap", "epoch", "accuracy difference [points]")
     return figure
@@ -86,9 +90,9 @@ def cosine_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
     figure, axes = _panel()
     axes.axhline(1, color="#555555", linewidth=0.8)
     for index, each in reversed(list(enumerate(curves))):
-        axes.plot(
-            each.unseen.epoch, each.unseen.value, color=each.colour, linewidth=_width(index), **_dots(each.unseen)
-        )
+        line = each.unseen
+        _band(axes, line, each.colour)
+        axes.plot(line.epoch, line.value, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
     _finish(figure, axes, curves, epochs, [])
     tidy(axes, f"{stage}: α's gradient against first order", "epoch", "cosine")
     return figure
@@ -97,6 +101,11 @@ def cosine_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
 def has_gap(curves: list[Series]) -> bool:
     """Whether any epoch was measured on both seen and unseen images."""
     return any(both(each)[0].size for each in curves)
+
+
+def has_bands(curves: list[Series]) -> bool:
+    """Whether the seeds of any epoch differ."""
+    return any(line.deviation.any() for each in curves for line in (each.seen, each.unseen))
 
 
 def last_epoch(each: Series) -> tuple[str, ...]:
@@ -114,8 +123,23 @@ def last_epoch(each: Series) -> tuple[str, ...]:
 
 
 def _line(rows: list[Epoch], key: str) -> Line:
-    measured = [(row.epoch, row.values[key]) for row in rows if key in row.values]
-    return Line(np.array([epoch for epoch, _ in measured], int), np.array([value for _, value in measured], float))
+    measured: dict[int, list[float]] = {}
+    for row in rows:
+        if key in row.values:
+            measured.setdefault(row.epoch, []).append(row.values[key])
+    values = measured.values()
+    return Line(
+        np.array(list(measured), int),
+        np.array([np.mean(seeds) for seeds in values], float),
+        np.array([np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in values], float),
+    )
+
+
+def _band(axes: Axes, line: Line, colour: str) -> None:
+    """One standard deviation to either side of a line."""
+    if line.deviation.any():
+        low, high = line.value - line.deviation, line.value + line.deviation
+        axes.fill_between(line.epoch, low, high, color=colour, alpha=0.1, linewidth=0)
 
 
 def _width(index: int) -> float:
@@ -127,10 +151,11 @@ def _styles(curves: list[Series], stage: str) -> list[Line2D | Patch]:
     """Legend entries of the line styles; only what was measured is named."""
     seen, unseen = names(stage)
     solid = Line2D([], [], color="#555555", label=seen)
-    if not has_gap(curves):
-        return [solid]
     dashed = Line2D([], [], color="#555555", linestyle="--", label=unseen)
-    return [solid, dashed, Patch(color=curves[0].colour, alpha=0.2, label="gap")]
+    lines: list[Line2D | Patch] = [solid, dashed] if has_gap(curves) else [solid]
+    if has_bands(curves):
+        return [*lines, Patch(color="#555555", alpha=0.2, label="± std of seeds")]
+    return [*lines, Patch(color=curves[0].colour, alpha=0.2, label="gap")] if has_gap(curves) else lines
 
 
 def _panel() -> tuple[Figure, Axes]:
@@ -138,9 +163,9 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _dots(line: Line) -> dict[str, Any]:
+def _dots(epoch: np.ndarray) -> dict[str, Any]:
     """Dots on short curves: a single epoch has no line, and gaps on both sides would hide one."""
-    return {"marker": "o", "markersize": 2.5} if len(line.epoch) <= 30 else {}
+    return {"marker": "o", "markersize": 2.5} if len(epoch) <= 30 else {}
 
 
 def _finish(figure: Figure, axes: Axes, curves: list[Series], epochs: int, extra: list[Line2D | Patch]) -> None:

@@ -47,6 +47,14 @@ def count(data: dict[str, Any], key: str, origin: str) -> int:
     return value
 
 
+def seed(data: dict[str, Any], origin: str) -> int:
+    """`data["seed"]`, which must be a whole number, 0 or more."""
+    value = field(data, "seed", origin)
+    if type(value) is not int or value < 0:
+        raise UserError(f"{origin}: seed = {short(value)}; allowed: a whole number from 0")
+    return value
+
+
 def name(data: dict[str, Any], key: str, origin: str) -> str:
     """`data[key]`, which must be a string that is not empty."""
     value = field(data, key, origin)

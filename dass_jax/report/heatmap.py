@@ -27,10 +27,11 @@ class History(NamedTuple):
     border: int | None
 
 
-def history(epochs: tuple[Epoch, ...], method: str, cell: str) -> History | None:
-    """The weights of a method's cell, Step 2 after Step 1; None if there are none."""
+def history(epochs: tuple[Epoch, ...], method: str, cell: str, seed: int | None = None) -> History | None:
+    """The weights of a method's cell, Step 2 after Step 1; None if there are none. Of several seeds one is named."""
     first, second = (
-        [each for each in of_stage(epochs, method, stage) if cell in each.weights] for stage in ("step1", "step2")
+        [each for each in of_stage(epochs, method, stage) if cell in each.weights and each.seed == seed]
+        for stage in ("step1", "step2")
     )
     offset = first[-1].epoch if first else 0
     columns = {each.epoch: each.weights[cell] for each in first}

@@ -2,7 +2,7 @@
 
 import base64
 import html as escaping
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from matplotlib.figure import Figure
 
@@ -20,7 +20,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left; }
 table.text td { text-align: left; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #888; } th small { font-weight: normal; white-space: nowrap; }
-tbody tr.main { font-weight: bold; }
+tbody tr.main { font-weight: bold; white-space: nowrap; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; color: #444; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: .5rem; }
 .panels img { width: 100%; height: auto; }
@@ -56,14 +56,14 @@ def details(summary: str, html: str) -> str:
     return f"<details><summary>{text(summary)}</summary>\n{html}\n</details>"
 
 
-def rows_table(header: Iterable[tuple[str, str]], rows: Iterable[Iterable[object]], main: bool = False) -> str:
-    """A table with (title, unit) headers; its first row is set off if it is the `main` method's."""
+def rows_table(header: Iterable[tuple[str, str]], rows: Iterable[Iterable[object]], main: Collection[int] = ()) -> str:
+    """A table with (title, unit) headers; the rows of the numbers in `main` are set off."""
     head = "".join(
         f'<th scope="col">{text(title)}' + (f"<br><small>{text(unit)}</small>" if unit else "") + "</th>"
         for title, unit in header
     )
     body = "\n".join(
-        f'<tr class="{"main" if main and index == 0 else "other"}">'
+        f'<tr class="{"main" if index in main else "other"}">'
         + "".join(f"<td>{text(cell)}</td>" for cell in row)
         + "</tr>"
         for index, row in enumerate(rows)

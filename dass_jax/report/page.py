@@ -7,7 +7,7 @@ from typing import Any
 from dass_jax.errors import UserError
 from dass_jax.report import markup, style
 from dass_jax.report.records import Run, methods, read
-from dass_jax.report.results import COLUMNS, WEIGHT_COLUMNS, Column, decimal
+from dass_jax.report.results import COLUMNS, WEIGHT_COLUMNS, Column, decimal, table_of
 from dass_jax.report.sections import SECTIONS
 
 
@@ -42,7 +42,7 @@ def _header(run: Run) -> str:
     pairs = [
         ("method", names[0] if names else "not known yet"),
         ("controls", ", ".join(names[1:]) or "none"),
-        ("seed", _known(run.seed)),
+        ("seed" if len(run.seeds) == 1 else "seeds", ", ".join(map(_known, run.seeds))),
         ("weights to keep", _keep(run.keep)),
         ("test images", decimal(main.accuracy["test_images"]) if main else "not evaluated yet"),
     ]
@@ -61,15 +61,21 @@ def _progress(run: Run) -> str:
 def _results(run: Run) -> str:
     if not run.outcomes:
         return ""
+    accuracies = (
+        "Accuracies are on the whole test set: dense before pruning, sparse after fine-tuning. MACs are "
+        "multiply-accumulates for one image, in all and with the weights that are not zero. NID is the "
+        "sparse accuracy divided by the thousands of kept weights. Time is the sum of the stages below."
+    )
+    if len(run.seeds) > 1:
+        accuracies += (
+            " Each seed has its row; under them stand mean and standard deviation of the sample (n − 1). The seeds run "
+            "as a batch: a seed's time is its share."
+        )
     return "\n".join(
         (
             markup.heading("Results"),
             _columns(COLUMNS, run),
-            markup.paragraph(
-                "Accuracies are on the whole test set: dense before pruning, sparse after fine-tuning. MACs are "
-                "multiply-accumulates for one image, in all and with the weights that are not zero. NID is the "
-                "sparse accuracy divided by the thousands of kept weights. Time is the sum of the stages below."
-            ),
+            markup.paragraph(accuracies),
             markup.heading("Weights", 3),
             _columns(WEIGHT_COLUMNS, run),
             markup.paragraph(
@@ -80,8 +86,7 @@ def _results(run: Run) -> str:
 
 
 def _columns(columns: tuple[Column, ...], run: Run) -> str:
-    header = [(column.title, column.unit) for column in columns]
-    return markup.rows_table(header, [[column.text(each) for column in columns] for each in run.outcomes], main=True)
+    return markup.rows_table(*table_of(columns, run.outcomes))
 
 
 def _origin(run: Run) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dass_jax.errors import UserError, nearest
 from dass_jax.genotype import OPERATIONS, PRIMITIVES, Genotype, edges, from_json
-from dass_jax.report.fields import as_number, count, name, number, section
+from dass_jax.report.fields import as_number, count, name, number, section, seed
 from dass_jax.report.results import Outcome, outcomes
 
 SEARCH = ("step1", "step2")
@@ -31,19 +31,20 @@ class Epoch(NamedTuple):
     seconds: float
     values: dict[str, float]  # quantity -> loss, accuracy in per cent, or cosine; only what was measured
     weights: dict[str, np.ndarray]  # cell -> float[edges, operations], after the softmax; empty in training stages
+    seed: int | None  # None: the run has only one
 
 
 class Run(NamedTuple):
-    """What a run folder holds so far; `outcomes` is empty and `genotype` may be None while it is unfinished."""
+    """What a run folder holds so far; `outcomes` is empty and `genotypes` may be so while it is unfinished."""
 
     title: str
     config_text: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    genotype: Genotype | None
+    genotypes: dict[int | None, Genotype]  # the main method's, by seed; None: the run has only one
     epochs: tuple[Epoch, ...]
     outcomes: tuple[Outcome, ...]
-    seed: Any
+    seeds: tuple[Any, ...]  # one, of whatever kind the files say, or several whole numbers
     keep: Any
 
 
@@ -60,17 +61,17 @@ def read(folder: pathlib.Path) -> Run:
             raise UserError(f"{str(folder)!r} is not a run folder: it has no {needed}")
     config_text, config = _toml(folder / "config.toml")
     environment = _json(folder / "environment.json") or {}
-    genotype, results = _json(folder / "genotype.json"), _json(folder / "results.json")
+    results = _json(folder / "results.json")
     found = results or {}
     return Run(
         title=folder.resolve().name,
         config_text=config_text,
         config=config,
         environment=section(environment, str(folder / "environment.json")),
-        genotype=None if genotype is None else from_json(genotype, str(folder / "genotype.json")),
+        genotypes=_genotypes(folder),
         epochs=read_metrics(folder / "metrics.jsonl"),
         outcomes=() if results is None else outcomes(results, str(folder / "results.json")),
-        seed=found.get("seed", environment.get("seed", _find(config, "seed"))),
+        seeds=_seeds(found, environment, config),
         keep=found.get("keep", _find(config, "keep")),
     )
 
@@ -87,7 +88,7 @@ def read_metrics(path: pathlib.Path) -> tuple[Epoch, ...]:
     lines = _bytes(path).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    found: dict[tuple[str, str, int], Epoch] = {}
+    found: dict[tuple[str, int | None, str, int], Epoch] = {}
     for place, line in enumerate(lines, start=1):
         origin = f"{path}, line {place}"
         try:
@@ -97,7 +98,7 @@ def read_metrics(path: pathlib.Path) -> tuple[Epoch, ...]:
                 break
             raise UserError(f"{origin} is damaged: {error}; allowed: one JSON object a line") from error
         epoch = _epoch(section(data, origin), origin)
-        found[epoch.method, epoch.stage, epoch.epoch] = epoch
+        found[epoch.method, epoch.seed, epoch.stage, epoch.epoch] = epoch
     _check_shapes(tuple(found.values()), path)
     return tuple(found.values())
 
@@ -109,7 +110,7 @@ def methods(run: Run) -> tuple[str, ...]:
 
 
 def of_stage(epochs: tuple[Epoch, ...], method: str, stage: str) -> list[Epoch]:
-    """The epochs of one method and stage, in the order of time."""
+    """The epochs of one method and stage, of all seeds, in the order of time."""
     found = (each for each in epochs if (each.method, each.stage) == (method, stage))
     return sorted(found, key=lambda each: each.epoch)
 
@@ -133,7 +134,29 @@ def _epoch(data: dict[str, Any], origin: str) -> Epoch:
         number(data, "seconds", origin),
         values,
         {cell: _weights(weights[cell], f"{origin}: edge_weights: {cell}") for cell in cells},
+        seed(data, origin) if "seed" in data else None,
     )
+
+
+def _genotypes(folder: pathlib.Path) -> dict[int | None, Genotype]:
+    """What genotype.json or, for several seeds, genotype_<seed>.json hold."""
+    files = {int(path.stem.partition("_")[2]): path for path in folder.glob("genotype_*.json") if _numbered(path)}
+    places: dict[int | None, pathlib.Path] = {None: folder / "genotype.json", **dict(sorted(files.items()))}
+    found = {whose: _json(path) for whose, path in places.items()}
+    return {whose: from_json(data, str(places[whose])) for whose, data in found.items() if data is not None}
+
+
+def _numbered(path: pathlib.Path) -> bool:
+    return path.stem.partition("_")[2].isdecimal()
+
+
+def _seeds(results: dict[str, Any], environment: dict[str, Any], config: dict[str, Any]) -> tuple[Any, ...]:
+    """All seeds of the run: of its results or, as long as there are none, of its configuration."""
+    if isinstance(listed := results.get("seeds"), list):
+        return tuple(listed)
+    first = results.get("seed", environment.get("seed", _find(config, "seed")))
+    count = config.get("seeds", 1)
+    return tuple(range(first, first + count)) if type(first) is type(count) is int else (first,)
 
 
 def _weights(rows: Any, place: str) -> np.ndarray:

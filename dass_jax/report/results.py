@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype, from_json
-from dass_jax.report.fields import as_number, field, name, number, section, short
+from dass_jax.report.fields import as_number, field, name, number, section, seed, short
 
 
 class Layer(NamedTuple):
@@ -29,25 +31,36 @@ class Outcome(NamedTuple):
     compression: float
     seconds: dict[str, float]  # by stage
     layers: tuple[Layer, ...]
+    seed: int | None = None  # None: the run has only one
 
 
 class Column(NamedTuple):
-    """A column of the final table."""
+    """A column of numbers of a table, with so many decimals."""
 
     title: str
     unit: str
-    text: Callable[[Outcome], str]
+    value: Callable[[Outcome], float]
+    digits: int = 0
+
+
+class Table(NamedTuple):
+    """Rows of text under (title, unit) headers; `main` are the rows to look at first."""
+
+    header: list[tuple[str, str]]
+    rows: list[list[str]]
+    main: tuple[int, ...]
 
 
 def outcomes(results: dict[str, Any], origin: str = "results") -> tuple[Outcome, ...]:
-    """The main method, then its controls in the order of the file.
+    """The main method, then its controls in the order of the file; of several seeds each has its own outcome.
 
     Raises:
       UserError: naming `origin`, the method and the field that is missing or of the wrong kind.
     """
-    main = _outcome(results, name(section(results, origin), "method", origin), origin)
+    main = _of_method(results, name(section(results, origin), "method", origin), origin)
     controls = section(results.get("controls") or {}, f"{origin}: controls")
-    return (main, *(_outcome(data, method, f"{origin}: {method}") for method, data in controls.items()))
+    others = (_of_method(data, method, f"{origin}: {method}") for method, data in controls.items())
+    return (*main, *(each for found in others for each in found))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -59,11 +72,39 @@ def table(results: dict[str, Any]) -> str:
     return text_table(outcomes(results))
 
 
+def table_of(columns: tuple[Column, ...], found: tuple[Outcome, ...]) -> Table:
+    """A row for each method; where there are several seeds, one for each of them and one for mean ± deviation."""
+    several = any(each.seed is not None for each in found)
+    header = [
+        ("method", ""),
+        *([("seed", "")] if several else []),
+        *((column.title, column.unit) for column in columns),
+    ]
+    rows: list[list[str]] = []
+    main = [] if several else [0]
+    for method in dict.fromkeys(each.method for each in found):
+        own = [each for each in found if each.method == method]
+        for each in own:
+            values = [decimal(column.value(each), column.digits) for column in columns]
+            rows.append([method, *([str(each.seed)] if several else []), *values])
+        if several:
+            main.append(len(rows))
+            rows.append([method, "mean ± std", *(_spread(column, own) for column in columns)])
+    return Table(header, rows, tuple(main))
+
+
+def _spread(column: Column, found: list[Outcome]) -> str:
+    """Mean ± standard deviation of the sample, so with n − 1."""
+    values = [column.value(each) for each in found]
+    mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return f"{decimal(float(mean), column.digits)} ± {decimal(float(deviation), column.digits)}"
+
+
 def text_table(methods: tuple[Outcome, ...]) -> str:
-    """Two header lines (title and unit), a rule and one line per method; names to the left, numbers to the right."""
-    rows = [[column.title for column in COLUMNS], [column.unit for column in COLUMNS]]
-    rows += [[column.text(method) for column in COLUMNS] for method in methods]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
+    """Two header lines (title and unit), a rule and the rows; names to the left, numbers to the right."""
+    found = table_of(COLUMNS, methods)
+    rows = [[title for title, _ in found.header], [unit for _, unit in found.header], *found.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: list[str]) -> str:
         cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
@@ -71,6 +112,18 @@ def text_table(methods: tuple[Outcome, ...]) -> str:
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(rows[0]), line(rows[1]), rule, *map(line, rows[2:])])
+
+
+def first_seeds(found: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    """Of each method the first seed's outcome."""
+    return tuple(
+        {each.method: each for each in reversed(found)}[name] for name in dict.fromkeys(e.method for e in found)
+    )
+
+
+def titled(outcome: Outcome) -> str:
+    """The method and, of several, the seed."""
+    return outcome.method if outcome.seed is None else f"{outcome.method}, seed {outcome.seed}"
 
 
 def decimal(value: float, digits: int = 0) -> str:
@@ -85,25 +138,37 @@ def total_seconds(outcome: Outcome) -> float:
 
 
 COLUMNS = (
-    Column("method", "", lambda outcome: outcome.method),
-    Column("accuracy", "dense [%]", lambda outcome: decimal(outcome.accuracy["dense"], 2)),
-    Column("accuracy", "sparse [%]", lambda outcome: decimal(outcome.accuracy["sparse"], 2)),
-    Column("weights", "kept", lambda outcome: decimal(outcome.parameters["kept"])),
-    Column("MACs", "dense [M]", lambda outcome: decimal(outcome.macs["dense"] / 1e6, 3)),
-    Column("MACs", "non-zero [M]", lambda outcome: decimal(outcome.macs["nonzero"] / 1e6, 3)),
-    Column("NID", "[%/1000]", lambda outcome: decimal(outcome.nid, 3)),
-    Column("time", "[s]", lambda outcome: decimal(total_seconds(outcome), 1)),
+    Column("accuracy", "dense [%]", lambda outcome: outcome.accuracy["dense"], 2),
+    Column("accuracy", "sparse [%]", lambda outcome: outcome.accuracy["sparse"], 2),
+    Column("weights", "kept", lambda outcome: outcome.parameters["kept"]),
+    Column("MACs", "dense [M]", lambda outcome: outcome.macs["dense"] / 1e6, 3),
+    Column("MACs", "non-zero [M]", lambda outcome: outcome.macs["nonzero"] / 1e6, 3),
+    Column("NID", "[%/1000]", lambda outcome: outcome.nid, 3),
+    Column("time", "[s]", total_seconds, 1),
 )
 
 WEIGHT_COLUMNS = (
-    Column("method", "", lambda outcome: outcome.method),
-    Column("all parameters", "", lambda outcome: decimal(outcome.parameters["total"])),
-    Column("prunable", "", lambda outcome: decimal(outcome.parameters["prunable"])),
-    Column("kept", "", lambda outcome: decimal(outcome.parameters["kept"])),
-    Column("kept + BN + biases", "", lambda outcome: decimal(outcome.parameters["kept_with_bn_bias"])),
-    Column("the paper's count", "", lambda outcome: decimal(outcome.parameters["paper"])),
-    Column("compression", "[×]", lambda outcome: decimal(outcome.compression, 1)),
+    Column("all parameters", "", lambda outcome: outcome.parameters["total"]),
+    Column("prunable", "", lambda outcome: outcome.parameters["prunable"]),
+    Column("kept", "", lambda outcome: outcome.parameters["kept"]),
+    Column("kept + BN + biases", "", lambda outcome: outcome.parameters["kept_with_bn_bias"]),
+    Column("the paper's count", "", lambda outcome: outcome.parameters["paper"]),
+    Column("compression", "[×]", lambda outcome: outcome.compression, 1),
 )
+
+
+def _of_method(data: Any, method: str, origin: str) -> list[Outcome]:
+    """One outcome, or one for each of its `runs`."""
+    data = section(data, origin)
+    if "runs" not in data:
+        return [_outcome(data, method, origin)]
+    runs = data["runs"]
+    if not isinstance(runs, list) or not runs:
+        raise UserError(f"{origin}: runs = {short(runs)}; allowed: a list of results, one for each seed")
+    places = [f"{origin}: runs[{index}]" for index in range(len(runs))]
+    return [
+        _outcome(run, method, place)._replace(seed=seed(run, place)) for run, place in zip(runs, places, strict=True)
+    ]
 
 
 def _outcome(data: Any, method: str, origin: str) -> Outcome:

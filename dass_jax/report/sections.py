@@ -6,7 +6,7 @@ from dass_jax.genotype import Cell, Genotype
 from dass_jax.report import bars, curves, heatmap, markup
 from dass_jax.report.cells import cell_figure, dot
 from dass_jax.report.records import SEARCH, TRAINING, Run, methods
-from dass_jax.report.results import Layer, decimal
+from dass_jax.report.results import Layer, decimal, first_seeds, titled
 from dass_jax.report.style import colour
 
 _STAGES = {
@@ -19,23 +19,37 @@ _STAGES = {
 
 
 def cells(run: Run) -> str:
-    main = run.genotype or (run.outcomes[0].genotype if run.outcomes else None)
-    if main is None:
+    names = methods(run)
+    found = [(each.method, each.seed, each.genotype) for each in run.outcomes]
+    if run.genotypes:
+        main = names[0] if names else "found architecture"
+        found = [(main, seed, genotype) for seed, genotype in run.genotypes.items()] + [
+            each for each in found if each[0] != main
+        ]
+    if not found:
         return markup.heading("Cells") + markup.paragraph("No cell has been derived yet.")
-    name = methods(run)[0] if methods(run) else "found architecture"
-    parts = [markup.heading("Cells"), _genotype(main, name)]
-    parts += [
-        markup.details(f"Cells of the control {each.method}", _genotype(each.genotype, each.method))
-        for each in run.outcomes[1:]
-    ]
+    groups: dict[tuple[str, Genotype], list[int]] = {}
+    for method, seed, genotype in found:
+        groups.setdefault((method, genotype), []).extend([] if seed is None else [seed])
+    parts = [markup.heading("Cells")]
+    for index, ((method, genotype), seeds) in enumerate(groups.items()):
+        name = method + _of_seeds(seeds)
+        html = _genotype(genotype, name)
+        role = "" if method == found[0][0] else "the control "
+        parts.append(markup.details(f"Cells of {role}{name}", html) if index else html)
     return "\n".join(parts)
+
+
+def _of_seeds(seeds: list[int]) -> str:
+    """ ", seeds 0, 3" for a title; nothing when the run has only one."""
+    return f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def _genotype(genotype: Genotype, method: str) -> str:
     caption = (
         "A cell of the network. c_{k-2} and c_{k-1} are the outputs of the two cells before; each node adds up what "
         "its edges bring; each edge is one operation; the output c_k joins all nodes' channels. Numbers are those of "
-        "genotype.json. A crossing without a dot is no connection."
+        "the genotype's file. A crossing without a dot is no connection."
     )
     figures = (
         markup.image(cell_figure(cell, f"{kind} cell, {method}"), f"Graph of the {kind} cell: {_sentence(cell)}")
@@ -73,16 +87,18 @@ def _stage(run: Run, stage: str) -> str:
     if curves.has_gap(found["accuracy"]):
         alt = f"Generalisation gap over {total} epochs of {who}"
         figures.append((curves.gap_figure(found["accuracy"], stage, total), alt))
+        shaded = "" if len(run.seeds) > 1 else f"; it is shaded for {found['accuracy'][0].method}"
         caption = (
             f"Solid: {seen}, dashed: {unseen}; accuracy in per cent. The gap, in points, is the accuracy on {seen} "
-            f"images minus that on {unseen} images; it is shaded for {found['accuracy'][0].method}. The table holds "
-            "the last epoch with both."
+            f"images minus that on {unseen} images{shaded}. The table holds the last epoch with both."
         )
     turned = curves.series(run.epochs, methods(run), stage, "cosine")
     if stage in SEARCH and any(each.unseen.epoch.size for each in turned):
         alt = f"Cosine between α's gradient and its first-order part over {total} epochs of {who}"
         figures.append((curves.cosine_figure(turned, stage, total), alt))
         caption += " The cosine is between the gradient that α follows and its first-order part; 1 is first order."
+    if len(run.seeds) > 1:
+        caption += " All figures are means over the seeds; bands: one standard deviation (n − 1) to either side."
     if stage in SEARCH:
         caption += " The lower level sees the train images, the upper level the validation images."
     images = [markup.image(*figure) for figure in figures]
@@ -93,7 +109,7 @@ def _stage(run: Run, stage: str) -> str:
         ("accuracy", f"{unseen} [%]"),
         ("gap", "[points]"),
     )
-    last = markup.rows_table(header, [curves.last_epoch(each) for each in found["accuracy"]], main=True)
+    last = markup.rows_table(header, [curves.last_epoch(each) for each in found["accuracy"]], main=(0,))
     return markup.heading(_STAGES[stage], 3) + markup.panels([*images, last], caption)
 
 
@@ -108,32 +124,37 @@ def weights(run: Run) -> str:
 
 
 def _heat(run: Run, method: str) -> str:
-    derived = {each.method: each.genotype for each in run.outcomes}.get(method)
+    seed = next((each.seed for each in run.epochs if each.method == method), None)
+    derived = {(each.method, each.seed): each.genotype for each in run.outcomes}.get((method, seed))
     if method == methods(run)[0]:
-        derived = run.genotype or derived
+        derived = run.genotypes.get(seed, derived)
+    name = method + _of_seeds([] if seed is None else [seed])
     images = []
     for kind in Genotype._fields:
-        found = heatmap.history(run.epochs, method, kind)
+        found = heatmap.history(run.epochs, method, kind, seed)
         if found is not None:
             cell = getattr(derived, kind) if derived else None
             fits = cell is not None and 2 * found.weights.shape[0] == len(cell) * (len(cell) + 3)
-            figure = heatmap.heat_figure(found, f"{kind} cell, {method}", cell if fits else None)
+            figure = heatmap.heat_figure(found, f"{kind} cell, {name}", cell if fits else None)
             epochs = found.weights.shape[2]
-            alt = f"Heat map of the edge weights of the {kind} cell of {method} over {epochs} search epochs"
+            alt = f"Heat map of the edge weights of the {kind} cell of {name} over {epochs} search epochs"
             images.append(markup.image(figure, alt))
     caption = (
         "Architecture weights after the softmax, epoch by epoch (colour scale at the top right, from the smallest to "
         "the largest). Each panel is an edge “input → node”, each row an operation. The red line is the border between "
         "Step 1 and Step 2; a red triangle marks an operation that is part of the found cell. Grey: not recorded."
     )
+    if seed is not None:
+        caption += f" Shown is seed {seed}; metrics.jsonl holds the others."
     return markup.wide("\n".join(images), caption) if images else ""
 
 
 def sparsity(run: Run) -> str:
-    parts = [_layers(each.layers, each.method, index) for index, each in enumerate(run.outcomes)]
+    first = first_seeds(run.outcomes)
+    parts = [_layers(each.layers, titled(each), index) for index, each in enumerate(first)]
     shown = [
-        html if index == 0 else markup.details(f"Layers of the control {each.method}", html)
-        for index, (html, each) in enumerate(zip(parts, run.outcomes, strict=True))
+        html if index == 0 else markup.details(f"Layers of the control {titled(each)}", html)
+        for index, (html, each) in enumerate(zip(parts, first, strict=True))
         if html
     ]
     return markup.heading("Sparsity by layer") + "\n".join(shown) if shown else ""
@@ -158,17 +179,29 @@ def _layers(layers: tuple[Layer, ...], method: str, index: int) -> str:
 
 
 def time(run: Run) -> str:
-    seconds = {each.method: each.seconds for each in run.outcomes} or _measured(run)
+    seconds = _reported(run) or _measured(run)
     if not any(seconds.values()):
         return ""
     stages = list(dict.fromkeys(stage for times in seconds.values() for stage in times))
     rows = [[method, *(decimal(times.get(each, math.nan), 1) for each in stages)] for method, times in seconds.items()]
     caption = "Time of each stage in seconds. A dash: the method does not have this stage."
+    if len(run.seeds) > 1:
+        caption += " Sums over the seeds."
     if not run.outcomes:
         caption += " Unfinished run: sums over the epochs done so far."
     header = [("method", ""), *((stage, "[s]") for stage in stages)]
     figure = markup.wide(markup.image(bars.time_figure(seconds), "Seconds of each stage of each method"), caption)
-    return markup.heading("Time") + figure + markup.rows_table(header, rows, main=True)
+    return markup.heading("Time") + figure + markup.rows_table(header, rows, main=(0,))
+
+
+def _reported(run: Run) -> dict[str, dict[str, float]]:
+    """Seconds of the finished run: method -> stage -> sum over the seeds."""
+    sums: dict[str, dict[str, float]] = {}
+    for each in run.outcomes:
+        stages = sums.setdefault(each.method, dict.fromkeys(each.seconds, 0.0))
+        for stage, seconds in each.seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+    return sums
 
 
 def _measured(run: Run) -> dict[str, dict[str, float]]:

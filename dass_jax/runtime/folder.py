@@ -1,6 +1,8 @@
 """The run folder: the interface between training, report and deployment.
 
 config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/
+
+With several seeds, genotype_<seed>.json of each takes the place of genotype.json.
 """
 
 import importlib.metadata
@@ -10,6 +12,7 @@ import pathlib
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -74,6 +77,11 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + ("+" if changed.stdout.strip() else "")
+
+
+def genotype_names(seeds: Sequence[int]) -> list[str]:
+    """The file of each seed's genotype."""
+    return ["genotype.json"] if len(seeds) == 1 else [f"genotype_{seed}.json" for seed in seeds]
 
 
 def append_metrics(path: pathlib.Path, record: dict[str, Any]) -> int:

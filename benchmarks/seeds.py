@@ -1,0 +1,135 @@
+"""Seconds of one search step of N seeds: as one batch, against one seed after another; float32, one device.
+
+    python benchmarks/seeds.py [--sizes digits config] [--seeds N …] [--repetitions N] [--output FILE.json]
+
+Both are compiled programs called with donated state, in turn and in one process. "digits" is the supernet of
+search_step.py, "config" that of configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
+"""
+
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax
+
+from benchmarks import measure, search_step
+from dass_jax import bilevel, build, config_io, errors, relaxation, variables
+from dass_jax.config import Search
+from dass_jax.methods import dass
+from dass_jax.runtime import seeds
+from dass_jax.spaces.darts import Space, SupernetConfig, darts
+from dass_jax.variables import ALPHA, PARAMS, SCORES
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
+TOGETHER, ALONE = "together", "one after another"
+STEPS = {"step1": PARAMS, "step2": SCORES}
+KEEP = 0.05
+
+
+def size_of(name: str) -> search_step.Size:
+    """A size of search_step.py, or that of the configuration."""
+    if name != "config":
+        return search_step.SIZES[name]
+    search = config_io.load(CONFIG).search
+    config = SupernetConfig(cells=search.cells, channels=search.channels, nodes=search.nodes, none=search.none)
+    return search_step.Size((8, 8, 1), search.batch_size, config)
+
+
+def step_of(space: Space, size: search_step.Size, step: str) -> tuple[bilevel.Algorithm, Callable[[jax.Array], Any]]:
+    """A first order search step, and the function that begins it from a key."""
+    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), size.image))
+    stacks = variables.prunable(shapes[PARAMS], space.rules)
+    weights = dass.dense_weights if step == "step1" else dass.sparse_weights(stacks, KEEP)
+    loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
+    transforms = build.search_transforms(Search())
+    algorithm = dass.step(STEPS[step], loss, *transforms, bilevel.first_order(), "upper_first", bilevel.levels.same)
+
+    def start(key: jax.Array) -> bilevel.State:
+        first, second = jax.random.split(key)
+        v = {**space.init(first, size.image), ALPHA: relaxation.init(second, space.alpha_shapes)}
+        return algorithm.init(v if step == "step1" else dass.with_scores(v, stacks))
+
+    return algorithm, start
+
+
+def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The step of `count` seeds in both ways; what compiling took goes into `record`."""
+    algorithm, start = step_of(darts(size.config), size, step)
+    keys = jax.random.split(jax.random.key(0), count)
+    batches = [search_step.batches(size)] * count
+    stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches) if count > 1 else batches[0]
+
+    def update(state: bilevel.State, batch: Any, key: jax.Array) -> Any:
+        return algorithm.update(state, batch, key, learning_rate=search_step.LEARNING_RATE)
+
+    def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        before = time.perf_counter()
+        program = jax.jit(function, donate_argnums=0).lower(*arguments).compile()
+        record[f"{name}: compile seconds"] = time.perf_counter() - before
+        search_step.say(f"{step} of {count} seeds {name}: compiled in {time.perf_counter() - before:.1f} s")
+        return program
+
+    states = [jax.jit(start)(key) for key in keys]
+    batch = jax.jit(jax.vmap(start))(keys)
+    alone = compiled(ALONE, update, states[0], batches[0], keys[0])
+    together = compiled(TOGETHER, seeds.over(update, count, (0, 0, 0)), batch, stacked, keys)
+
+    def run_alone() -> Any:
+        for index in range(count):
+            states[index], _ = alone(states[index], batches[index], keys[index])
+        return states
+
+    def run_together() -> Any:
+        nonlocal batch
+        batch, _ = together(batch, stacked, keys)
+        return batch
+
+    return {ALONE: run_alone, TOGETHER: run_together}
+
+
+def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A table's rows of one size, step and number of seeds."""
+    for case, found in record["seconds"].items():
+        yield {
+            "size": record["size"],
+            "step": record["step"],
+            "seeds": record["seeds"],
+            "case": case,
+            "median s": statistics.median(found),
+            "one after another/together": (
+                measure.ratio_of_medians(record["seconds"][ALONE], found) if case == TOGETHER else None
+            ),
+            "compile s": record[f"{case}: compile seconds"],
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = errors.Parser(prog="seeds.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=[*search_step.SIZES, "config"], default=["digits", "config"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[5], help="how many")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--output", help="a JSON file with machine, versions and every repetition")
+    options = parser.parse_args(arguments)
+    for flag, least, values in (("seeds", 2, options.seeds), ("repetitions", 1, [options.repetitions])):
+        if min(values) < least:
+            raise errors.UserError(f"--{flag} = {min(values)}; allowed: at least {least}")
+    records: list[dict[str, Any]] = []
+    for name in options.sizes:
+        for step in STEPS:
+            for count in options.seeds:
+                record: dict[str, Any] = {"size": name, "step": step, "seeds": count}
+                made = cases(size_of(name), step, count, record)
+                records.append({**record, "seconds": measure.alternately(made, options.repetitions)})
+                if options.output:
+                    measure.write_json(options.output, {"machine": measure.machine(), "sizes": records})
+    print(measure.table([row for record in records for row in rows(record)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.guarded(main))

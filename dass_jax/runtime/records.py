@@ -1,0 +1,66 @@
+"""The lines of metrics: each epoch's figures by name, checked before anything of the epoch is kept."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dass_jax.errors import UserError
+from dass_jax.runtime import seeds
+from dass_jax.runtime.stage import Stage
+
+
+def of_call(
+    method: str, stage: Stage, whose: Sequence[int] | None, first: int, share: float, infos: Any
+) -> list[list[dict[str, Any]]]:
+    """The lines of the epochs that one call has done: for each epoch one for each seed.
+
+    Args:
+      whose: the seeds, to be named in the lines; None for a run that has only one.
+      first: epochs of the stage before this call.
+      share: seconds of the call, divided by the number of seeds.
+      infos: with a leading axis over epochs and, under it, over several seeds.
+
+    Raises:
+      UserError: if a loss is not finite.
+    """
+    together = len(jax.tree.leaves(infos)[0])
+    found = []
+    for number in range(together):
+        head: dict[str, Any] = {"stage": stage.name, "epoch": first + number + 1, "epochs": stage.epochs}
+        head["seconds"] = round(share / together, 4)
+        parts = seeds.members(jax.tree.map(lambda x, n=number: x[n], infos), len(whose or (0,)))
+        heads: list[dict[str, Any]] = [{"method": method, "seed": seed} for seed in whose or ()] or [{"method": method}]
+        found.append([{**who, **head, **figures(info)} for who, info in zip(heads, parts, strict=True)])
+        for line in found[-1]:
+            check_finite(line)
+    return found
+
+
+def means(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Losses and accuracies of an epoch, averaged over the seeds."""
+    names = [name for name in lines[0] if "loss" in name or "accuracy" in name]
+    return {name: float(np.mean([line[name] for line in lines])) for name in names}
+
+
+def figures(info: Any) -> dict[str, float]:
+    """The scalars of an epoch by name: with a prefix for each level of a bi-level step."""
+    if hasattr(info, "upper"):
+        levels = {level: figures(getattr(info, level)) for level in ("lower", "upper")}
+        return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
+    scalars = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
+    if info.cosine is not None:
+        scalars["cosine"] = info.cosine
+    return {name: round(float(value), 6) for name, value in scalars.items()}
+
+
+def check_finite(record: dict[str, Any]) -> None:
+    """Raises UserError if a loss is not a number: the run stops before anything of this epoch is kept."""
+    wrong = {name: value for name, value in record.items() if "loss" in name and not math.isfinite(value)}
+    if wrong:
+        whose = f", seed {record['seed']}" if "seed" in record else ""
+        where = f"{record['method']} · {record['stage']}{whose}, epoch {record['epoch']}"
+        name, value = next(iter(wrong.items()))
+        raise UserError(f"{where}: {name} = {value}; allowed: a finite number (a smaller learning rate may help)")

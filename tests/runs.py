@@ -1,0 +1,110 @@
+"""Whole runs by the command line, as tests start, stop and compare them."""
+
+import contextlib
+import io
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from dass_jax import pipeline, train
+from dass_jax.errors import guarded
+from dass_jax.runtime import checkpoint
+
+# With so small a rate for α both searches find one genotype, whose programs are then compiled once.
+CONFIG = """
+data = { limit = 64, crop_padding = 1 }
+sparsity = { keep = 0.3 }
+network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }
+[search]
+cells = 1
+channels = 2
+nodes = 1
+epochs = 2
+prune_epochs = 2
+batch_size = 16
+alpha_lr = 1e-6
+[train]
+batch_size = 32
+pretrain_epochs = 2
+score_epochs = 2
+finetune_epochs = 2
+[runtime]
+devices = 1
+"""
+
+
+class Finished(NamedTuple):
+    """A run's folder, and what the command said."""
+
+    folder: pathlib.Path
+    code: int
+    out: str
+    err: str
+
+
+@contextlib.contextmanager
+def workplace(folder: pathlib.Path, config: str) -> Iterator[pathlib.Path]:
+    """`folder`, with `config` in its `run.toml`. All runs in it share one compilation cache: compiling is the cost."""
+    (folder / "run.toml").write_text(config + f'compilation_cache = "{folder / "cache"}"\n', encoding="utf-8")
+    names = ("disable_most_optimizations", "compilation_cache_dir", "persistent_cache_min_compile_time_secs")
+    before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
+    jax.config.update("jax_disable_most_optimizations", True)
+    # JAX settles whether there is a cache when it first compiles; other tests have compiled without one.
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def arguments(folder: pathlib.Path) -> list[str]:
+    return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
+
+
+def command(folder: pathlib.Path) -> Finished:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = guarded(lambda: train.main(arguments(folder)))
+    return Finished(folder, code, out.getvalue(), err.getvalue())
+
+
+def interrupted(folder: pathlib.Path, epochs: int) -> Finished:
+    """The command, with Ctrl-C after so many epochs."""
+    keep_record, seen = pipeline.keep_record, []
+
+    def stopping(*given: Any) -> None:
+        keep_record(*given)
+        seen.append(given)
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "keep_record", stopping)
+        return command(folder)
+
+
+def metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def results(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def timeless(data: Any) -> Any:
+    """Without what only the clock knows."""
+    if isinstance(data, dict):
+        return {name: timeless(value) for name, value in data.items() if name != "seconds"}
+    return [timeless(item) for item in data] if isinstance(data, list) else data
+
+
+def last(folder: pathlib.Path) -> checkpoint.Checkpoint:
+    with checkpoint.manager(folder / "checkpoints", keep=3) as manager:
+        found = checkpoint.newest(manager)
+    assert found is not None
+    return found
