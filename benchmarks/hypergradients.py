@@ -125,8 +125,8 @@ def programs(problem: Problem, hypergradient: bilevel.Hypergradient) -> tuple[An
     state = algorithm.init(problem.variables)
     samples = [Sample(batch, key) for batch, key in zip(problem.batches, jax.random.split(KEY), strict=True)]
     point = bilevel.Point(state.variables, state.optimizers[lower.collection], *samples, {})
-    estimate = jax.jit(lambda p: hypergradient(upper, lower, p, bilevel.levels.same)[0]).lower(point).compile()
-    turn = jax.jit(algorithm.update).lower(state, problem.batches, KEY).compile()
+    estimate = measure.compiled(jax.jit(lambda p: hypergradient(upper, lower, p, bilevel.levels.same)[0]).lower(point))
+    turn = measure.compiled(jax.jit(algorithm.update).lower(state, problem.batches, KEY))
     memory = turn.memory_analysis().temp_size_in_bytes
     return functools.partial(estimate, point), functools.partial(turn, state, problem.batches, KEY), memory
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dass_jax.runtime import compilation
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 
@@ -36,6 +38,11 @@ def alternately(cases: dict[str, Callable[[], Any]], repetitions: int, warmup: i
             if turn >= warmup:
                 seconds[name].append(passed)
     return seconds
+
+
+def compiled(lowered: Any) -> Any:
+    """A lowered program compiled as a run compiles its own."""
+    return lowered.compile(compiler_options=compilation.options(jax.default_backend()))
 
 
 def ratio_of_medians(one: Sequence[float], other: Sequence[float]) -> float:

@@ -28,7 +28,7 @@ from dass_jax import bilevel, build, errors, relaxation
 from dass_jax.config import Search
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
-from dass_jax.runtime import compilation, memory
+from dass_jax.runtime import memory
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS
 
@@ -97,7 +97,7 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
     record["trace_seconds"] = time.perf_counter() - before
     say(f"traced in {record['trace_seconds']:.1f} s, compiling …")
     before = time.perf_counter()
-    compiled = lowered.compile(compiler_options=compilation.options(jax.default_backend()))
+    compiled = measure.compiled(lowered)
     record["compile_seconds"] = time.perf_counter() - before
     say(f"compiled in {record['compile_seconds']:.1f} s")
     needed, there = memory.needed(compiled), memory.available(jax.devices()[:1])

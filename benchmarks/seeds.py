@@ -69,7 +69,7 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
 
     def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         before = time.perf_counter()
-        program = jax.jit(function, donate_argnums=0).lower(*arguments).compile()
+        program = measure.compiled(jax.jit(function, donate_argnums=0).lower(*arguments))
         record[f"{name}: compile seconds"] = time.perf_counter() - before
         search_step.say(f"{step} of {count} seeds {name}: compiled in {time.perf_counter() - before:.1f} s")
         return program
