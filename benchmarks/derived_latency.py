@@ -3,11 +3,10 @@
     python benchmarks/derived_latency.py [--genotype darts_v2] [--channels 36] [--cells 20] [--batch 1]
                                          [--warmup 20] [--repetitions 200] [--output FILE.json]
 
-All have the same weights, drawn at random, and are called in turn with as many threads as there are cores. Before that
-their logits are compared.
+All have the same weights, drawn at random, and are called in turn with as many threads as there are cores, each after a
+rest in which the threads of the one before stop spinning. Before that their logits are compared.
 """
 
-import argparse
 import functools
 import os
 import pathlib
@@ -29,6 +28,8 @@ from dass_jax.models.inference import fold, inference
 
 IMAGE = (32, 32, 3)
 TOLERANCE = 1e-3
+REST = 0.02
+"""Seconds before each call."""
 ONNX = "ONNX Runtime"
 Case = Callable[[], Any]
 """Returns logits [N, classes] that `np.asarray` understands."""
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     images = np.random.default_rng(1).normal(size=(IMAGE[2], *IMAGE[:2], options.batch)).astype(np.float32)
     cases = ours(found, config, v, images) | peers(found, config, v, images)
     apart = compare(cases)
-    seconds = measure.alternately(cases, options.repetitions, options.warmup)
+    seconds = measure.alternately(cases, options.repetitions, options.warmup, REST)
     if options.output:
         asked = {name: value for name, value in vars(options).items() if name != "output"}
         record = {"machine": measure.machine(), **asked, "logits_apart": apart, "seconds": seconds}

@@ -1,7 +1,7 @@
 """A trained derived network for inference: BN folded into the weights before it, and kernels that suit a few images.
 
-In evaluation BN is y = (x − mean)·f + bias with f = scale / √(var + ε), and x is linear in the weight of the layer before
-it. So f goes into that weight's output channels, and bias − mean·f is all that is left of BN.
+In evaluation BN is y = (x − mean)·f + bias with f = scale / √(var + ε), and x is linear in the weight of the layer
+before it. So f goes into that weight's output channels, and bias − mean·f is all that is left of BN.
 
 `derived.Network` is the readable definition of the network; the tests hold this one equal to it.
 """
@@ -27,8 +27,8 @@ def fold(params: Any, batch_stats: Any) -> Any:
     """The parameters of the folded network, under the paths of `params`.
 
     Of a norm only "bias" is left, and a weight has its output channels on its last axis: depthwise [k, k, C], pointwise
-    and factorized [I, O], dense [I, k, k, O], linear [I, O]. What was pruned stays zero. The auxiliary head, which is for
-    training, is left out.
+    and factorized [I, O], dense [I, k, k, O], linear [I, O]. What was pruned stays zero. The auxiliary head, which is
+    for training, is left out.
 
     Args:
       params, batch_stats: of a network made by `derived.derived`.
@@ -54,7 +54,7 @@ def inference(genotype: Genotype, config: NetworkConfig) -> Callable[[Any, jax.A
     """The network of the given genotype and sizes: (what `fold` returns, images [C, H, W, N]) → logits [N, classes]."""
 
     def apply(folded: Any, images: jax.Array) -> jax.Array:
-        before, previous = _stem(folded["stem"], jnp.moveaxis(images, -1, 0).transpose(0, 2, 3, 1))
+        before, previous = _stem(folded["stem"], images.transpose(3, 1, 2, 0))
         for index in range(config.cells):
             reduction = index in reductions(config.cells)
             cell = genotype.reduce if reduction else genotype.normal
@@ -104,8 +104,7 @@ def _edge(p: Any, operation: str, x: jax.Array, stride: int) -> jax.Array:
     dilation = 2 if operation.startswith("dil_conv") else 1
     for part in (1, 2):
         if f"depthwise_{part}" in p:
-            weights = (p[f"{layer}_{part}"]["conv"]["weight"] for layer in ("depthwise", "pointwise"))
-            depthwise, pointwise = weights
+            depthwise, pointwise = (p[f"{layer}_{part}"]["conv"]["weight"] for layer in ("depthwise", "pointwise"))
             x = kernels.depthwise(jax.nn.relu(x), depthwise, stride if part == 1 else 1, dilation)
             x = kernels.pointwise(x, pointwise) + p[f"norm_{part}"]["bias"]
     return x

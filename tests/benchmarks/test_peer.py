@@ -133,7 +133,9 @@ def test_logits_loss_gradients_and_statistics_are_the_peers(
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in p.theirs.named_parameters()
     }
-    assert not differing(flatten(gradients), flatten(peer_variables.gather(peer_variables.places(sizes), their_gradients, trained)))
+    assert not differing(
+        flatten(gradients), flatten(peer_variables.gather(peer_variables.places(sizes), their_gradients, trained))
+    )
     shown = [*jax.tree.leaves(gradients[PARAMS]), gradients[ALPHA]["reduce"]]
     assert all(np.any(leaf) for leaf in shown), "a gradient of zeros shows nothing"
     assert not differing(as_torch_counts(p, p.variables[BATCH_STATS], statistics, 1), statistics_of(p))
