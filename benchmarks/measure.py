@@ -17,12 +17,17 @@ import jax
 
 from dass_jax.runtime import compilation
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "onnx", "onnxruntime")
 
 
-def alternately(cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1) -> dict[str, list[float]]:
+def alternately(
+    cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1, rest: float = 0.0
+) -> dict[str, list[float]]:
     """Seconds of each repetition, the cases in turn (A, B, C, A, B, C, …), so that a slow minute of the machine hits
     all of them. JAX results are waited for; the first `warmup` turns do not count.
+
+    `rest`: seconds of sleep before each call. The threads of some libraries spin for a while after their work is done,
+    and where all cores are in use the next case of a few milliseconds would pay for that.
 
     Raises:
       ValueError: without a case or a repetition.
@@ -32,6 +37,7 @@ def alternately(cases: dict[str, Callable[[], Any]], repetitions: int, warmup: i
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warmup + repetitions):
         for name, case in cases.items():
+            time.sleep(rest)
             start = time.perf_counter()
             jax.block_until_ready(case())
             passed = time.perf_counter() - start

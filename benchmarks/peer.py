@@ -21,9 +21,9 @@ except ImportError as error:
     raise UserError("PyTorch is missing; pip install torch==2.13.0") from error
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """BN of the cells: without scale and offset while searching."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
+def batch_norm(channels: int, affine: bool) -> nn.BatchNorm2d:
+    """BN of the cells: without scale and offset while searching, with both in a derived network."""
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=affine)
 
 
 class Zero(nn.Module):
@@ -37,16 +37,20 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+def pool(operation: str, stride: int) -> nn.Module:
+    """3×3 pooling."""
+    if operation == "max_pool_3x3":
+        return nn.MaxPool2d(3, stride, padding=1)
+    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+
+
 class Pool(nn.Module):
     """3×3 pooling, then BN."""
 
-    def __init__(self, kind: str, channels: int, stride: int):
+    def __init__(self, operation: str, channels: int, stride: int):
         super().__init__()
-        if kind == "max":
-            self.pool: nn.Module = nn.MaxPool2d(3, stride, padding=1)
-        else:
-            self.pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-        self.norm = batch_norm(channels)
+        self.pool = pool(operation, stride)
+        self.norm = batch_norm(channels, affine=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.pool(x))
@@ -55,11 +59,11 @@ class Pool(nn.Module):
 class FactorizedReduce(nn.Module):
     """ReLU, two stride-2 1×1 convolutions to half the channels, the second one pixel further, BN."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, affine: bool = False):
         super().__init__()
         self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
         self.conv_2 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
-        self.norm = batch_norm(outputs)
+        self.norm = batch_norm(outputs, affine)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(x)
@@ -72,10 +76,10 @@ class FactorizedReduce(nn.Module):
 class ReLUConvNorm(nn.Module):
     """ReLU, 1×1 convolution, BN."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, affine: bool = False):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.norm = batch_norm(outputs)
+        self.norm = batch_norm(outputs, affine)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(functional.relu(x)))
@@ -84,29 +88,29 @@ class ReLUConvNorm(nn.Module):
 class DepthwiseSeparable(nn.Module):
     """ReLU, depthwise k×k, 1×1, BN: all of a dilated convolution and half of a separable one."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int):
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int, affine: bool):
         super().__init__()
         padding = (kernel - 1) // 2 * dilation
         self.depthwise = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = batch_norm(channels)
+        self.norm = batch_norm(channels, affine)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.pointwise(self.depthwise(functional.relu(x))))
 
 
-def primitive(operation: str, channels: int, stride: int) -> nn.Module:
-    """The module of one operation of one edge."""
+def primitive(operation: str, channels: int, stride: int, affine: bool = False) -> nn.Module:
+    """The module of one operation of one edge; `affine` is that of its BN."""
     if operation == "none":
         return Zero(stride)
     if operation == "skip_connect":
-        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
     if operation in ("max_pool_3x3", "avg_pool_3x3"):
-        return Pool(operation[:3], channels, stride)
+        return Pool(operation, channels, stride)
     kernel = int(operation[-1])
     if operation.startswith("dil_conv"):
-        return nn.Sequential(DepthwiseSeparable(channels, kernel, stride, dilation=2))
-    return nn.Sequential(*(DepthwiseSeparable(channels, kernel, s, dilation=1) for s in (stride, 1)))
+        return nn.Sequential(DepthwiseSeparable(channels, kernel, stride, 2, affine))
+    return nn.Sequential(*(DepthwiseSeparable(channels, kernel, s, 1, affine) for s in (stride, 1)))
 
 
 class MixedEdge(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peer import Supernet, torch
+from benchmarks.peer import nn, torch
 from dass_jax.genotype import edges, reductions
 from dass_jax.nn.mixed import DILATED, POOLS, SEPARABLE
 from dass_jax.spaces.darts import SupernetConfig
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     index: tuple[int, ...] = ()
 
 
-def tensors(peer: Supernet) -> dict[str, torch.Tensor]:
+def tensors(peer: nn.Module) -> dict[str, torch.Tensor]:
     """The peer's parameters and running statistics by name."""
     found = dict(peer.named_parameters()) | dict(peer.named_buffers())
     return {name: tensor.detach() for name, tensor in found.items() if not name.endswith("num_batches_tracked")}
@@ -34,9 +34,7 @@ def tensors(peer: Supernet) -> dict[str, torch.Tensor]:
 def places(config: SupernetConfig) -> dict[str, Place]:
     """For each tensor of the peer its place in our variables."""
     found = {f"alpha.{name}": Place(f"alpha/{name}") for name in ("normal", "reduce")}
-    found |= {"classifier.weight": Place("params/head/classifier/linear/weight")}
-    found |= {"classifier.bias": Place("params/head/classifier/bias")}
-    found |= _stem(config)
+    found |= ends(config.stem)
     reduced = config.stem == "imagenet"
     for index in range(config.cells):
         reduction = index in reductions(config.cells)
@@ -45,22 +43,32 @@ def places(config: SupernetConfig) -> dict[str, Place]:
     return found
 
 
-def _stem(config: SupernetConfig) -> dict[str, Place]:
-    found = {}
-    for index in range(3 if config.stem == "imagenet" else 1):
-        suffix = f"_{index + 1}" if config.stem == "imagenet" else ""
+def ends(stem: str) -> dict[str, Place]:
+    """The stem and the classifier, which supernets and derived networks have alike."""
+    found = {
+        "classifier.weight": Place("params/head/classifier/linear/weight"),
+        "classifier.bias": Place("params/head/classifier/bias"),
+    }
+    for index in range(3 if stem == "imagenet" else 1):
+        suffix = f"_{index + 1}" if stem == "imagenet" else ""
         found[f"stem.convs.{index}.weight"] = Place(f"params/stem/conv{suffix}/conv/weight")
-        found[f"stem.norms.{index}.weight"] = Place(f"params/stem/norm{suffix}/scale")
-        found[f"stem.norms.{index}.bias"] = Place(f"params/stem/norm{suffix}/bias")
-        found.update(_norm(f"stem.norms.{index}", f"stem/norm{suffix}"))
+        found.update(affine_norm(f"stem.norms.{index}", f"stem/norm{suffix}"))
     return found
 
 
-def _norm(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+def affine_norm(theirs: str, ours: str) -> dict[str, Place]:
+    """BN with scale and offset."""
+    names = {"weight": "scale", "bias": "bias"}
+    return norm(theirs, ours) | {f"{theirs}.{t}": Place(f"params/{ours}/{o}") for t, o in names.items()}
+
+
+def norm(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+    """The running statistics of BN."""
     return {f"{theirs}.running_{name}": Place(f"batch_stats/{ours}/{name}", index) for name in ("mean", "var")}
 
 
-def _factorized(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+def halves(theirs: str, ours: str, *index: int) -> dict[str, Place]:
+    """The two convolutions of a factorized reduce."""
     return {f"{theirs}.conv_{half + 1}.weight": Place(f"params/{ours}/weight", (*index, half)) for half in (0, 1)}
 
 
@@ -69,10 +77,10 @@ def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduc
     for part in (0, 1):
         name, own = f"{theirs}.preprocess_{part}", f"{ours}/preprocess_{part}"
         if part == 0 and reduced:
-            found.update(_factorized(name, f"{own}/factorized"))
+            found.update(halves(name, f"{own}/factorized"))
         else:
             found[f"{name}.conv.weight"] = Place(f"params/{own}/pointwise/conv/weight")
-        found.update(_norm(f"{name}.norm", f"{own}/norm"))
+        found.update(norm(f"{name}.norm", f"{own}/norm"))
     for number, (source, node) in enumerate(edges(config.nodes)):
         # Group 0 holds the edges from both inputs to all nodes, group j those from node j + 1 to the later ones.
         group, row, first = (0, source, 2) if source < 2 else (source - 1, 0, source + 1)
@@ -86,10 +94,10 @@ def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduc
 def _edge(theirs: str, ours: str, row: int, column: int, targets: int, stride: int) -> Iterator[tuple[str, Place]]:
     """The edge in row `row` (source) and column `column` (target) of a fused group with `targets` columns."""
     for position, operation in enumerate(POOLS):
-        yield from _norm(f"{theirs}.{operation}.norm", f"{ours}/norm_pool", row, position, 0).items()
+        yield from norm(f"{theirs}.{operation}.norm", f"{ours}/norm_pool", row, position, 0).items()
     if stride == 2:
-        yield from _factorized(f"{theirs}.skip_connect", f"{ours}/skip_connect", row, column).items()
-        yield from _norm(f"{theirs}.skip_connect.norm", f"{ours}/norm_skip", row, 0, column).items()
+        yield from halves(f"{theirs}.skip_connect", f"{ours}/skip_connect", row, column).items()
+        yield from norm(f"{theirs}.skip_connect.norm", f"{ours}/norm_skip", row, 0, column).items()
     for operation in (*SEPARABLE, *DILATED):
         for part in (1, 2) if operation in SEPARABLE else (1,):
             for layer in ("depthwise", "pointwise"):
@@ -97,38 +105,41 @@ def _edge(theirs: str, ours: str, row: int, column: int, targets: int, stride: i
                 yield f"{theirs}.{operation}.{part - 1}.{layer}.weight", place
     for position, operation in enumerate(SEPARABLE):
         norms = f"{theirs}.{operation}.0.norm", f"{theirs}.{operation}.1.norm"
-        yield from _norm(norms[0], f"{ours}/norm_1", row, position * targets + column).items()
-        yield from _norm(norms[1], f"{ours}/norm_2", row, position, column).items()
+        yield from norm(norms[0], f"{ours}/norm_1", row, position * targets + column).items()
+        yield from norm(norms[1], f"{ours}/norm_2", row, position, column).items()
     for position, operation in enumerate(DILATED):
-        yield from _norm(f"{theirs}.{operation}.0.norm", f"{ours}/norm_dilated", row, position, column).items()
+        yield from norm(f"{theirs}.{operation}.0.norm", f"{ours}/norm_dilated", row, position, column).items()
 
 
-def split(config: SupernetConfig, variables: Any) -> dict[str, np.ndarray]:
+Places = Mapping[str, Place]
+
+
+def split(places: Places, variables: Any) -> dict[str, np.ndarray]:
     """Our variables, or a part of their collections, as arrays by the peer's names."""
     leaves = {path: np.asarray(leaf) for path, leaf in flatten(variables).items()}
-    return {name: leaves[place.path][place.index] for name, place in places(config).items() if place.path in leaves}
+    return {name: leaves[place.path][place.index] for name, place in places.items() if place.path in leaves}
 
 
-def load(peer: Supernet, config: SupernetConfig, variables: Any) -> None:
-    """Copies our variables {"params", "batch_stats", "alpha"} into the peer.
+def load(peer: nn.Module, places: Places, variables: Any) -> None:
+    """Copies our variables {"params", "batch_stats", …} into the peer.
 
     Raises:
       KeyError: if the two do not have the same leaves.
     """
-    values, own = split(config, variables), tensors(peer)
+    values, own = split(places, variables), tensors(peer)
     if unknown := own.keys() ^ values.keys():
         raise KeyError(f"not in both networks: {sorted(unknown)}")
     for name, tensor in own.items():
         tensor.copy_(torch.from_numpy(values[name].copy()).reshape(tensor.shape))
 
 
-def gather(config: SupernetConfig, values: Mapping[str, torch.Tensor], shapes: Any) -> Any:
+def gather(places: Places, values: Mapping[str, torch.Tensor], shapes: Any) -> Any:
     """Inverse of `split` for tensors by the peer's names, such as gradients: a tree like `shapes`.
 
     Entries that no tensor of the peer fills are NaN, so that a comparison finds them.
     """
     leaves = {path: np.full(leaf.shape, np.nan) for path, leaf in flatten(shapes).items()}
-    for name, place in places(config).items():
+    for name, place in places.items():
         if place.path in leaves:
             slot = leaves[place.path][place.index]
             leaves[place.path][place.index] = values[name].numpy().reshape(slot.shape)

@@ -35,6 +35,18 @@ def test_seconds_are_those_of_the_case_and_jax_results_are_waited_for() -> None:
     assert min(seconds["slow"]) >= 0.03 > 10 * min(seconds["quick"]) >= 0
 
 
+def test_a_rest_comes_before_every_call_and_is_not_measured() -> None:
+    ends, starts = [], []
+
+    def case() -> None:
+        starts.append(time.perf_counter())
+        ends.append(time.perf_counter())
+
+    seconds = measure.alternately({"A": case, "B": case}, repetitions=2, warmup=0, rest=0.03)
+    assert all(start - end >= 0.03 for end, start in zip(ends, starts[1:], strict=False))
+    assert max(seconds["A"] + seconds["B"]) < 0.03
+
+
 @pytest.mark.parametrize(("cases", "repetitions"), [({}, 1), ({"A": int}, 0)])
 def test_nothing_to_measure_is_an_error(cases: dict, repetitions: int) -> None:
     with pytest.raises(ValueError, match="allowed: at least one of each"):

@@ -44,7 +44,7 @@ def pair(config: SupernetConfig, image: tuple[int, int, int], random_like: Any) 
     alpha = {name: rng.normal(size=shape) for name, shape in space.alpha_shapes.items()}
     variables = {PARAMS: params, BATCH_STATS: jax.tree.map(np.abs, statistics), ALPHA: alpha}
     theirs = peer.supernet(config, image[2]).double()
-    peer_variables.load(theirs, config, variables)
+    peer_variables.load(theirs, peer_variables.places(config), variables)
     loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
     batches = [
         Batch(rng.normal(size=(image[2], *image[:2], BATCH)), rng.integers(config.classes, size=BATCH))
@@ -85,7 +85,8 @@ def as_torch_counts(p: Pair, before: Any, after: Any, passes: int) -> dict[str, 
 
     PyTorch moves its running variance by the unbiased estimate, we by the batch's variance itself (as Flax does).
     """
-    old, new = (peer_variables.split(p.config, {BATCH_STATS: statistics}) for statistics in (before, after))
+    places = peer_variables.places(p.config)
+    old, new = (peer_variables.split(places, {BATCH_STATS: statistics}) for statistics in (before, after))
     for name in new:
         if name.endswith("running_var"):
             kept, count = 0.9**passes * old[name], p.counts[name.removesuffix(".running_var")]
@@ -132,7 +133,9 @@ def test_logits_loss_gradients_and_statistics_are_the_peers(
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in p.theirs.named_parameters()
     }
-    assert not differing(flatten(gradients), flatten(peer_variables.gather(sizes, their_gradients, trained)))
+    assert not differing(
+        flatten(gradients), flatten(peer_variables.gather(peer_variables.places(sizes), their_gradients, trained))
+    )
     shown = [*jax.tree.leaves(gradients[PARAMS]), gradients[ALPHA]["reduce"]]
     assert all(np.any(leaf) for leaf in shown), "a gradient of zeros shows nothing"
     assert not differing(as_torch_counts(p, p.variables[BATCH_STATS], statistics, 1), statistics_of(p))
@@ -165,7 +168,7 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
     trained = {name: v[name] for name in (PARAMS, ALPHA)}
     assert not differing(
         flatten(trained),
-        flatten(peer_variables.gather(p.config, peer_variables.tensors(p.theirs), trained)),
+        flatten(peer_variables.gather(peer_variables.places(p.config), peer_variables.tensors(p.theirs), trained)),
     )
     assert not differing(as_torch_counts(p, p.variables[BATCH_STATS], v[BATCH_STATS], 4), statistics_of(p))
 

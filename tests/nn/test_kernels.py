@@ -12,7 +12,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from dass_jax.nn import kernels
-from dass_jax.nn.kernels import windows
+from dass_jax.nn.kernels import channels_last, windows
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -252,3 +252,35 @@ def test_pools_of_large_images_have_the_second_derivatives_of_the_matrix_form(
         found[small] = forward
     assert np.abs(found[True]).max() > 1
     close(found[True], found[False])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
+@pytest.mark.parametrize("stride", STRIDES)
+def test_channels_last_kernels_equal_the_definitions(
+    plain: SimpleNamespace, stride: int, size: tuple[int, int]
+) -> None:
+    x = RNG.normal(size=(3, *size, 2)) - 3
+    taps, weight, dense = RNG.normal(size=(3, 5, 5)), RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3, 3, 3))
+
+    @jax.jit
+    def found(x: jax.Array) -> Any:
+        last = x.transpose(3, 1, 2, 0)
+        return [
+            channels_last.depthwise(last, jnp.moveaxis(taps, 0, -1), stride, 2),
+            channels_last.max_pool(last, stride),
+            channels_last.avg_pool(last, stride),
+            channels_last.convolution(last, jnp.moveaxis(dense, 0, -1), stride),
+            channels_last.factorized(last, weight.T),
+        ]
+
+    halves = [
+        w @ view.reshape(3, -1) for w, view in zip((weight[:2], weight[2:]), kernels.shifted_pair(x), strict=True)
+    ]
+    wanted = [
+        plain.convolve(x, taps, stride, 2, 4, depthwise=True),
+        plain.pool(x, stride, np.max),
+        plain.pool(x, stride, np.mean),
+        plain.convolve(x, dense, stride, padding=1),
+        jnp.concatenate(halves).reshape(4, *(windows.output_size(s, 2) for s in size), 2),
+    ]
+    close(found(x), [y.transpose(3, 1, 2, 0) for y in wanted])

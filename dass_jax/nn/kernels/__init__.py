@@ -7,6 +7,7 @@ gradient of its max pooling. Leading axes broadcast, so that all edges which lea
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`.
+`channels_last` is no such form: it has another layout, for `models.inference`.
 
 The plain definitions that these forms must equal are in the tests.
 """
