@@ -60,12 +60,12 @@ def step_of(space: Space, size: search_step.Size, step: str) -> tuple[bilevel.Al
 def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """The step of `count` seeds in both ways; what compiling took goes into `record`."""
     algorithm, start = step_of(darts(size.config), size, step)
-    keys = jax.random.split(jax.random.key(0), count)
+    keys, rate = jax.random.split(jax.random.key(0), count), jax.numpy.float32(search_step.LEARNING_RATE)
     batches = [search_step.batches(size)] * count
-    stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches) if count > 1 else batches[0]
+    stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
 
-    def update(state: bilevel.State, batch: Any, key: jax.Array) -> Any:
-        return algorithm.update(state, batch, key, learning_rate=search_step.LEARNING_RATE)
+    def update(state: bilevel.State, batch: Any, key: jax.Array, rate: Any) -> Any:
+        return algorithm.update(state, batch, key, learning_rate=rate)
 
     def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         before = time.perf_counter()
@@ -76,17 +76,17 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
 
     states = [jax.jit(start)(key) for key in keys]
     batch = jax.jit(jax.vmap(start))(keys)
-    alone = compiled(ALONE, update, states[0], batches[0], keys[0])
-    together = compiled(TOGETHER, seeds.over(update, count, (0, 0, 0)), batch, stacked, keys)
+    alone = compiled(ALONE, update, states[0], batches[0], keys[0], rate)
+    together = compiled(TOGETHER, seeds.over(update, count, (0, 0, 0, None)), batch, stacked, keys, rate)
 
     def run_alone() -> Any:
         for index in range(count):
-            states[index], _ = alone(states[index], batches[index], keys[index])
+            states[index], _ = alone(states[index], batches[index], keys[index], rate)
         return states
 
     def run_together() -> Any:
         nonlocal batch
-        batch, _ = together(batch, stacked, keys)
+        batch, _ = together(batch, stacked, keys, rate)
         return batch
 
     return {ALONE: run_alone, TOGETHER: run_together}
