@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax.nn import kernels
+from dass_jax.nn.precision import widened
 
 Norm = Callable[..., nn.Module]
 
@@ -55,7 +56,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, features)
             y = y * _spread(scale) + _spread(self.param("bias", nn.initializers.zeros, features))
-        return y
+        return y.astype(x.dtype)
 
 
 _BATCH = (-3, -2, -1)
@@ -67,22 +68,24 @@ def _spread(per_channel: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _normalise(x: jax.Array, epsilon: float, average: Average) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """((x − mean) / sqrt(var + ε), mean, var); only the first is differentiable."""
+    """((x − mean) / sqrt(var + ε), mean, var), the last two in float32 at least; only the first is differentiable."""
     return _normalise_forward(x, epsilon, average)[0]
 
 
 def _normalise_forward(x: jax.Array, epsilon: float, average: Average) -> tuple[Any, Any]:
-    mean, square = average((x.mean(_BATCH), (x * x).mean(_BATCH)))
+    wide = widened(x)
+    mean, square = average((wide.mean(_BATCH), (wide * wide).mean(_BATCH)))
     var = jnp.maximum(square - mean * mean, 0)
     inverse = jax.lax.rsqrt(var + epsilon)
-    y = (x - _spread(mean)) * _spread(inverse)
+    y = ((wide - _spread(mean)) * _spread(inverse)).astype(x.dtype)
     return (y, mean, var), (y, inverse)
 
 
 def _normalise_backward(epsilon: float, average: Average, residuals: Any, gradients: Any) -> tuple[jax.Array]:
-    (y, inverse), g = residuals, gradients[0]
+    (kept, inverse), g = residuals, widened(gradients[0])
+    y = widened(kept)
     mean_g, mean_gy = average((g.mean(_BATCH), (g * y).mean(_BATCH)))
-    return (_spread(inverse) * (g - _spread(mean_g) - y * _spread(mean_gy)),)
+    return ((_spread(inverse) * (g - _spread(mean_g) - y * _spread(mean_gy))).astype(kept.dtype),)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -126,7 +129,7 @@ class SparseConv(nn.Module):
 
 
 class SparseLinear(nn.Module):
-    """x [I, N] → [features, N], with a bias, which is never pruned."""
+    """x [I, N] → [features, N] in float32 at least, with a bias, which is never pruned."""
 
     features: int
 
@@ -134,7 +137,7 @@ class SparseLinear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = SparseWeight((self.features, x.shape[0]), name="linear")()
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return weight @ x + bias[:, None]
+        return weight @ widened(x) + bias[:, None]
 
 
 class FactorizedReduce(nn.Module):
