@@ -79,31 +79,13 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
     Raises:
       TooLarge: before anything runs, if XLA's estimate exceeds the available memory.
     """
-    space = darts(size.config)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-    alternation = dass.step(
-        PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
-    )
-
-    @jax.jit
-    def start() -> Any:
-        v = space.init(jax.random.key(0), size.image)
-        return alternation.init({**v, ALPHA: relaxation.init(jax.random.key(1), space.alpha_shapes)})
-
+    begin, update = search(size)
+    start = jax.jit(lambda: begin(jax.random.key(0)))
     inputs = jax.device_put((batches(size), jax.random.key(2)))
-    step = jax.jit(alternation.update, donate_argnums=0)
-    before = time.perf_counter()
-    lowered = step.lower(jax.eval_shape(start), *inputs, learning_rate=LEARNING_RATE)
-    record["trace_seconds"] = time.perf_counter() - before
-    say(f"traced in {record['trace_seconds']:.1f} s, compiling …")
-    before = time.perf_counter()
-    compiled = measure.compiled(lowered)
-    record["compile_seconds"] = time.perf_counter() - before
-    say(f"compiled in {record['compile_seconds']:.1f} s")
-    needed, there = memory.needed(compiled), memory.available(jax.devices()[:1])
-    record["estimated_bytes"] = needed and needed.total
-    if needed and there is not None and needed.total > there:
-        sizes = f"{needed.total / 1e9:.1f} GB by XLA's estimate and {there / 1e9:.1f} GB"
+    compiled = compiled_with_record(update, record, jax.eval_shape(start), *inputs, learning_rate=LEARNING_RATE)
+    there = memory.available(jax.devices()[:1])
+    if record["estimated_bytes"] and there is not None and record["estimated_bytes"] > there:
+        sizes = f"{record['estimated_bytes'] / 1e9:.1f} GB by XLA's estimate and {there / 1e9:.1f} GB"
         raise TooLarge(f"our step needs {sizes} are available")
     state = start()
 
@@ -113,6 +95,37 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
         return state, info
 
     return run
+
+
+def search(size: Size, dtype: Any = None) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
+    """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype."""
+    space = darts(size.config, dtype=dtype)
+    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
+    step = dass.step(
+        PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
+    )
+
+    def begin(key: jax.Array) -> Any:
+        first, second = jax.random.split(key)
+        alpha = relaxation.init(second, space.alpha_shapes)
+        return step.init({**space.init(first, size.image), ALPHA: alpha})
+
+    return begin, step.update
+
+
+def compiled_with_record(function: Callable[..., Any], record: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+    """`function` compiled for such arguments, the first of them donated. What it took goes into `record`."""
+    before = time.perf_counter()
+    lowered = jax.jit(function, donate_argnums=0).lower(*arguments, **named)
+    record["trace_seconds"] = time.perf_counter() - before
+    say(f"traced in {record['trace_seconds']:.1f} s, compiling …")
+    before = time.perf_counter()
+    compiled = measure.compiled(lowered)
+    record["compile_seconds"] = time.perf_counter() - before
+    say(f"compiled in {record['compile_seconds']:.1f} s")
+    needed = memory.needed(compiled)
+    record["estimated_bytes"] = needed and needed.total
+    return compiled
 
 
 def peers(size: Size, case: str) -> Callable[[], Any]:

@@ -142,7 +142,7 @@ def search_transforms(c: Search) -> tuple[optax.GradientTransformation, optax.Gr
 def _space(s: Setting) -> Space:
     c = s.config.search
     sizes = SupernetConfig(s.dataset.classes, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
-    return darts(sizes, average=parallel.mean)
+    return darts(sizes, parallel.mean, jnp.dtype(s.config.runtime.precision))
 
 
 def hypergradient_of(config: Config) -> bilevel.Hypergradient:
@@ -219,8 +219,8 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
 
 def model(s: Setting, genotype: Genotype, auxiliary: bool, average: Average) -> Model:
     """The derived network of a genotype."""
-    n = s.config.network
-    return derived(genotype, NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary), average)
+    n, dtype = s.config.network, jnp.dtype(s.config.runtime.precision)
+    return derived(genotype, NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary), average, dtype)
 
 
 def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callable[..., Any]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 MethodName = Literal["dass", "darts_sparse", "random"]
 StemName = Literal["cifar", "imagenet"]
+PrecisionName = Literal["float32", "bfloat16"]
 OrderName = Literal["upper_first", "lower_first"]
 HypergradientName = Literal["first_order", "unrolled", "finite_difference", "neumann", "conjugate_gradient", "amended"]
 HYPERGRADIENT_ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -231,6 +232,9 @@ class Runtime:
 
     devices: Annotated[int, Range(0, 65_536)] = 0
     """Devices of this machine that share each batch; 0 = all."""
+    precision: PrecisionName = "float32"
+    """What activations are kept in: `float32`, or `bfloat16` for half of the memory on an accelerator. All that is
+    learned stays float32, and so do statistics, logits and losses. docs/accelerators.md."""
     epochs_per_call: Annotated[int, Range(1, 1000)] = 1
     """Epochs in one compiled call (the largest divisor of a stage's epochs up to this); checkpoints and test accuracies
     come at the end of a call."""

@@ -160,6 +160,8 @@ def test_a_run_folder_of_another_configuration_is_left_alone(
     write('{"epoch": 1}\n', "mine/metrics.jsonl")
     named = ["--workdir = 'mine'", "sparsity.keep: 0.01 in the folder, 0.5 asked for", "seed: 0 in the folder, 7 asked"]
     refused([*argv, "--sparsity.keep", "0.5", "--seed", "7"], named, capsys)
+    named = ["runtime.precision: 'float32' in the folder, 'bfloat16' asked for"]
+    refused([*argv, "--runtime.precision", "bfloat16"], named, capsys)
     # What cannot change a number may differ.
     assert guarded(lambda: train.main([*argv, "--runtime.checkpoints-to-keep", "9"])) == 130
 

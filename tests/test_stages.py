@@ -220,6 +220,7 @@ OPTIONS = {
     "train__momentum": 0.0,
     "train__weight_decay": 0.1,
     "train__pretrain_lr": 0.1,
+    "runtime__precision": "bfloat16",
 }
 
 
@@ -249,6 +250,18 @@ def test_accumulation_reaches_the_search(search: Trail, tmp_path: pathlib.Path) 
     assert not differing(other[0].variables[ALPHA], search.states["step1"][0].variables[ALPHA])
     for name in (ALPHA, PARAMS, BATCH_STATS):
         assert differing(other[-1].variables[name], search.states["step1"][-1].variables[name]), name
+
+
+def test_a_search_in_bfloat16_learns_as_one_in_float32_does(tmp_path: pathlib.Path) -> None:
+    sizes = {"data__limit": 512, "search__channels": 4, "search__epochs": 8, "search__theta_lr": 0.1}
+    trails = [
+        follow(setting(runtime__precision=name, **sizes), tmp_path / name, "search", first_only=True)
+        for name in ("float32", "bfloat16")
+    ]
+    wide, narrow = ([record["lower_loss"] for record in trail.records["step1"]] for trail in trails)
+    assert narrow[-1] < 1.9 < 2.2 < narrow[0]
+    assert narrow != wide and narrow == pytest.approx(wide, rel=0.05)
+    assert differing(*(trail.states["step1"][-1].variables for trail in trails))  # and all of equal dtypes
 
 
 def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail, tmp_path: pathlib.Path) -> None:

@@ -75,7 +75,7 @@ class DerivedCell(nn.Module):
                 if path_scale is not None and not (operation == "skip_connect" and stride == 1):
                     part = part * path_scale[node, pair]
                 parts.append(part)
-            states.append(sum(parts))
+            states.append(sum(parts).astype(previous.dtype))
         return jnp.concatenate(states[2:], axis=0)
 
 
@@ -85,10 +85,13 @@ class Network(nn.Module):
     genotype: Genotype
     config: NetworkConfig
     average: layers.Average = layers.one_device
+    dtype: Any = None
+    """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> Any:
         c = self.config
+        x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=True, average=self.average)
         before, previous = STEMS[c.stem](c.channels, norm, name="stem")(x)
         channels, reduced, auxiliary = c.channels, first_is_reduced(c.stem), None
@@ -104,9 +107,11 @@ class Network(nn.Module):
         return heads.Classifier(c.classes, name="head")(previous), auxiliary
 
 
-def derived(genotype: Genotype, config: NetworkConfig, average: layers.Average = layers.one_device) -> Model:
-    """The model of the given genotype and sizes."""
-    network = Network(genotype, config, average)
+def derived(
+    genotype: Genotype, config: NetworkConfig, average: layers.Average = layers.one_device, dtype: Any = None
+) -> Model:
+    """The model of the given genotype and sizes; `average` and `dtype` as in `spaces.darts`."""
+    network = Network(genotype, config, average, dtype)
     pairs = max(len(node) for cell in genotype for node in cell)
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:

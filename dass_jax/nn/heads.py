@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.layers import Norm, SparseConv, SparseLinear
+from dass_jax.nn.precision import widened
 
 
 class Classifier(nn.Module):
@@ -15,7 +16,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return SparseLinear(self.classes, name="classifier")(x.mean((1, 2))).T
+        return SparseLinear(self.classes, name="classifier")(widened(x).mean((1, 2))).T
 
 
 def auxiliary_stride(stem: str) -> int:
@@ -38,8 +39,9 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         stride = auxiliary_stride(self.stem)
-        x = lax.reduce_window(nn.relu(x), 0.0, lax.add, (1, 5, 5, 1), (1, stride, stride, 1), "valid") / 25
-        x = self.norm(name="norm_1")(SparseConv(128, name="conv_1")(x))
+        wide = widened(nn.relu(x))
+        mean = lax.reduce_window(wide, 0.0, lax.add, (1, 5, 5, 1), (1, stride, stride, 1), "valid") / 25
+        x = self.norm(name="norm_1")(SparseConv(128, name="conv_1")(mean.astype(x.dtype)))
         x = SparseConv(768, 2, name="conv_2")(nn.relu(x))
         if self.stem == "cifar":
             x = self.norm(name="norm_2")(x)

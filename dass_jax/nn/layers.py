@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax.nn import kernels
+from dass_jax.nn.precision import widened
 
 Norm = Callable[..., nn.Module]
 
@@ -103,7 +104,7 @@ class SparseConv(nn.Module):
 
 
 class SparseLinear(nn.Module):
-    """x [I, N] → [features, N], with a bias, which is never pruned."""
+    """x [I, N] → [features, N] in float32 at least, with a bias, which is never pruned."""
 
     features: int
 
@@ -111,7 +112,7 @@ class SparseLinear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = SparseWeight((self.features, x.shape[0]), name="linear")()
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return weight @ x + bias[:, None]
+        return weight @ widened(x) + bias[:, None]
 
 
 class FactorizedReduce(nn.Module):

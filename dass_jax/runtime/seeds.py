@@ -20,8 +20,31 @@ def each(of_seed: Callable[[int], T], seeds: Sequence[int], stack: Callable[...,
 
 
 def over(function: Callable[..., Any], count: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """`function` for `count` seeds at once: vmapped over the arguments whose entry in `in_axes` is 0."""
-    return function if count == 1 else jax.vmap(function, in_axes)
+    """`function` for `count` seeds: batched over the arguments whose entry in `in_axes` is 0, shared in the others.
+
+    On an accelerator the seeds advance together (`vmap`). On a CPU, whose cores one seed keeps busy, the one program
+    takes them one after another: together they would not fit into its caches, and compile for longer.
+    """
+    if count == 1:
+        return function
+    return in_turn(function, in_axes) if jax.default_backend() == "cpu" else jax.vmap(function, in_axes)
+
+
+def in_turn(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """As `jax.vmap` with entries 0 and None, one after another."""
+
+    def over_all(*arguments: Any) -> Any:
+        batched = [argument for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0]
+
+        def of_one(own: list[Any]) -> Any:
+            parts = iter(own)
+            return function(
+                *(argument if axis is None else next(parts) for argument, axis in zip(arguments, in_axes, strict=True))
+            )
+
+        return jax.lax.map(of_one, batched)
+
+    return over_all
 
 
 def members(tree: Any, count: int) -> list[Any]:

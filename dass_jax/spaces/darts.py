@@ -87,6 +87,7 @@ class MixedCell(nn.Module):
             mixed = MixedEdges(self.nodes - first, stride, self.operations, self.norm, name=f"edges_{index}")
             for node, contribution in zip(range(first, self.nodes), mixed(x, weights[rows]), strict=True):
                 nodes[node] += contribution
+            nodes[index] = nodes[index].astype(x.dtype)
             groups.append(((index + 2,), nodes[index][None]))
         return jnp.concatenate(nodes, axis=0)
 
@@ -96,10 +97,13 @@ class Supernet(nn.Module):
 
     config: SupernetConfig
     average: layers.Average = layers.one_device
+    dtype: Any = None
+    """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, edge_weights: dict[str, jax.Array], train: bool) -> jax.Array:
         c = self.config
+        x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=False, average=self.average)
         stem_norm = layers.batch_norm(train, affine=True, average=self.average)
         before, previous = STEMS[c.stem](c.channels, stem_norm, name="stem")(x)
@@ -114,9 +118,14 @@ class Supernet(nn.Module):
         return Classifier(c.classes, name="head")(previous)
 
 
-def darts(config: SupernetConfig, average: layers.Average = layers.one_device) -> Space:
-    """The space of the given sizes; `average` averages BN statistics over devices."""
-    network = Supernet(config, average)
+def darts(config: SupernetConfig, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
+    """The space of the given sizes.
+
+    Args:
+      average: averages BN statistics over devices.
+      dtype: of the activations; None: as the images. All variables, edge weights and logits are float32 at least.
+    """
+    network = Supernet(config, average, dtype)
     shape = (len(edges(config.nodes)), len(config.operations))
     alpha_shapes = {"normal": shape, "reduce": shape}
 

@@ -21,7 +21,8 @@ SIZES = [(8, 8), (7, 7), (2, 2), (9, 8)]
 
 STRIDES = [1, 2]
 POOLS = {"max": kernels.max_pool, "avg": kernels.avg_pool}
-DEPTHWISE = {"matrix": kernels.matrix.depthwise, "shifts": kernels.shifts.depthwise}
+FORMS = {"matrix": kernels.matrix, "shifts": kernels.shifts, "library": kernels.library}
+DEPTHWISE = {name: form.depthwise for name, form in FORMS.items()}
 RNG = np.random.default_rng(0)
 
 
@@ -92,6 +93,15 @@ def test_depthwise_takes_the_form_that_the_number_of_pixels_asks_for(
     assert program(DEPTHWISE["matrix"]) != program(DEPTHWISE["shifts"])
 
 
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 8)])
+def test_an_accelerator_takes_the_librarys_forms_at_every_size(
+    monkeypatch: pytest.MonkeyPatch, backend: str, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert kernels.form(jnp.zeros((1, *size, 1))) is kernels.library
+
+
 @pytest.mark.parametrize("form", DEPTHWISE)
 @pytest.mark.parametrize(("stride", "dilation", "k"), [(1, 2, 3), (2, 1, 5)])
 def test_depthwise_gradients_agree_with_numerical_differences(form: str, stride: int, dilation: int, k: int) -> None:
@@ -101,7 +111,7 @@ def test_depthwise_gradients_agree_with_numerical_differences(form: str, stride:
 
 
 @pytest.mark.parametrize("form", DEPTHWISE)
-@pytest.mark.parametrize(("x_lead", "w_lead"), [((2, 1), (2, 3)), ((1, 3), (2, 1))])
+@pytest.mark.parametrize(("x_lead", "w_lead"), [((2, 1), (2, 3)), ((1, 3), (2, 1)), ((1, 1), (2, 3)), ((2, 3), (2, 3))])
 def test_depthwise_broadcasts_leading_axes_and_sums_their_gradients(
     form: str, x_lead: tuple[int, ...], w_lead: tuple[int, ...]
 ) -> None:
@@ -154,8 +164,8 @@ def test_convolution_gradients_agree_with_numerical_differences() -> None:
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("kind", POOLS)
-def test_both_pool_forms_and_their_gradients_equal_the_definition(
-    plain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str, stride: int, size: tuple[int, int]
+def test_every_pool_form_and_its_gradients_equal_the_definition(
+    plain: SimpleNamespace, kind: str, stride: int, size: tuple[int, int]
 ) -> None:
     x = RNG.normal(size=(2, *size, 2)) - 3  # mostly negative: a maximum that saw padding of zeros would show
     wanted = plain.pool(x, stride, {"max": np.max, "avg": np.mean}[kind])
@@ -164,9 +174,7 @@ def test_both_pool_forms_and_their_gradients_equal_the_definition(
     @jax.jit
     def values_and_gradients(x: jax.Array, g: jax.Array) -> Any:
         pulled = [jax.vjp(lambda x: xla_pool(x, stride, kind), x)]
-        for limit in (0, 1000):  # always shifts; always the matrix
-            monkeypatch.setattr(kernels, "SMALL_IMAGE", limit)
-            pulled.append(jax.vjp(lambda x: POOLS[kind](x, stride), x))
+        pulled += [jax.vjp(lambda x, form=form: getattr(form, f"{kind}_pool")(x, stride), x) for form in FORMS.values()]
         return [(y, back(g)) for y, back in pulled]
 
     expected, *found = values_and_gradients(x, upstream)
@@ -192,12 +200,10 @@ def test_pool_gradients_agree_with_numerical_differences(kind: str, size: tuple[
     check_grads(jax.jit(lambda x: POOLS[kind](x, 2)), (x,), order=1, modes=["rev"], eps=1e-3)
 
 
-@pytest.mark.parametrize("limit", [0, 1000])
-def test_tied_maxima_share_the_gradient(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(kernels, "SMALL_IMAGE", limit)
-    gradient = jax.grad(lambda x: kernels.max_pool(x, 2).sum())(jnp.ones((1, 2, 2, 1)))
-    assert gradient.sum() == 1
-    assert (gradient < 1).all()
+@pytest.mark.parametrize("form", FORMS)
+def test_tied_maxima_share_the_gradient(form: str) -> None:
+    gradient = jax.grad(lambda x: FORMS[form].max_pool(x, 2).sum())(jnp.ones((1, 2, 2, 1)))
+    close(gradient, jnp.full((1, 2, 2, 1), 0.25))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (2, 2), (5, 4), (1, 1)])
@@ -221,7 +227,8 @@ def test_output_size_rounds_up(size: int, stride: int, wanted: int) -> None:
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(stride: int) -> None:
+@pytest.mark.parametrize("form", ["shifts", "library"])
+def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(stride: int, form: str) -> None:
     x, w = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 3, 3))
     moved = RNG.normal(size=x.shape), RNG.normal(size=w.shape)
 
@@ -231,27 +238,25 @@ def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(st
         inner = lambda pair: sum(jnp.vdot(a, b) for a, b in zip(gradient(pair), moved, strict=True))  # noqa: E731
         return forward, jax.grad(inner)((x, w))
 
-    forward, reverse = jax.jit(lambda: products(DEPTHWISE["shifts"]))()
+    forward, reverse = jax.jit(lambda: products(DEPTHWISE[form]))()
     close(forward, reverse)
     close((forward, reverse), jax.jit(lambda: products(xla_depthwise))())
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("pool", [kernels.max_pool, kernels.avg_pool], ids=["max", "avg"])
-def test_pools_of_large_images_have_the_second_derivatives_of_the_matrix_form(
-    pool: Any, stride: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("kind", POOLS)
+def test_pools_have_the_same_second_derivatives_in_every_form(kind: str, stride: int) -> None:
     x, moved = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 5, 4, 2))
-    gradient = jax.grad(lambda x: (pool(x, stride) ** 3).sum())
-    found = {}
-    for small in (True, False):
-        monkeypatch.setattr(kernels, "is_small", lambda x, small=small: small)
-        forward = jax.jvp(gradient, (x,), (moved,))[1]
-        reverse = jax.grad(lambda x: jnp.vdot(gradient(x), moved))(x)
+
+    def products(pool: Any) -> Any:
+        gradient = jax.grad(lambda x: (pool(x, stride) ** 3).sum())
+        return jax.jvp(gradient, (x,), (moved,))[1], jax.grad(lambda x: jnp.vdot(gradient(x), moved))(x)
+
+    found = {name: products(getattr(form, f"{kind}_pool")) for name, form in FORMS.items()}
+    assert np.abs(found["matrix"][0]).max() > 1
+    for forward, reverse in found.values():
         close(forward, reverse)
-        found[small] = forward
-    assert np.abs(found[True]).max() > 1
-    close(found[True], found[False])
+        close(forward, found["matrix"][0])
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
@@ -284,3 +289,41 @@ def test_channels_last_kernels_equal_the_definitions(
         jnp.concatenate(halves).reshape(4, *(windows.output_size(s, 2) for s in size), 2),
     ]
     close(found(x), [y.transpose(3, 1, 2, 0) for y in wanted])
+
+
+def test_the_librarys_forms_over_a_batch_of_seeds_are_those_of_each_seed() -> None:
+    x, w = RNG.normal(size=(3, 2, 1, 2, 5, 4, 2)), RNG.normal(size=(3, 2, 2, 2, 3, 3))
+
+    def gradients(x: jax.Array, w: jax.Array) -> Any:
+        def value(x: jax.Array, w: jax.Array) -> jax.Array:
+            y = kernels.library.depthwise(x, w, 2, 1)
+            return (kernels.library.max_pool(y, 1) ** 2 + kernels.library.avg_pool(y, 1) ** 2).sum()
+
+        return jax.value_and_grad(value, (0, 1))(x, w)
+
+    together = jax.jit(jax.vmap(gradients))(x, w)
+    alone = [jax.jit(gradients)(*pair) for pair in zip(x, w, strict=True)]
+    close(together, jax.tree.map(lambda *seeds: jnp.stack(seeds), *alone))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_in_bfloat16_a_kernel_rounds_its_operands_and_its_result_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(kernels, "form", lambda x: FORMS[form])
+    x, w = (
+        jnp.asarray(RNG.normal(size=(2, 8, 8, 3)), jnp.bfloat16),
+        jnp.asarray(RNG.normal(size=(2, 5, 5)), jnp.float32),
+    )
+    rounded = w.astype(jnp.bfloat16).astype(jnp.float32)
+    for kernel, operands in (
+        (lambda x, w: kernels.depthwise(x, w, 1, 2), (rounded,)),
+        (lambda x, w: kernels.pointwise(x, w[0, :2, :2]), (rounded,)),
+        (lambda x, w: kernels.convolution(x, w[None], 1, 2), (rounded,)),
+        (lambda x: kernels.max_pool(x, 2), ()),
+        (lambda x: kernels.avg_pool(x, 1), ()),
+    ):
+        found = kernel(x, *((w,) if operands else ()))
+        assert found.dtype == jnp.bfloat16
+        wanted = kernel(x.astype(jnp.float32), *operands)
+        chex.assert_trees_all_close(np.float32(found), np.float32(wanted), rtol=2**-8, atol=1e-5)

@@ -5,9 +5,12 @@ per-channel weight is a scalar, so a depthwise convolution is k² shifted multip
 pointwise one is a matrix product. XLA's own grouped convolution is ten and more times slower on a CPU, as is the
 gradient of its max pooling. Leading axes broadcast, so that all edges which leave one node are one operation.
 
-On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is.
+On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
+an accelerator both are the library's. Products and dense convolutions are the library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`.
 `channels_last` is no such form: it has another layout, for `models.inference`.
+
+Weights are cast to the dtype of x, and the result has it.
 
 The plain definitions that these forms must equal are in the tests.
 """
@@ -18,12 +21,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dass_jax.nn.kernels import matrix, shifts
+from dass_jax.nn.kernels import library, matrix, shifts
 from dass_jax.nn.kernels.sums import moments as moments
 from dass_jax.nn.kernels.sums import scaled as scaled
 from dass_jax.nn.kernels.sums import spread as spread
 from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
 from dass_jax.nn.kernels.windows import pad
+from dass_jax.nn.precision import widened
 
 SMALL_IMAGE = 64
 """Pixels up to which a window operation is a product with the matrix between input and output pixels."""
@@ -35,8 +39,19 @@ def is_small(x: jax.Array) -> bool:
 
 
 def form(x: jax.Array) -> ModuleType:
-    """The module whose functions suit the image of x [..., C, H, W, N]."""
+    """The module whose functions suit the image of x [..., C, H, W, N] and the backend that JAX takes by default.
+
+    The backend is asked while JAX traces. `lax.platform_dependent` would choose when XLA compiles, but traces and
+    differentiates every form for each of a supernet's hundreds of operations. All forms are right on every device.
+    """
+    if jax.default_backend() != "cpu":
+        return library
     return matrix if is_small(x) else shifts
+
+
+def _operand(x: jax.Array, chosen: ModuleType) -> jax.Array:
+    """The forms for a CPU compute in float32 at least and round once, as an accelerator's units do by themselves."""
+    return x if chosen is library else widened(x)
 
 
 def depthwise(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -49,7 +64,9 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) ->
     Returns:
       [..., C, ⌈H/stride⌉, ⌈W/stride⌉, N].
     """
-    return form(x).depthwise(x, w, stride, dilation)
+    chosen = form(x)
+    y = chosen.depthwise(_operand(x, chosen), _operand(w.astype(x.dtype), chosen), stride, dilation)
+    return y.astype(x.dtype)
 
 
 def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
@@ -57,25 +74,32 @@ def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
 
     Among tied maxima the gradient is shared, not given to the first.
     """
-    return form(x).max_pool(x, stride)
+    chosen = form(x)
+    return chosen.max_pool(_operand(x, chosen), stride).astype(x.dtype)
 
 
 def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     """3×3 mean over the pixels inside the image (padding is not counted); shapes as `max_pool`."""
-    return form(x).avg_pool(x, stride)
+    chosen = form(x)
+    return chosen.avg_pool(_operand(x, chosen), stride).astype(x.dtype)
 
 
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """1×1 convolution: x [..., I, H, W, N], w [..., O, I] with the same leading axes → [..., O, ⌈H/s⌉, ⌈W/s⌉, N]."""
-    x = lax.optimization_barrier(x[..., ::stride, ::stride, :])
-    y = jnp.matmul(w, x.reshape(*x.shape[:-3], -1))
-    return lax.optimization_barrier(y.reshape(*y.shape[:-1], *x.shape[-3:]))
+    x = _apart(x[..., ::stride, ::stride, :])
+    y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
+    return _apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
+
+
+def _apart(x: jax.Array) -> jax.Array:
+    """x, computed with its own axes: on a CPU, loops over the flat view that a product takes do not vectorise."""
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
     """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
     return lax.conv_general_dilated(
-        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("CHWN", "OIHW", "CHWN")
+        x, w.astype(x.dtype), (stride, stride), [(padding, padding)] * 2, dimension_numbers=("CHWN", "OIHW", "CHWN")
     )
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dass_jax.nn.precision import widened
+
 PIXELS = (-3, -2, -1)
 """The axes H, W and N."""
 _AT_ONCE = 8
@@ -20,11 +22,13 @@ _AT_ONCE = 8
 @jax.custom_jvp
 @jax.jit
 def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
-    """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: [..., C, views], in one pass.
+    """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: [..., C, views], in one pass and in
+    float32 at least.
 
     The views may lack axes of g or have them with size 1, and g those of the views.
     """
     shape = np.broadcast_shapes(g.shape, *(view.shape for view in views))
+    views, g = jax.tree.map(widened, (views, g))
     height, axes = shape[-3], tuple(range(len(shape) - 3, len(shape)))
     parts = next(n for n in range(max(1, _AT_ONCE // len(views)), 0, -1) if height % n == 0)
     slabs = [slice(part * height // parts, (part + 1) * height // parts) for part in range(parts)]
@@ -37,9 +41,9 @@ def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
 @sums_of_products.defjvp
 def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
-    (views, g), (moved_views, moved_g) = primals, tangents
+    (views, g), (moved_views, moved_g) = jax.tree.map(widened, (primals, tangents))
     moved = [(moved_view * g + view * moved_g).sum(PIXELS) for view, moved_view in zip(views, moved_views, strict=True)]
-    return sums_of_products(views, g), jnp.stack(moved, axis=-1)
+    return sums_of_products(*primals), jnp.stack(moved, axis=-1)
 
 
 @jax.custom_jvp
@@ -53,6 +57,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 @moments.defjvp
 def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[tuple, tuple]:
     (x,), (moved,) = primals, tangents
+    moved = widened(moved)
     return moments(x), (moved.mean(PIXELS), (2 * x * moved).mean(PIXELS))
 
 
@@ -69,14 +74,14 @@ def scaled(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
 
 @jax.jit
 def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple]:
-    return x * spread(scale) + spread(shift), (x, scale)
+    return (x * spread(scale) + spread(shift)).astype(x.dtype), (x, scale)
 
 
 @jax.jit
 def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = residuals
     sums = sums_of_products((x, jnp.ones_like(x)), g)
-    return g * spread(scale), sums[..., 0], sums[..., 1]
+    return (g * spread(scale)).astype(x.dtype), sums[..., 0], sums[..., 1]
 
 
 scaled.defvjp(_scaled_forward, _scaled_backward)
@@ -84,7 +89,8 @@ scaled.defvjp(_scaled_forward, _scaled_backward)
 
 @jax.custom_vjp
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N].
+    """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N]. The
+    sum has the dtype of w, if that is the wider one.
 
     Written term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
     """
@@ -103,7 +109,7 @@ def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, j
         gx = spread(w) * g
     else:  # one map for all targets
         gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx, sums_of_products((x,), g)[..., 0]
+    return gx.astype(x.dtype), sums_of_products((x,), g)[..., 0]
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
