@@ -85,8 +85,7 @@ def spent(events: list[dict[str, Any]], origin: dict[str, str]) -> dict[str, flo
 
 def profile(size: search_step.Size) -> dict[str, Any]:
     """Seconds of a step, of its parts under the profiler, and XLA's count of bytes."""
-    record: dict[str, Any] = {}
-    run = search_step.ours(size, record)
+    compiled, run = search_step.stepper(size, {})
     seconds = measure.alternately({"ours": run}, 3)["ours"]
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
@@ -96,7 +95,6 @@ def profile(size: search_step.Size) -> dict[str, Any]:
         (file,) = glob.glob(f"{folder}/**/perfetto_trace.json.gz", recursive=True)
         with gzip.open(file) as stream:
             events = json.load(stream)["traceEvents"]
-    compiled = record["compiled"]
     parts = spent(events, origins(compiled.as_text()))
     return {
         "seconds": seconds,

@@ -79,6 +79,11 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
     Raises:
       TooLarge: before anything runs, if XLA's estimate exceeds the available memory.
     """
+    return stepper(size, record)[1]
+
+
+def stepper(size: Size, record: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
+    """(our compiled step, `ours`)."""
     begin, update = search(size)
     start = jax.jit(lambda: begin(jax.random.key(0)))
     inputs = jax.device_put((batches(size), jax.random.key(2)))
@@ -94,7 +99,7 @@ def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
         state, info = compiled(state, *inputs, learning_rate=LEARNING_RATE)
         return state, info
 
-    return run
+    return compiled, run
 
 
 def search(size: Size, dtype: Any = None) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:

@@ -2,8 +2,8 @@
 
     python benchmarks/seeds.py [--sizes digits config] [--seeds N …] [--repetitions N] [--output FILE.json]
 
-All are compiled programs called with donated state, alternately and in one process; float32, one device. "digits" is the supernet of
-search_step.py, "config" that of configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
+All are compiled programs called with donated state, alternately and in one process; float32, one device. "digits" is
+the supernet of search_step.py, "config" that of configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
 """
 
 import pathlib
