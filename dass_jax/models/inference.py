@@ -6,6 +6,7 @@ before it. So f goes into that weight's output channels, and bias − mean·f is
 `derived.Network` is the readable definition of the network; the tests hold this one equal to it.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +84,7 @@ def _cell(p: Any, cell: Cell, reduction: bool, before: jax.Array, previous: jax.
             _edge(p.get(f"node_{node}_{pair}_{operation}"), operation, states[source], 1 + (reduction and source < 2))
             for pair, (operation, source) in enumerate(pairs)
         ]
-        states.append(sum(parts))
+        states.append(functools.reduce(jnp.add, parts))
     return jnp.concatenate(states[2:], axis=-1)
 
 
