@@ -139,10 +139,15 @@ def search_transforms(c: Search) -> tuple[optax.GradientTransformation, optax.Gr
     return alpha, bilevel.sgd(c.momentum, c.weight_decay, c.clip)
 
 
+def _activations(config: Config) -> Any:
+    """The dtype of activations; None: that of the images, which is float32."""
+    return None if config.runtime.precision == "float32" else jnp.dtype(config.runtime.precision)
+
+
 def _space(s: Setting) -> Space:
     c = s.config.search
     sizes = SupernetConfig(s.dataset.classes, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
-    return darts(sizes, parallel.mean, jnp.dtype(s.config.runtime.precision))
+    return darts(sizes, parallel.mean, _activations(s.config))
 
 
 def hypergradient_of(config: Config) -> bilevel.Hypergradient:
@@ -219,8 +224,9 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
 
 def model(s: Setting, genotype: Genotype, auxiliary: bool, average: Average) -> Model:
     """The derived network of a genotype."""
-    n, dtype = s.config.network, jnp.dtype(s.config.runtime.precision)
-    return derived(genotype, NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary), average, dtype)
+    n = s.config.network
+    sizes = NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary)
+    return derived(genotype, sizes, average, _activations(s.config))
 
 
 def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callable[..., Any]]:

@@ -5,6 +5,7 @@ keep it busy, so that a sum is cut into a few slabs where there is only one arra
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, j
 @jax.jit
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
-    sums = sums_of_products((jnp.ones_like(x), x), x) / np.prod(x.shape[-3:])
+    sums = sums_of_products((jnp.ones_like(x), x), x) / math.prod(x.shape[-3:])
     return sums[..., 0], sums[..., 1]
 
 
@@ -81,7 +82,8 @@ def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
 def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = residuals
     sums = sums_of_products((x, jnp.ones_like(x)), g)
-    return (g * spread(scale)).astype(x.dtype), sums[..., 0], sums[..., 1]
+    to_scale, to_shift = sums[..., 0].astype(scale.dtype), sums[..., 1].astype(scale.dtype)
+    return (g * spread(scale)).astype(x.dtype), to_scale, to_shift
 
 
 scaled.defvjp(_scaled_forward, _scaled_backward)
@@ -109,7 +111,7 @@ def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, j
         gx = spread(w) * g
     else:  # one map for all targets
         gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx.astype(x.dtype), sums_of_products((x,), g)[..., 0]
+    return gx.astype(x.dtype), sums_of_products((x,), g)[..., 0].astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
