@@ -259,8 +259,8 @@ class Config:
     seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of everything random in the run."""
     seeds: Annotated[int, Range(1, 1000)] = 1
-    """Searches that run as one batch, with the seeds `seed`, `seed` + 1, …; each has the numbers of a run with its
-    seed alone, up to rounding. Networks of equal genotype are then trained as one batch too."""
+    """Searches that run in one program, with the seeds `seed`, `seed` + 1, …; each has the numbers of a run with its
+    seed alone, up to rounding. Networks of equal genotype are then trained so too."""
     data: Data = Data()
     search: Search = Search()
     hypergradient: Hypergradient = Hypergradient()
