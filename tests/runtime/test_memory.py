@@ -256,7 +256,7 @@ def watched(tmp_path: pathlib.Path, quick_compiler: None, monkeypatch: pytest.Mo
         found.needs.append(needed(compiled))
         return found.needs[-1]
 
-    monkeypatch.setattr(pipeline, "records_of", stop)
+    monkeypatch.setattr(pipeline.records, "of_call", stop)
     monkeypatch.setattr(memory, "needed", noticed)
     # The arguments are there already: they are not in what is free.
     monkeypatch.setattr(memory, "available", lambda devices: found.needs[-1].temporary // 2)
