@@ -37,6 +37,13 @@ def size_of(quantity: str, value: int) -> Size:
     return BASE._replace(config=BASE.config._replace(**{quantity: value}))
 
 
+def amounts(quantity: str, records: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """(the sweep's amounts, median seconds); of the nodes the cell's edges, to which its work is proportional."""
+    own = [record for record in records if record["quantity"] == quantity]
+    xs = [float(len(edges(r["value"])) if quantity == "nodes" else r["value"]) for r in own]
+    return xs, [statistics.median(r["seconds"]) for r in own]
+
+
 def exponent(xs: list[float], seconds: list[float]) -> float:
     """p of the least squares fit of log seconds to p · log x."""
     return float(np.polyfit(np.log(xs), np.log(seconds), 1)[0])
@@ -58,16 +65,9 @@ def measured(repetitions: int) -> list[dict[str, Any]]:
 
 
 def fits(records: list[dict[str, Any]]) -> dict[str, float]:
-    """The exponent of every quantity; that of the nodes is by the cell's edges,
-    to which the work of a cell is proportional."""
-    found = {}
-    for quantity in POINTS:
-        own = [record for record in records if record["quantity"] == quantity]
-        xs = [len(edges(r["value"])) if quantity == "nodes" else r["value"] for r in own]
-        found["edges" if quantity == "nodes" else quantity] = exponent(
-            xs, [statistics.median(r["seconds"]) for r in own]
-        )
-    return found
+    """The exponent of every quantity; that of the nodes is by the cell's edges."""
+    names = {"nodes": "edges"}
+    return {names.get(quantity, quantity): exponent(*amounts(quantity, records)) for quantity in POINTS}
 
 
 def plot(records: list[dict[str, Any]], path: str) -> None:
@@ -79,10 +79,8 @@ def plot(records: list[dict[str, Any]], path: str) -> None:
 
     figure, panels = pyplot.subplots(1, len(POINTS), figsize=(3 * len(POINTS), 3.2), sharey=True, layout="constrained")
     for panel, quantity in zip(panels, POINTS, strict=True):
-        own = [record for record in records if record["quantity"] == quantity]
         label = "edges of a cell" if quantity == "nodes" else quantity
-        xs = np.array([len(edges(r["value"])) if quantity == "nodes" else r["value"] for r in own], float)
-        seconds = np.array([statistics.median(r["seconds"]) for r in own])
+        xs, seconds = map(np.array, amounts(quantity, records))
         panel.loglog(xs, seconds, "o-", label="measured")
         middle = len(xs) // 2
         panel.loglog(xs, seconds[middle] * xs / xs[middle], ":", color="0.5", label="linear")

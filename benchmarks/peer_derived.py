@@ -6,7 +6,7 @@ Written from the papers (DARTS, arXiv 1806.09055, Section 3.2 and its published 
 
 from benchmarks import peer
 from benchmarks.peer import nn, torch
-from benchmarks.peer_variables import Place, affine_norm, ends, halves
+from benchmarks.peer_variables import Place, affine_norm, ends, halves, preprocessing
 from dass_jax import genotype
 from dass_jax.models.derived import NetworkConfig
 
@@ -76,14 +76,7 @@ def places(found: genotype.Genotype, config: NetworkConfig) -> dict[str, Place]:
 
 
 def _cell(cell: genotype.Cell, theirs: str, ours: str, reduction: bool, reduced: bool) -> dict[str, Place]:
-    named = {}
-    for part in (0, 1):
-        name, own = f"{theirs}.preprocess_{part}", f"{ours}/preprocess_{part}"
-        if part == 0 and reduced:
-            named.update(halves(name, f"{own}/factorized"))
-        else:
-            named[f"{name}.conv.weight"] = Place(f"params/{own}/pointwise/conv/weight")
-        named.update(affine_norm(f"{name}.norm", f"{own}/norm"))
+    named = preprocessing(theirs, ours, reduced, affine_norm)
     for node, pairs in enumerate(cell):
         for pair, (kind, source) in enumerate(pairs):
             stride = 2 if reduction and source < 2 else 1

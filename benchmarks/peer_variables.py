@@ -5,7 +5,7 @@ statistics as [sources, operations·targets, channels]; the peer has one module 
 is the only one that knows both layouts: each tensor of the peer is one slice of one of our leaves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +72,10 @@ def halves(theirs: str, ours: str, *index: int) -> dict[str, Place]:
     return {f"{theirs}.conv_{half + 1}.weight": Place(f"params/{ours}/weight", (*index, half)) for half in (0, 1)}
 
 
-def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduced: bool) -> dict[str, Place]:
+def preprocessing(
+    theirs: str, ours: str, reduced: bool, norm: Callable[[str, str], dict[str, Place]]
+) -> dict[str, Place]:
+    """What aligns the two inputs of a cell; `norm`: `norm` or `affine_norm`."""
     found = {}
     for part in (0, 1):
         name, own = f"{theirs}.preprocess_{part}", f"{ours}/preprocess_{part}"
@@ -81,6 +84,11 @@ def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduc
         else:
             found[f"{name}.conv.weight"] = Place(f"params/{own}/pointwise/conv/weight")
         found.update(norm(f"{name}.norm", f"{own}/norm"))
+    return found
+
+
+def _cell(config: SupernetConfig, theirs: str, ours: str, reduction: bool, reduced: bool) -> dict[str, Place]:
+    found = preprocessing(theirs, ours, reduced, norm)
     for number, (source, node) in enumerate(edges(config.nodes)):
         # Group 0 holds the edges from both inputs to all nodes, group j those from node j + 1 to the later ones.
         group, row, first = (0, source, 2) if source < 2 else (source - 1, 0, source + 1)
