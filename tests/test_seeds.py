@@ -17,6 +17,7 @@ import pytest
 import tomli_w
 
 from dass_jax import bilevel, build, config_io, genotype, pipeline, train
+from dass_jax.build import programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel, records, seeds
@@ -62,14 +63,14 @@ def double(tree: Any) -> Any:
 def doubled(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs compute in 64 bits, where another order of additions stays far below 1e-9."""
     for name in ("augment", "normalise"):
-        monkeypatch.setattr(build, name, functools.partial(getattr(build, name), dtype="float64"))
-    starting = build._starting
+        monkeypatch.setattr(programs, name, functools.partial(getattr(programs, name), dtype="float64"))
+    starting = programs.starting
 
     def in_64_bits(*given: Any) -> Any:
         start = starting(*given)
         return lambda state: double(start(state))
 
-    monkeypatch.setattr(build, "_starting", in_64_bits)
+    monkeypatch.setattr(programs, "starting", in_64_bits)
 
 
 class Kept(NamedTuple):

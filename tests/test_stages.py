@@ -15,6 +15,7 @@ from dass_jax import config as schema
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.stage import Stage
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
 
 KEEP = 0.3
@@ -65,7 +66,7 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 
-    def watched(stage: build.Stage) -> build.Stage:
+    def watched(stage: Stage) -> build.Stage:
         def epoch(*arguments: Any) -> Any:
             trail.traces.append(stage.name)
             return stage.epoch(*arguments)

@@ -1,0 +1,17 @@
+"""From a configuration to functions: the one room that knows both. Nothing that it calls reads the configuration."""
+
+from dass_jax.build.search import hypergradient_of, search_stages, search_transforms
+from dass_jax.build.setting import Setting, examples, key, setting
+from dass_jax.build.training import model, training_stages
+
+__all__ = [
+    "Setting",
+    "examples",
+    "hypergradient_of",
+    "key",
+    "model",
+    "search_stages",
+    "search_transforms",
+    "setting",
+    "training_stages",
+]

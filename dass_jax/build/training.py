@@ -1,0 +1,93 @@
+"""The stages of a derived network's training, from a configuration."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.build import programs
+from dass_jax.build.setting import Setting, activations, stage_seed
+from dass_jax.genotype import Genotype
+from dass_jax.methods import prune
+from dass_jax.models.derived import Model, NetworkConfig, derived
+from dass_jax.nn.layers import Average
+from dass_jax.runtime import loop, parallel, seeds
+from dass_jax.runtime.stage import Stage
+from dass_jax.variables import MASKS, PARAMS, Variables
+
+
+def model(s: Setting, genotype: Genotype, auxiliary: bool, average: Average) -> Model:
+    """The derived network of a genotype."""
+    n = s.config.network
+    sizes = NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary)
+    return derived(genotype, sizes, average, activations(s.config))
+
+
+def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callable[..., Any]]:
+    """Pre-training, score learning and fine-tuning of a genotype's network, and the function that evaluates it."""
+    c, network, keep = s.config.train, s.config.network, s.config.sparsity.keep
+    net = model(s, genotype, network.auxiliary, parallel.mean)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
+    stacks = variables.prunable(shapes[PARAMS], net.rules)
+    sgd = bilevel.sgd(c.momentum, c.weight_decay, c.clip)
+    common = network.auxiliary_weight, parallel.mean, c.accumulate
+    weights = prune.train_weights(net.apply, sgd, *common)
+    scores = prune.learn_scores(net.apply, sgd, stacks, keep, *common)
+
+    def start(key: jax.Array, _: Any) -> bilevel.State:
+        v = net.init(key, s.image_shape)
+        return weights.init({**v, MASKS: sparsity.dense_masks(v[PARAMS], stacks)})
+
+    def stage(
+        name: str, clock: str, epochs: int, rate: float, descent: bilevel.Algorithm, begin: Any, masks: Any
+    ) -> Stage:
+        everything = np.arange(len(s.dataset.train.images))
+        paths = net.paths if network.drop_path > 0 else None
+
+        def of_seed(epoch: int, seed: int) -> np.ndarray:
+            return loop.shuffled(everything, c.batch_size, (*stage_seed(seed, name), epoch))
+
+        return Stage(
+            name=name,
+            clock=clock,
+            program=f"{'scores' if descent is scores else 'weights'} of {genotype}",
+            epochs=epochs,
+            epoch=programs.epoch(s, descent.update, programs.prepare(s, s.config.data.cutout, paths)),
+            start=programs.starting(s, "network", begin),
+            indices=lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds),
+            learning_rate=loop.cosine(rate, c.final_lr, epochs),
+            drop_path=lambda epoch: network.drop_path * epoch / epochs,
+            masks=masks,
+        )
+
+    learned = jax.jit(seeds.over(lambda scores: sparsity.topk_masks(scores, stacks, keep), len(s.seeds), (0,)))
+    stages = [
+        stage("pretrain", "pretrain", c.pretrain_epochs, c.pretrain_lr, weights, start, lambda v: v[MASKS]),
+        stage(
+            "scores",
+            "prune",
+            c.score_epochs,
+            c.scores_lr,
+            scores,
+            lambda _, state: prune.begin_scores(state.variables, scores, stacks),
+            lambda v: learned(v[variables.SCORES]),
+        ),
+        stage(
+            "finetune",
+            "finetune",
+            c.finetune_epochs,
+            c.finetune_lr,
+            weights,
+            lambda _, state: prune.begin_finetuning(state.variables, weights, stacks, keep),
+            lambda v: v[MASKS],
+        ),
+    ]
+
+    def logits(v: Variables, images: jax.Array) -> jax.Array:
+        return net.apply(prune.masked_weights(v), v[variables.BATCH_STATS], images, False)[0]
+
+    evaluate = loop.evaluation(logits, programs.prepare_evaluation(s))
+    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None))
