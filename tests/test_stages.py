@@ -66,7 +66,7 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 
-    def watched(stage: Stage) -> build.Stage:
+    def watched(stage: Stage) -> Stage:
         def epoch(*arguments: Any) -> Any:
             trail.traces.append(stage.name)
             return stage.epoch(*arguments)
