@@ -63,12 +63,19 @@ def _prepared(name: str, folder: str, place: str) -> pathlib.Path:
             f"{place} is not prepared in {str(root)!r}; allowed: what this prepares: {command(name, folder)}"
         )
     newest = max(found, key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")])
-    written = json.loads((newest / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat", "tfrecord")
+    written = _format(newest / "dataset_info.json", place)
     if written != FORMAT:
         raise UserError(
             f"{place} is there as {written}; allowed: {FORMAT}, as this prepares it: {command(name, folder)}"
         )
     return newest
+
+
+def _format(file: pathlib.Path, place: str) -> str:
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("fileFormat", "tfrecord")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{place}: {str(file)!r} cannot be read: {error}; allowed: what TFDS wrote") from error
 
 
 def command(name: str, folder: str) -> str:
@@ -97,15 +104,22 @@ def _source(builder: Any, split: str, channels: int, place: str) -> arrays.Sourc
     import tensorflow_datasets
 
     skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
-    rows = builder.as_data_source(split=split, decoders=skip)
+    try:
+        rows = builder.as_data_source(split=split, decoders=skip)
+        number = len(rows)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{place}: {split} cannot be read: {error}; allowed: the files that TFDS wrote") from error
 
     def name(row: int) -> str:
         return f"{place}: image {row} of {split}"
 
     def example(row: int) -> tuple[np.ndarray, int]:
-        found = rows[int(row)]
+        try:
+            found = rows[int(row)]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{name(row)} cannot be read: {error}; allowed: the files that TFDS wrote") from error
         image = found["image"]
         pixels = pictures.decoded(image, name(row), channels) if isinstance(image, bytes) else np.asarray(image)
         return pixels, int(found["label"])
 
-    return arrays.Source(len(rows), example, name)
+    return arrays.Source(number, example, name)
