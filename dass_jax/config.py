@@ -8,6 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 MethodName = Literal["dass", "darts_sparse", "random"]
+StatisticsName = Literal["own", "imagenet"]
 StemName = Literal["cifar", "imagenet"]
 PrecisionName = Literal["float32", "bfloat16"]
 OrderName = Literal["upper_first", "lower_first"]
@@ -69,9 +70,21 @@ Decay = Annotated[float, Range(0, 1, open_high=True)]
 class Data:
     """The images, and what is done to them before they reach the network."""
 
-    source: Annotated[str, Text("'digits' or the path of an .npz file")] = "digits"
-    """`digits` (8×8 grey images that come with scikit-learn) or the path of an .npz file with the arrays train_images,
-    train_labels, test_images and test_labels."""
+    source: Annotated[str, Text("'digits', 'tfds:NAME' or the path of an .npz file or a folder")] = "digits"
+    """`digits` (8×8 grey images that come with scikit-learn); `tfds:NAME`, a data set that tensorflow-datasets has
+    prepared; the path of an .npz file, or of a folder of .npy files, with the arrays train_images, train_labels,
+    test_images and test_labels; or the path of a folder with train/CLASS/*.jpg (or .png) and test/ or val/ beside it.
+    docs/data.md."""
+    folder: Annotated[str, Text("the path of a folder, or '' for TFDS' own", empty=True)] = ""
+    """Folder in which tensorflow-datasets keeps what it has prepared; empty = TFDS' own default."""
+    image_size: Annotated[int, Range(0, 4096)] = 0
+    """Side in pixels to which the shorter side of each image is resized, and of the square taken from its centre;
+    0 = as they are, all of one size."""
+    streaming: bool = False
+    """Read the images batch by batch while the run goes on, for data that do not fit into memory."""
+    statistics: StatisticsName = "own"
+    """The mean and standard deviation by which channels are normalised: `own`, measured on all training images (at the
+    start; when streaming that reads all of them once), or `imagenet`, the published figures of ImageNet."""
     limit: Annotated[int, Range(0)] = 0
     """Use only this many training images, drawn with the seed (of several seeds the first, so that all share the
     images); 0 = all of them."""
@@ -80,11 +93,24 @@ class Data:
     DASS Algorithm 1, with the halves of DARTS."""
     crop_padding: Annotated[int, Range(0, 1024)] = 4
     """Pixels of zero padding on each side before the random crop back to the image's size; 0 = no crop. DARTS."""
+    crop_scale: Annotated[float, Range(0, 1)] = 0.0
+    """Train on random boxes of this share to all of an image's area, of ratios 3/4 to 4/3, resized to `image_size`, and
+    evaluate on the central 224/256 of images; 0 = whole images. 0.08 is usual for ImageNet. Needs `streaming`, and
+    `crop_padding` = 0."""
     flip: bool = True
     """Mirror each training image left to right with probability 1/2. DARTS."""
     cutout: Annotated[int, Range(0, 1024)] = 0
     """Side in pixels of the square set to 0 in each training image of the derived network, never in the search;
     0 = none. DARTS uses 16."""
+    brightness: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: each training image times a factor from 1 − this to 1 + this, not below 0; 0 = none. Of RGB images
+    only, like the next three. DARTS on ImageNet uses 0.4, 0.4, 0.4 and, for the hue, 0.2."""
+    contrast: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: such a factor for the distance from the image's mean grey."""
+    saturation: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: such a factor for the distance from the pixel's grey."""
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    """Colour jitter: the hue is turned by up to this share of the colour wheel, either way."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,6 +150,17 @@ def _check_together(config: Config) -> None:
             f"seeds = {config.seeds} with seed = {config.seed}; allowed: seeds up to {LARGEST_SEED}, and the last one "
             f"would be {config.seed + config.seeds - 1}"
         )
+    data = config.data
+    if data.crop_scale and not (data.streaming and data.image_size and data.crop_padding == 0):
+        raise UserError(
+            f"data.crop_scale = {data.crop_scale} with data.streaming = {str(data.streaming).lower()}, data.image_size "
+            f"= {data.image_size}, data.crop_padding = {data.crop_padding}; allowed: with true, a size, and 0"
+        )
+    if data.streaming and config.runtime.epochs_per_call > 1:
+        raise UserError(
+            f"runtime.epochs_per_call = {config.runtime.epochs_per_call} with data.streaming = true, which takes an "
+            "epoch in parts; allowed: 1"
+        )
     estimator = config.search.hypergradient
     for field in dataclasses.fields(Hypergradient):
         takers = [name for name, arguments in HYPERGRADIENT_ARGUMENTS.items() if field.name in arguments]

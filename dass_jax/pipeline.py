@@ -5,17 +5,17 @@ goes on from there and ends with the same bits. Several seeds search as one batc
 one batch for each different genotype.
 """
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from dass_jax import bilevel, build, genotype, results
+from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
 from dass_jax.methods import random
 from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds
@@ -36,8 +36,7 @@ class Run(NamedTuple):
     events: Any
     facts: dict[str, Any]
     programs: dict[str, Any]
-    train: Any
-    test: Any
+    feed: feed.Feed
     resumed: list[checkpoint.Checkpoint]
     """The checkpoint to go on from; taken out by the stage that it belongs to."""
 
@@ -67,8 +66,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         progress.say(f"going on after {where} (checkpoint {newest.step})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-    train, test = (parallel.replicate(split, setting.devices) for split in build.examples(setting))
-    r = Run(setting, path, progress, checkpoints, events, facts, {}, train, test, resumed)
+    r = Run(setting, path, progress, checkpoints, events, facts, {}, feed.of(setting), resumed)
     try:
         for method in (config.method, *config.controls):
             if method not in facts["methods"]:
@@ -181,29 +179,17 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
     """Runs the epochs of a stage after the first `done`."""
     if done == stage.epochs:
         return state
-    devices, label = r.setting.devices, label_of(r, method, stage)
+    label, section = label_of(r, method, stage), "search" if chain == "search" else "train"
     together = loop.largest_divisor(stage.epochs - done, r.setting.config.runtime.epochs_per_call)
 
-    def inputs(first: int) -> tuple[Any, ...]:
-        epochs = range(first, first + together)
-        indices = np.stack([stage.indices(epoch) for epoch in epochs])
-        keys = jnp.stack([build.key(r.setting, stage.name, epoch) for epoch in epochs])
-        rates = (
-            np.array([rate(epoch) for epoch in epochs], np.float32) for rate in (stage.learning_rate, stage.drop_path)
-        )
-        return (indices, keys, *rates)
-
-    on_devices = parallel.replicate(state, devices)
-    name = f"{stage.program}, {together} epochs a call"
-    arguments = (on_devices, r.train, *inputs(0))
-    section = "search" if chain == "search" else "train"
-    program = compiled(r, label, name, section, loop.several(stage.epoch), arguments, donate=True)
+    on_devices = parallel.replicate(state, r.setting.devices)
+    advance = r.feed.advance(r.setting, stage, on_devices, together, functools.partial(compiled, r, label, section))
     with r.progress.stage(label, done, stage.epochs) as bar:
         for first in range(done, stage.epochs, together):
             start = time.monotonic()
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
-                on_devices, infos = program(on_devices, r.train, *inputs(first))
-                state, infos = parallel.unreplicate((on_devices, infos))
+                on_devices, infos = advance(on_devices, first)
+                state = parallel.unreplicate(on_devices)
             share = spend(r, stage.clock, time.monotonic() - start)
             whose = r.setting.seeds if r.setting.config.seeds > 1 else None
             epochs = records.of_call(method, stage, whose, first, share, infos)
@@ -243,7 +229,7 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
 
 
 def compiled(
-    r: Run, label: str, name: str, section: str, function: Any, arguments: tuple[Any, ...], donate: bool
+    r: Run, label: str, section: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool
 ) -> Any:
     """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
     not fit into memory. `section` of the configuration says its batch."""
@@ -269,13 +255,13 @@ def check_memory(r: Run, label: str, section: str, program: Any, arguments: tupl
 
 def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[dict[str, float]]:
     """Loss in nats and accuracy in per cent on the whole test split, for each seed."""
-    size = len(r.setting.dataset.test.images)
+    size = r.setting.dataset.test.size
     c = r.setting.config.train
-    indices, counted = loop.in_order(size, c.batch_size // c.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
-    program = compiled(r, "evaluation", name, "train", evaluate, (network, r.test, indices, counted), donate=False)
+    compile = functools.partial(compiled, r, "evaluation", "train")
+    measure = r.feed.evaluate(name, evaluate, network, c.batch_size // c.accumulate, compile)
     with r.progress.busy("evaluation", announce=False):
-        found = parallel.unreplicate(program(network, r.test, indices, counted))
+        found = measure()
     return [
         {
             "test_loss": round(float(sums["loss"]) / size, 6),

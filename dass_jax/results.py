@@ -69,7 +69,7 @@ def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any)
         "accuracy": {
             "dense": accuracy["pretrain"],
             "sparse": accuracy["finetune"],
-            "test_images": len(s.dataset.test.images),
+            "test_images": s.dataset.test.size,
         },
         "parameters": {
             "total": count.total,

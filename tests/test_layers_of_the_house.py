@@ -27,6 +27,7 @@ FLOORS = [
     CONFIG,
     ("build",),
     ("results",),
+    ("feed",),
     ("pipeline",),
     ("train", "count"),
 ]

@@ -81,13 +81,16 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
 
         return lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds)
 
+    prepare = programs.prepare(s, cutout=0, paths=None)
+
     def stage(name: str, epochs: int, alternation: bilevel.Algorithm, begin: Any, rate: float) -> Stage:
         return Stage(
             name=name,
             clock="search",
             program=f"search {name}",
             epochs=epochs,
-            epoch=programs.epoch(s, alternation.update, programs.prepare(s, cutout=0, paths=None)),
+            epoch=programs.epoch(s, alternation.update, prepare),
+            steps=programs.steps(s, alternation.update, prepare),
             start=programs.starting(s, "search", begin),
             indices=indices(name),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),

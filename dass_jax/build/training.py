@@ -44,8 +44,8 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     def stage(
         name: str, clock: str, epochs: int, rate: float, descent: bilevel.Algorithm, begin: Any, masks: Any
     ) -> Stage:
-        everything = np.arange(len(s.dataset.train.images))
-        paths = net.paths if network.drop_path > 0 else None
+        everything = np.arange(s.dataset.train.size)
+        prepare = programs.prepare(s, s.config.data.cutout, net.paths if network.drop_path > 0 else None)
 
         def of_seed(epoch: int, seed: int) -> np.ndarray:
             return loop.shuffled(everything, c.batch_size, (*stage_seed(seed, name), epoch))
@@ -55,7 +55,8 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             clock=clock,
             program=f"{'scores' if descent is scores else 'weights'} of {genotype}",
             epochs=epochs,
-            epoch=programs.epoch(s, descent.update, programs.prepare(s, s.config.data.cutout, paths)),
+            epoch=programs.epoch(s, descent.update, prepare),
+            steps=programs.steps(s, descent.update, prepare),
             start=programs.starting(s, "network", begin),
             indices=lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from dass_jax import build, config_io
-from dass_jax.build import Setting, Stage
+from dass_jax.build import Setting
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
+from dass_jax.runtime.stage import Stage
 
 GENOTYPE = Genotype(
     normal=((("skip_connect", 0), ("skip_connect", 1)),),
