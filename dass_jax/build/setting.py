@@ -38,18 +38,19 @@ def setting(config: Config) -> Setting:
     """
     dataset = arrays.load(config.data.source, config.data.limit, config.seed)
     devices = parallel.local_devices(config.runtime.devices)
-    for name, part in (("search", config.search), ("train", config.train)):
+    searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
+    for name in ("search", "train") if searches else ("train",):
+        part = getattr(config, name)
         parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
         parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
     found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
-    searches = any(method != "random" for method in (config.method, *config.controls))
     if searches and config.search.batch_size > split:
         raise UserError(f"search.batch_size = {config.search.batch_size}; allowed: at most {split}, the smaller split")
     if config.train.batch_size > len(dataset.train.images):
         size = len(dataset.train.images)
         raise UserError(f"train.batch_size = {config.train.batch_size}; allowed: at most {size}, the training images")
-    if config.network.auxiliary:
+    if config.network.name == "cells" and config.network.auxiliary:
         _check_auxiliary(found)
     return found
 

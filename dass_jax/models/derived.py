@@ -12,6 +12,7 @@ from dass_jax.nn import heads, layers
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, first_is_reduced
 
+
 class NetworkConfig(NamedTuple):
     """Sizes of a derived network; the defaults are DASS-Small's."""
 

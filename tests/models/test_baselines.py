@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed
 from tests.models import torch_baselines  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
-MOST, CLASSES, BATCH = 2, 3, 4
+MOST, CLASSES, BATCH, SIZE = 2, 3, 4, 9
+FACTOR = {"resnet18": 16, "mobilenet_v2": 8, "efficientnet_v2_s": 8}
 PRUNABLE = {"resnet18": 11_164_352, "mobilenet_v2": 2_261_824, "efficientnet_v2_s": 20_001_224}
 PUBLISHED = {"resnet18": 11_173_962, "mobilenet_v2": 2_296_922, "efficientnet_v2_s": 20_190_298}
 """Of the common CIFAR forms, and for EfficientNet torchvision's 21,458,488 with 10 classes instead of 1000."""
@@ -46,8 +47,8 @@ def test_the_published_sizes_are_exact_and_so_are_the_peers(name: str) -> None:
     assert prunable == sum(p.numel() for p in weights) == PRUNABLE[name]
 
 
-@pytest.mark.parametrize(("name", "millions"), [("resnet18", 555.42), ("mobilenet_v2", 91.19)])
-def test_multiply_accumulates_are_those_of_the_peers_layers(name: str, millions: float) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_v2_s"])
+def test_multiply_accumulates_are_those_of_the_peers_layers(name: str) -> None:
     model = baseline(name, 10)
     shapes = shapes_of(model)
     found = accounting.count(
@@ -72,17 +73,17 @@ def test_multiply_accumulates_are_those_of_the_peers_layers(name: str, millions:
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                 module.register_forward_hook(add)
         peer(torch.zeros(1, 3, 32, 32))
-    assert found.macs == macs and round(macs / 1e6, 2) == millions
+    assert found.macs == macs > 0
 
 
 def shortened(name: str) -> Model:
-    """An eighth of the width and at most two blocks in a stage: every kind of block, few to compile."""
-    plan = of_width(PLANS[name], 1)
+    """A part of the width and at most two blocks in a stage: every kind of block, few to compile."""
+    plan, factor = PLANS[name], FACTOR[name]
     stages = tuple(
-        stage._replace(channels=stage.channels // 8, repeats=min(stage.repeats, MOST)) for stage in plan.stages
+        stage._replace(channels=stage.channels // factor, repeats=min(stage.repeats, MOST)) for stage in plan.stages
     )
-    last = None if plan.last is None else plan.last // 8
-    plan = plan._replace(stem=plan.stem // 8, stages=stages, last=last)
+    last = None if plan.last is None else plan.last // factor
+    plan = plan._replace(stem=plan.stem // factor, stages=stages, last=last)
     return of_module(baselines.Network(plan, CLASSES), (sum(stage.repeats for stage in stages),))
 
 
@@ -90,12 +91,13 @@ def shortened(name: str) -> Model:
 @pytest.mark.parametrize("name", PLANS)
 def test_logits_gradients_and_statistics_are_the_peers(name: str, random_like: Any) -> None:
     model, rng = shortened(name), np.random.default_rng(0)
-    shapes = shapes_of(model, 13)
+    shapes = shapes_of(model, SIZE)
     params, stats = random_like(shapes[PARAMS], 1), jax.tree.map(np.abs, random_like(shapes[BATCH_STATS], 2))
-    images, labels = rng.normal(size=(3, 13, 13, BATCH)), rng.integers(CLASSES, size=BATCH)
-    path_scale = rng.choice([0.0, 1.25], size=(*model.paths, BATCH))
+    images, labels = rng.normal(size=(3, SIZE, SIZE, BATCH)), rng.integers(CLASSES, size=BATCH)
+    path_scale = np.full((*model.paths, BATCH), 1.25)
+    path_scale[np.arange(model.paths[0]), rng.integers(BATCH, size=model.paths)] = 0.0
 
-    peer = torch_baselines.Network(name, CLASSES, 3, factor=8, most=MOST).double()
+    peer = torch_baselines.Network(name, CLASSES, 3, factor=FACTOR[name], most=MOST).double()
     ours = flatten({PARAMS: params, BATCH_STATS: stats})
     theirs = {own: t for own, t in peer.state_dict().items() if not own.endswith("num_batches_tracked")}
     assert {torch_baselines.place(own) for own in theirs} == set(ours)
