@@ -88,7 +88,13 @@ def unsplit(
 
     Args:
       order: "upper_first" (α, θ, s) or "lower_first" (θ, s, α).
+
+    Raises:
+      ValueError: on any other order.
     """
+    turns_of = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
+    if order not in turns_of:
+        raise ValueError(f"order = {order!r}; allowed: {', '.join(map(repr, turns_of))}")
     levels = {
         "upper": bilevel.Level(ALPHA, loss, alpha_transform),
         "lower": bilevel.Level(PARAMS, loss, theta_transform),
@@ -97,7 +103,7 @@ def unsplit(
     turns = bilevel.in_turn(
         levels,
         {"upper": bilevel.Through("lower", hypergradient)},
-        order={"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}[order],
+        order=turns_of[order],
         reduce=reduce,
         cosine=cosine,
     )
