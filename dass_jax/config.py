@@ -7,7 +7,11 @@ A range is declared once, next to the field's type, and holds for TOML files and
 import dataclasses
 from typing import Annotated, Literal
 
-MethodName = Literal["dass", "darts_sparse", "random"]
+from dass_jax.genotype import PUBLISHED
+
+SearchName = Literal["dass", "dass_op", "dass_joint", "darts_sparse", "random"]
+MethodName = Literal[SearchName, "given"]
+NetworkName = Literal["cells", "resnet18", "mobilenet_v2", "efficientnet_v2_s"]
 StatisticsName = Literal["own", "imagenet"]
 StemName = Literal["cifar", "imagenet"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -202,16 +206,21 @@ class Sparsity:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The derived network, built from the genotype; it inherits nothing from the supernet."""
+    """The network that is trained and pruned; it inherits nothing from the supernet."""
 
+    name: NetworkName = "cells"
+    """`cells` (built from the genotype) or a published network in its form for images of 32×32 pixels, for which
+    nothing is searched: the fields of `cells` then have no meaning, and drop-path acts on residual branches."""
+    width: Annotated[float, Range(0, 8, open_low=True)] = 1.0
+    """Factor of a published network's channels, which are rounded to multiples of 8. MobileNet-v2."""
     cells: Annotated[int, Range(1, 200)] = 20
-    """Cells of the derived network. DASS Table 2, DASS-Small."""
+    """`cells`: their number. DASS Table 2, DASS-Small."""
     channels: Annotated[int, Range(1, 4096)] = 36
-    """Channels of the derived network's first cells. DASS Table 2, DASS-Small."""
+    """`cells`: channels of the first ones. DASS Table 2, DASS-Small."""
     stem: StemName = "cifar"
-    """`cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
+    """`cells`: `cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
     auxiliary: bool = True
-    """Train with an auxiliary classifier at two thirds of the depth. DARTS."""
+    """`cells`: train with an auxiliary classifier at two thirds of the depth. DARTS."""
     auxiliary_weight: NotNegative = 0.4
     """Weight of the auxiliary classifier's loss. DARTS."""
     drop_path: Decay = 0.2
@@ -278,10 +287,15 @@ class Config:
     """One run: a search, the derived network's training, and the same for each control."""
 
     method: MethodName = "dass"
-    """`dass` (search with learned masks), `darts_sparse` (dense search, the paper's baseline) or `random`
-    (a genotype drawn at random)."""
-    controls: tuple[MethodName, ...] = ("darts_sparse", "random")
-    """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none."""
+    """`dass` (search with learned masks), `dass_op` (with masks fixed at the initial scores), `dass_joint` (weights and
+    scores in one loop), `darts_sparse` (dense search, the paper's baseline), `random` (a genotype drawn at random) or
+    `given` (no search: that of `genotype`, or another network; implied by `genotype` and by `network.name`)."""
+    genotype: Annotated[str, Text("a published name or the path of a genotype.json", empty=True)] = ""
+    """Cell to train in the place of a searched one: `dass_99`, `dass_95`, `dass_90`, `darts_sparse`, `darts_v1`,
+    `darts_v2` or a genotype.json. What a file holds is kept in the run's config.toml."""
+    controls: tuple[SearchName, ...] = ("darts_sparse", "random")
+    """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none. If they
+    are not given: `darts_sparse` and `random` but for the main one, and none with `given`."""
     seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of everything random in the run."""
     seeds: Annotated[int, Range(1, 1000)] = 1
@@ -294,3 +308,19 @@ class Config:
     network: Network = Network()
     train: Train = Train()
     runtime: Runtime = Runtime()
+
+
+def title(config: Config) -> str:
+    """The main method's name in metrics and results: with `given` that of the network or of the genotype."""
+    if config.method != "given":
+        return config.method
+    if config.network.name != "cells":
+        return config.network.name
+    return config.genotype if config.genotype in PUBLISHED else "genotype"
+
+
+def usual_controls(config: Config) -> tuple[SearchName, ...]:
+    """The controls of a run that names none."""
+    if config.method == "given":
+        return ()
+    return tuple(name for name in Config.controls if name != config.method)

@@ -16,11 +16,24 @@ import cattrs
 import cattrs.gen
 import tomli_w
 
-from dass_jax.config import HYPERGRADIENT_ARGUMENTS, LARGEST_SEED, Config, Hypergradient, Range, Text
+from dass_jax import genotype
+from dass_jax.config import (
+    HYPERGRADIENT_ARGUMENTS,
+    LARGEST_SEED,
+    Config,
+    Hypergradient,
+    Range,
+    Text,
+    title,
+    usual_controls,
+)
 from dass_jax.errors import UserError, nearest
 
 NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
 """Fields that cannot change a run's numbers: left out of `digest` and `differences`."""
+
+LATER = {"seeds": 1, "genotype": "", "network.name": "cells", "network.width": 1.0}
+"""Fields that came later: where they have these values, folders keep the names that they had before."""
 
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -112,7 +125,7 @@ def _converter() -> cattrs.Converter:
 
 
 def from_dict(data: Mapping[str, Any]) -> Config:
-    """A checked configuration from nested tables; a field that is left out has its default.
+    """A checked configuration from nested tables; a field that is left out has its default, or what others imply.
 
     Raises:
       UserError: for the first unknown name, wrong type, value out of range, or contradiction between fields.
@@ -121,8 +134,19 @@ def from_dict(data: Mapping[str, Any]) -> Config:
         config = _converter().structure(data, Config)
     except cattrs.BaseValidationError as error:
         raise UserError(_first_fault(error, "")) from error
+    config = implied(config, "method" in data, "controls" in data)
+    if config.genotype:
+        config = dataclasses.replace(config, genotype=genotype.to_text(genotype.load(config.genotype)))
+    _check_methods(config)
     _check_together(config)
     return config
+
+
+def implied(config: Config, method_given: bool, controls_given: bool) -> Config:
+    """The configuration with what `genotype` and `network.name` say of the method, and the method of the controls."""
+    if not method_given and (config.genotype or config.network.name != "cells"):
+        config = dataclasses.replace(config, method="given")
+    return config if controls_given else dataclasses.replace(config, controls=usual_controls(config))
 
 
 def _first_fault(error: BaseException, path: str) -> str:
@@ -138,13 +162,37 @@ def _first_fault(error: BaseException, path: str) -> str:
     return _first_fault(inner, "".join([path, *(f"{name}." for name in names)]))
 
 
-def _check_together(config: Config) -> None:
-    """Raises UserError for what no single field can tell."""
-    if config.method in config.controls or len(set(config.controls)) < len(config.controls):
+def _check_methods(config: Config) -> None:
+    """Raises UserError if the fields that say what is trained contradict each other."""
+    network, main = config.network, title(config)
+    method, given = f"method = {config.method!r}", f"genotype = {short(config.genotype)}"
+    if network.name == "cells":
+        if config.method == "given" and not config.genotype:
+            raise UserError(f"{method} without a genotype; allowed: genotype = NAME_OR_FILE, or another network.name")
+        if config.method != "given" and config.genotype:
+            raise UserError(f"{given} with {method}; allowed: method = 'given', or genotype = ''")
+        if network.width != Config.network.width:
+            raise UserError(f"network.width = {network.width} with 'cells'; allowed: network.channels sets theirs")
+    else:
+        other = f"network.name = {network.name!r}"
+        if config.method != "given":
+            raise UserError(f"{other} with {method}; allowed: method = 'given', as nothing is searched for it")
+        for text, wrong in (
+            (given, config.genotype),
+            (f"controls = {list(config.controls)}", config.controls),
+            ("network.stem = 'imagenet'", network.stem == "imagenet"),
+        ):
+            if wrong:
+                raise UserError(f"{text} with {other}; allowed: with network.name = 'cells'")
+    if main in config.controls or len(set(config.controls)) < len(config.controls):
         raise UserError(
             f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, "
-            f"method = {config.method!r}"
+            f"{'method' if config.method == main else 'genotype'} = {main!r}"
         )
+
+
+def _check_together(config: Config) -> None:
+    """Raises UserError for what no single field can tell."""
     if config.seed + config.seeds > LARGEST_SEED + 1:
         raise UserError(
             f"seeds = {config.seeds} with seed = {config.seed}; allowed: seeds up to {LARGEST_SEED}, and the last one "
@@ -222,8 +270,11 @@ def digest(config: Config) -> str:
     default = Config().runtime
     kept = {name.removeprefix("runtime."): getattr(default, name.removeprefix("runtime.")) for name in NOT_IN_RESULT}
     result = dataclasses.asdict(dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, **kept)))
-    if config.seeds == 1:
-        del result["seeds"]  # the field came later: folders of a single seed keep the names that they had before
+    for name, value in LATER.items():
+        section, _, field = name.rpartition(".")
+        table = result[section] if section else result
+        if table[field] == value:
+            del table[field]
     return hashlib.sha256(tomli_w.dumps(result).encode()).hexdigest()[:8]
 
 
@@ -231,7 +282,7 @@ def differences(folder: Config, asked: Config) -> list[str]:
     """One line for each field that differs: "search.epochs: 50 in the folder, 5 asked for"."""
     there, here = flatten(folder), flatten(asked)
     return [
-        f"{name}: {there[name]!r} in the folder, {here[name]!r} asked for"
+        f"{name}: {short(there[name])} in the folder, {short(here[name])} asked for"
         for name in there
         if name not in NOT_IN_RESULT and there[name] != here[name]
     ]

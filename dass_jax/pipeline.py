@@ -8,7 +8,7 @@ one batch for each different genotype.
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import tensorboardX
 
 from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
+from dass_jax.config import title
 from dass_jax.methods import random
 from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds
 from dass_jax.runtime.progress import Progress
@@ -68,7 +69,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
     r = Run(setting, path, progress, checkpoints, events, facts, {}, feed.of(setting), resumed)
     try:
-        for method in (config.method, *config.controls):
+        for method in (title(config), *config.controls):
             if method not in facts["methods"]:
                 facts["methods"][method] = run_method(r, method)
                 facts["current"] = {}
@@ -76,7 +77,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         checkpoints.wait_until_finished()
         checkpoints.close()
         events.close()
-    found = results.of_run(facts["methods"], config.method, config.controls)
+    found = results.of_run(facts["methods"], title(config), config.controls)
     folder.write_json(path / "results.json", found)
     return found
 
@@ -86,11 +87,12 @@ def run_method(r: Run, method: str) -> list[dict[str, Any]]:
     known = known_of(r)
     if "genotype" not in known[0]:
         for one, found in zip(known, search(r, method), strict=True):
-            one["genotype"] = genotype.to_json(found)
-    if method == r.setting.config.method:
+            one["genotype"] = None if found is None else genotype.to_json(found)
+    genotypes = [results.genotype_of(one) for one in known]
+    if method == title(r.setting.config):
         for name, one in zip(folder.genotype_names(r.setting.seeds), known, strict=True):
-            folder.write_json(r.path / name, one["genotype"])
-    genotypes = [genotype.from_json(one["genotype"]) for one in known]
+            if one["genotype"] is not None:
+                folder.write_json(r.path / name, one["genotype"])
     for found, group in seeds.alike(list(zip(r.setting.seeds, genotypes, strict=True))):
         train(r._replace(setting=r.setting._replace(seeds=group)), method, found)
     return [one["results"] for one in known]
@@ -110,8 +112,8 @@ def spend(r: Run, clock: str, seconds: float) -> float:
     return share
 
 
-def train(r: Run, method: str, found: genotype.Genotype) -> None:
-    """Trains, prunes and evaluates the network of a genotype for each seed that found it; enters the results."""
+def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
+    """Trains, prunes and evaluates a network, see `build.model`, for each seed that found it; enters the results."""
     known = known_of(r)
     if "results" in known[0]:
         return
@@ -130,10 +132,13 @@ def train(r: Run, method: str, found: genotype.Genotype) -> None:
         one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 
-def search(r: Run, method: str) -> list[genotype.Genotype]:
-    """The genotypes that a method finds, one for each seed."""
+def search(r: Run, method: str) -> Sequence[genotype.Genotype | None]:
+    """The genotypes that a method finds or is given, one for each seed; None for a network that has none."""
+    config = r.setting.config
     if method == "random":
-        return [random.sample(seed, r.setting.config.search.nodes) for seed in r.setting.seeds]
+        return [random.sample(seed, config.search.nodes) for seed in r.setting.seeds]
+    if method == title(config) and config.method == "given":
+        return [genotype.load(config.genotype) if config.genotype else None for _ in r.setting.seeds]
     stages, read = build.search_stages(r.setting, method)
 
     def of_each(v: Any) -> list[tuple[Any, genotype.Genotype]]:

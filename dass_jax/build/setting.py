@@ -38,12 +38,13 @@ def setting(config: Config) -> Setting:
     """
     dataset = load.load(_wanted(config))
     devices = parallel.local_devices(config.runtime.devices)
-    for name, part in (("search", config.search), ("train", config.train)):
+    searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
+    for name in ("search", "train") if searches else ("train",):
+        part = getattr(config, name)
         parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
         parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
     found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
-    searches = any(method != "random" for method in (config.method, *config.controls))
     if searches and config.search.batch_size > split:
         raise UserError(f"search.batch_size = {config.search.batch_size}; allowed: at most {split}, the smaller split")
     if config.train.batch_size > dataset.train.size:
@@ -54,7 +55,7 @@ def setting(config: Config) -> Setting:
             f"data.{', data.'.join(colour.Jitter._fields)}: one is set and the images have {found.image_shape[2]} "
             "channels; allowed: 0 on anything but RGB"
         )
-    if config.network.auxiliary:
+    if config.network.name == "cells" and config.network.auxiliary:
         _check_auxiliary(found)
     return found
 

@@ -10,7 +10,7 @@ from dass_jax.report.results import Layer, decimal, first_seeds, titled
 from dass_jax.report.style import colour
 
 _STAGES = {
-    "step1": "Step 1: architecture search with dense operations",
+    "step1": "Step 1: architecture search (dense operations; in dass_op and dass_joint sparse ones)",
     "step2": "Step 2: architecture search with sparse operations",
     "pretrain": "Step 3: training of the dense network",
     "scores": "Step 3: learning of the pruning scores",
@@ -20,7 +20,9 @@ _STAGES = {
 
 def cells(run: Run) -> str:
     names = methods(run)
-    found = [(each.method, each.seed, each.genotype) for each in run.outcomes]
+    found = [(each.method, each.seed, each.genotype) for each in run.outcomes if each.genotype is not None]
+    if run.outcomes and not found:
+        return ""
     if run.genotypes:
         main = names[0] if names else "found architecture"
         found = [(main, seed, genotype) for seed, genotype in run.genotypes.items()] + [

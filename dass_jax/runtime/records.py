@@ -48,7 +48,7 @@ def means(lines: list[dict[str, Any]]) -> dict[str, float]:
 def figures(info: Any) -> dict[str, float]:
     """The scalars of an epoch by name: with a prefix for each level of a bi-level step."""
     if hasattr(info, "upper"):
-        levels = {level: figures(getattr(info, level)) for level in ("lower", "upper")}
+        levels = {level: figures(getattr(info, level)) for level in sorted(info._fields)}
         return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
     scalars = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
     if info.cosine is not None:
