@@ -150,6 +150,11 @@ def _check_together(config: Config) -> None:
             f"seeds = {config.seeds} with seed = {config.seed}; allowed: seeds up to {LARGEST_SEED}, and the last one "
             f"would be {config.seed + config.seeds - 1}"
         )
+    if config.search.stop_at_skips and config.seeds > 1:
+        raise UserError(
+            f"search.stop_at_skips = {config.search.stop_at_skips} with seeds = {config.seeds}, which search in step; "
+            "allowed: 0, or runs of one seed"
+        )
     estimator = config.search.hypergradient
     for field in dataclasses.fields(Hypergradient):
         takers = [name for name, arguments in HYPERGRADIENT_ARGUMENTS.items() if field.name in arguments]
