@@ -10,7 +10,7 @@ import math
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import cattrs.gen
@@ -22,7 +22,15 @@ from dass_jax.errors import UserError, nearest
 NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
 """Fields that cannot change a run's numbers: left out of `digest` and `differences`."""
 
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a table",
+    list: "a list of tables",
+}
+T = TypeVar("T")
 
 
 class Refused(ValueError):
@@ -117,12 +125,21 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     Raises:
       UserError: for the first unknown name, wrong type, value out of range, or contradiction between fields.
     """
-    try:
-        config = _converter().structure(data, Config)
-    except cattrs.BaseValidationError as error:
-        raise UserError(_first_fault(error, "")) from error
+    config = structured(data, Config)
     _check_together(config)
     return config
+
+
+def structured(data: Mapping[str, Any], schema: type[T]) -> T:
+    """Nested tables as an instance of a schema (a frozen dataclass whose fields have defaults), each field checked.
+
+    Raises:
+      UserError: for the first unknown name, wrong type or value out of range.
+    """
+    try:
+        return _converter().structure(data, schema)
+    except cattrs.BaseValidationError as error:
+        raise UserError(_first_fault(error, "")) from error
 
 
 def _first_fault(error: BaseException, path: str) -> str:

@@ -44,9 +44,7 @@ class Run(NamedTuple):
     """Where runs that have stages in common find and leave them."""
 
 
-def run(
-    setting: Setting, path: pathlib.Path, progress: Progress, shared: shelf.Shelf | None = None
-) -> dict[str, Any]:
+def run(setting: Setting, path: pathlib.Path, progress: Progress, shared: shelf.Shelf | None = None) -> dict[str, Any]:
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:

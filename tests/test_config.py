@@ -64,7 +64,7 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_files_load(path: pathlib.Path) -> None:
-    assert config_io.load(path).data.source in ("digits", "cifar10.npz")
+    assert config_io.load(path).data.source in ("digits", "cifar10.npz", "mnist.npz")
 
 
 def test_the_cifar_file_differs_from_the_defaults_only_in_its_source() -> None:

@@ -29,6 +29,7 @@ FLOORS = [
     ("results",),
     ("pipeline",),
     ("train", "count"),
+    ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other; the config modules are one room."""
 
