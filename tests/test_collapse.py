@@ -6,10 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from dass_jax.errors import UserError
 from dass_jax import config_io
+from dass_jax.errors import UserError
 from dass_jax.genotype import PUBLISHED, Genotype, collapsed, skips
-from dass_jax.report import build, curves, records as report
+from dass_jax.report import build, curves
+from dass_jax.report import records as report
 from dass_jax.runtime import records
 from tests.report.test_report import Page, search_epoch, write
 
@@ -68,5 +69,5 @@ def test_a_run_without_them_has_no_such_figure(tmp_path: pathlib.Path) -> None:
 
 
 def test_seeds_that_search_in_step_cannot_stop_one_by_one() -> None:
-    with pytest.raises(UserError, match="search.stop_at_skips = 2 with seeds = 3, which search in step; allowed: 0"):
+    with pytest.raises(UserError, match=r"search\.stop_at_skips = 2 with seeds = 3, which search in step; allowed: 0"):
         config_io.from_dict({"seeds": 3, "search": {"stop_at_skips": 2}})

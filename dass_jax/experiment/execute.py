@@ -37,8 +37,10 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     for done, run in enumerate(left, start=1):
         progress.say(f"[{done}/{len(left)}] {run.name}")
         began = time.monotonic()
-        attempt(run, path, progress)
-        rows = table.write(plan, path)
+        try:
+            attempt(run, path, progress)
+        finally:  # also after Ctrl-C
+            rows = table.write(plan, path)
         row = next(row for row in rows if row["run"] == run.name)
         said = f"{row['sparse']:.2f} %" if row["status"] == "finished" else f"{row['status']}: {row.get('error', '')}"
         each = (time.monotonic() - start) / done

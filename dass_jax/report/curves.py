@@ -128,16 +128,11 @@ def cells_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -
         for line, dashes in ((each.seen, "-"), (each.unseen, "--")):
             _band(axes, line, each.colour)
             axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
-    styles = [
-        Line2D([], [], color="#555555", linestyle=s, label=name) for s, name in (("-", "normal"), ("--", "reduction"))
-    ]
-    _finish(figure, axes, curves, epochs, styles)
-    tidy(
-        axes,
-        f"{stage}: {quantity} of the cells",
-        "epoch",
-        "skip connections" if quantity == "skips" else "entropy [nats]",
-    )
+    normal = Line2D([], [], color="#555555", label="normal")
+    reduction = Line2D([], [], color="#555555", linestyle="--", label="reduction")
+    _finish(figure, axes, curves, epochs, [normal, reduction])
+    unit = "skip connections" if quantity == "skips" else "entropy [nats]"
+    tidy(axes, f"{stage}: {quantity} of the cells", "epoch", unit)
     axes.set_ylim(bottom=0)
     return figure
 

@@ -36,7 +36,9 @@ def test_every_combination_is_a_run_and_the_first_axis_varies_slowest(tmp_path: 
         (seed, method, keep) for seed in (0, 1) for method in ("dass", "random") for keep in (0.1, 0.05)
     ]
     assert {(c.data.limit, c.network.channels, c.controls, c.seeds) for c in configs} == {(100, 4, (), 1)}
-    assert (found.title, found.text) == ("new", text) and {run.network for run in found.runs} == {"20 cells, 4 channels"}
+    assert (found.title, found.text) == ("new", text) and {run.network for run in found.runs} == {
+        "20 cells, 4 channels"
+    }
     assert found.runs[1].name == f"dass-keep0.05-seed0-{config_io.digest(configs[1])}"
     assert len({run.name for run in found.runs}) == 8
 
@@ -88,7 +90,7 @@ BASE = 'base = "run.toml"\n'
         ('base = "none.toml"', "none.toml' cannot be read"),
         (BASE + "set = 3", "set = 3; allowed: a table"),
         (BASE + "[set]\nsparsity.kep = 0.1", "unknown key 'set.sparsity.kep' (did you mean 'sparsity.keep'?)"),
-        (BASE + "[set]\nsparsity.keep = 0", "set.sparsity.keep = 0; allowed: a number in (0, 1.0]"),
+        (BASE + "[set]\nsparsity.keep = 0", "set.sparsity.keep = 0; allowed: a number in (0, 1]"),
         (BASE + "[axes]\nseeds = [1]", "axes.seeds: a run of an experiment has one method and one seed"),
         (BASE + '[set]\ncontrols = ["dass"]', "set.controls: a run of an experiment has one method"),
         (BASE + "[axes]\nseed = 1", "axes.seed = 1; allowed: a list of different values, each an integer in"),

@@ -64,7 +64,7 @@ def read(tmp_path: pathlib.Path) -> data.Experiment:
 def test_summary_of_four_values_by_hand() -> None:
     found = statistics.summary([2.0, 4.0, 4.0, 6.0, math.nan])
     # Σ(x − 4)² = 8, so the variance is 8/3; t of 97.5 % with 3 degrees of freedom is 3.182446 (tables).
-    assert found.count == 4 and found.mean == 4.0
+    assert found.size == 4 and found.mean == 4.0
     assert found.std == pytest.approx(math.sqrt(8 / 3))
     assert found.half == pytest.approx(3.182446 * math.sqrt(8 / 3) / 2, rel=1e-6)
 
@@ -78,14 +78,14 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(("values", "count", "mean"), [([], 0, math.nan), ([3.0], 1, 3.0), ([math.nan], 0, math.nan)])
 def test_too_few_values_have_no_spread(values: list[float], count: int, mean: float) -> None:
     found = statistics.summary(values)
-    assert found.count == count and math.isnan(found.std) and math.isnan(found.half)
+    assert found.size == count and math.isnan(found.std) and math.isnan(found.half)
     np.testing.assert_equal(found.mean, mean)
 
 
 def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
     one, other = {0: 3.0, 1: 5.0, 2: 4.0, 7: 0.0}, {0: 2.0, 1: 1.0, 2: 2.0, 3: 9.0}
     found = statistics.compare(one, other)
-    assert (found.difference.count, found.difference.mean) == (3, pytest.approx(7 / 3))
+    assert (found.difference.size, found.difference.mean) == (3, pytest.approx(7 / 3))
     # t = mean / (std / √n) with 2 degrees of freedom, whose distribution function is 1/2 + t / (2 √(2 + t²)).
     t = (7 / 3) / (math.sqrt(7 / 3) / math.sqrt(3))
     assert found.p_t == pytest.approx(1 - t / math.sqrt(2 + t * t))
@@ -189,7 +189,9 @@ def test_the_page_the_tables_and_the_figures_are_written(
     assert "This experiment is unfinished" in page.words and "no memory" in page.words and "<Orderings>" in page.words
     assert "9.17 h spent on them; each alone 11.00 h" in page.words
     assert f"{65 * 9.1666667 / 1000 * 475:.1f} g of the time spent" in page.words
-    assert {path.name for path in (folder / "tables").iterdir()} == {f"{n}.{e}" for n in tables.TABLES for e in ("csv", "md")}
+    assert {path.name for path in (folder / "tables").iterdir()} == {
+        f"{n}.{e}" for n in tables.TABLES for e in ("csv", "md")
+    }
     names = {"accuracy_by_pruning_ratio", "learning_finetune", "generalisation_gap_finetune", "accuracy_macs"}
     drawn = {path.stem: path for path in (folder / "figures").iterdir()}
     assert set(drawn) == names | {"accuracy_parameters", "seeds"}
@@ -208,7 +210,9 @@ def test_a_measured_latency_takes_the_place_of_macs(tmp_path: pathlib.Path) -> N
 
 def test_the_gap_is_the_mean_over_seeds_of_train_less_test(read: data.Experiment) -> None:
     (drawing,) = figures.gap(read)
-    lines = [line for line in drawing.figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_color() != "#555555"]
+    lines = [
+        line for line in drawing.figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_color() != "#555555"
+    ]
     # Training accuracy is 60; test accuracy 50, 51, 52 of three seeds of dass, and 50, 51 of darts_sparse.
     assert sorted(line.get_ydata().tolist() for line in lines) == [[9.0, 9.0], [9.5, 9.5]]
     assert len(drawing.figure.axes[0].collections) == 2, "a band for each"

@@ -1,14 +1,14 @@
 """The figures of an experiment: accuracy over pruning ratios, over epochs, over cost and over seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report import curves
 from dass_jax.report.experiment import published, statistics
@@ -175,9 +175,9 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
     if points and min(x for x, _ in points) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.xaxis.set_minor_formatter(_minor(points))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
     tidy(axes, f"accuracy and {label.split(' [')[0].split(',')[0]}", label, "sparse test accuracy [%]")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
     ratios = [
         Line2D(
             [], [], color=INK, marker=MARKERS[number % len(MARKERS)], linestyle="", markersize=5, label=_pruned(ratio)
@@ -186,12 +186,6 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
     ]
     _legend(figure, experiment, ratios)
     return figure
-
-
-def _minor(points: Sequence[tuple[float, float]]) -> NullFormatter | ScalarFormatter | FuncFormatter:
-    """Names for minor ticks too where the axis is too short to hold two powers of ten."""
-    low, high = min(x for x, _ in points), max(x for x, _ in points)
-    return FuncFormatter(lambda value, _: f"{value:,g}") if high < 8 * low else NullFormatter()
 
 
 def _place(

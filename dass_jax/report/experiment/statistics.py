@@ -12,7 +12,7 @@ class Summary(NamedTuple):
     """Of a sample: its size, mean, standard deviation (n − 1) and half the width of the mean's 95 % confidence interval
     by Student's t; NaN for what so few values do not have."""
 
-    count: int
+    size: int
     mean: float
     std: float
     half: float
@@ -48,7 +48,7 @@ def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
     pairs = [(one[seed], other[seed]) for seed in seeds if not math.isnan(one[seed] - other[seed])]
     differences = np.array([first - second for first, second in pairs])
     found = summary(differences.tolist())
-    if found.count < 2:
+    if found.size < 2:
         return Comparison(found, math.nan, math.nan)
     spread = np.ptp(differences) > 1e-9 * np.abs(differences).max()
     p_t = float(stats.ttest_rel(*np.transpose(pairs)).pvalue) if spread else math.nan

@@ -177,7 +177,7 @@ def _accuracy(known: published.Figure | None) -> str:
 
 def _spread(found: statistics.Summary, signed: bool = False) -> list[str]:
     mean = f"{found.mean:+.2f}" if signed and not math.isnan(found.mean) else decimal(found.mean, 2)
-    return [str(found.count), mean, decimal(found.std, 2), decimal(found.half, 2)]
+    return [str(found.size), mean, decimal(found.std, 2), decimal(found.half, 2)]
 
 
 def _mean(rows: tuple[Row, ...], name: str, digits: int = 0, scale: float = 1.0) -> str:
