@@ -137,6 +137,9 @@ class Search:
     """Epochs of Step 1, DASS Algorithm 1."""
     prune_epochs: Count = 20
     """Epochs of Step 2, DASS Algorithm 1."""
+    stop_at_skips: CountOrZero = 0
+    """End Step 1 with the first epoch whose derived normal cell has at least so many skip connections, and go on with
+    what comes next; 0 = never. DARTS+ (arXiv 1909.06035) uses 2. Only with one seed in a run."""
     batch_size: Count = 64
     """Images in a batch, both of the lower and of the upper level."""
     accumulate: Count = 1

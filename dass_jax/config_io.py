@@ -10,7 +10,7 @@ import math
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import cattrs.gen
@@ -35,7 +35,15 @@ NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check"
 LATER = {"seeds": 1, "genotype": "", "network.name": "cells", "network.width": 1.0}
 """Fields that came later: where they have these values, folders keep the names that they had before."""
 
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a table",
+    list: "a list of tables",
+}
+T = TypeVar("T")
 
 
 class Refused(ValueError):
@@ -130,11 +138,7 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     Raises:
       UserError: for the first unknown name, wrong type, value out of range, or contradiction between fields.
     """
-    try:
-        config = _converter().structure(data, Config)
-    except cattrs.BaseValidationError as error:
-        raise UserError(_first_fault(error, "")) from error
-    config = implied(config, "method" in data, "controls" in data)
+    config = implied(structured(data, Config), "method" in data, "controls" in data)
     if config.genotype:
         config = dataclasses.replace(config, genotype=genotype.to_text(genotype.load(config.genotype)))
     _check_methods(config)
@@ -147,6 +151,18 @@ def implied(config: Config, method_given: bool, controls_given: bool) -> Config:
     if not method_given and (config.genotype or config.network.name != "cells"):
         config = dataclasses.replace(config, method="given")
     return config if controls_given else dataclasses.replace(config, controls=usual_controls(config))
+
+
+def structured(data: Mapping[str, Any], schema: type[T]) -> T:
+    """Nested tables as an instance of a schema (a frozen dataclass whose fields have defaults), each field checked.
+
+    Raises:
+      UserError: for the first unknown name, wrong type or value out of range.
+    """
+    try:
+        return _converter().structure(data, schema)
+    except cattrs.BaseValidationError as error:
+        raise UserError(_first_fault(error, "")) from error
 
 
 def _first_fault(error: BaseException, path: str) -> str:
@@ -208,6 +224,11 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"runtime.epochs_per_call = {config.runtime.epochs_per_call} with data.streaming = true, which takes an "
             "epoch in parts; allowed: 1"
+        )
+    if config.search.stop_at_skips and config.seeds > 1:
+        raise UserError(
+            f"search.stop_at_skips = {config.search.stop_at_skips} with seeds = {config.seeds}, which search in step; "
+            "allowed: 0, or runs of one seed"
         )
     estimator = config.search.hypergradient
     for field in dataclasses.fields(Hypergradient):

@@ -49,6 +49,28 @@ def reductions(cells: int) -> tuple[int, ...]:
     return tuple(sorted({cells // 3, 2 * cells // 3}))
 
 
+def skips(cell: Cell) -> int:
+    """How many of a cell's operations are skip connections."""
+    return sum(operation == "skip_connect" for node in cell for operation, _ in node)
+
+
+def collapsed(genotype: Genotype) -> dict[str, str]:
+    """Which cells have degenerated, and by what sign.
+
+    A search collapses when its skip connections, the only edges that gradients pass unchanged, win over everything that
+    learns (DARTS+, arXiv 1909.06035, which stops a search at two in a normal cell). The signs here are stronger: at
+    least half of a cell's operations are skip connections, or a normal cell has no convolution at all.
+    """
+    found = {}
+    for name, cell in genotype._asdict().items():
+        operations = [operation for node in cell for operation, _ in node]
+        if 2 * skips(cell) >= len(operations):
+            found[name] = f"{skips(cell)} of {len(operations)} operations are skip connections"
+        elif name == "normal" and not any("conv" in operation for operation in operations):
+            found[name] = "no operation is a convolution"
+    return found
+
+
 def to_json(genotype: Genotype) -> dict[str, Any]:
     """JSON-able dictionary `{"normal": [[[operation, input], …], …], "reduce": …}`."""
     return {

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import tensorboardX
 
 from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
-from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds
+from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds, shelf
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
@@ -40,9 +39,11 @@ class Run(NamedTuple):
     feed: feed.Feed
     resumed: list[checkpoint.Checkpoint]
     """The checkpoint to go on from; taken out by the stage that it belongs to."""
+    shared: shelf.Shelf | None = None
+    """Where runs that have stages in common find and leave them."""
 
 
-def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, Any]:
+def run(setting: Setting, path: pathlib.Path, progress: Progress, shared: shelf.Shelf | None = None) -> dict[str, Any]:
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
@@ -67,7 +68,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         progress.say(f"going on after {where} (checkpoint {newest.step})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-    r = Run(setting, path, progress, checkpoints, events, facts, {}, feed.of(setting), resumed)
+    r = Run(setting, path, progress, checkpoints, events, facts, {}, feed.of(setting), resumed, shared)
     try:
         for method in (title(config), *config.controls):
             if method not in facts["methods"]:
@@ -126,7 +127,7 @@ def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
             one.setdefault("accuracy", {})[stage.name] = figures["test_accuracy"]
         return measured
 
-    state = run_chain(r, method, "training", stages, measure)
+    state = run_chain(r, method, "training", stages, measure, place_of(r, method, stages[0], found))
     parts = seeds.members(state.variables, len(known))
     for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
         one["results"] = results.of_method(r.setting, method, seed, one, v)
@@ -144,13 +145,22 @@ def search(r: Run, method: str) -> Sequence[genotype.Genotype | None]:
     def of_each(v: Any) -> list[tuple[Any, genotype.Genotype]]:
         return [read(part) for part in seeds.members(v, len(r.setting.seeds))]
 
-    def measure(stage: Stage, v: Any) -> list[dict[str, Any]]:
-        return [
-            {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
-            for weights, _ in of_each(v)
-        ]
+    limit = r.setting.config.search.stop_at_skips
+    before: dict[int, dict[str, str]] = {}
 
-    state = run_chain(r, method, "search", stages, measure)
+    def measure(stage: Stage, v: Any) -> list[dict[str, Any]]:
+        now = of_each(v)
+        for seed, (_, found) in zip(r.setting.seeds, now, strict=True):
+            signs = genotype.collapsed(found)
+            for cell in signs.keys() - before.get(seed, {}).keys():
+                r.progress.say(f"{method} · {stage.name}, seed {seed}: warning: {cell} cell: {signs[cell]}")
+            before[seed] = signs
+        lines = [records.of_cells(*one) for one in now]
+        if stage.name == "step1" and 0 < limit <= lines[0]["skips_normal"]:
+            lines[0]["stopped"] = True
+        return lines
+
+    state = run_chain(r, method, "search", stages, measure, place_of(r, method, stages[0]))
     return [found for _, found in of_each(state.variables)]
 
 
@@ -160,23 +170,56 @@ def run_chain(
     chain: str,
     stages: list[Stage],
     measure: Callable[[Stage, Any], list[dict[str, Any]]],
+    shared: pathlib.Path | None = None,
 ) -> bilevel.State:
-    """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
+    """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays.
+
+    Args:
+      shared: where the end of the first stage is taken from or, if nothing lies there yet, put for other runs.
+    """
     first, done = 0, 0
     state: Any = None
     here = {"method": method, "chain": chain, "seeds": list(r.setting.seeds)}
     if r.resumed and here.items() <= r.facts["at"].items():
         newest, at = r.resumed.pop(), r.facts["at"]
         first, done = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
+        if at.get("stopped"):
+            done = stages[first].epochs
         template = None
         for stage in stages[: first + 1]:
             template = jax.eval_shape(stage.start, template)
         state = checkpoint.restore(template, newest.leaves)
     for stage in stages[first:]:
+        place = shared if stage is stages[0] else None
+        kept = shelf.take(place) if place and done == 0 else None
+        if kept is not None:
+            state = taken_over(r, method, chain, stage, kept)
+            continue
         if done == 0:
             state = stage.start(state)
         state = run_stage(r, method, chain, stage, state, done, measure)
+        if place:
+            accuracy = known_of(r)[0].get("accuracy", {})
+            shelf.put(place, state, shelf.facts(r.path, method, stage.name, accuracy))
         done = 0
+    return state
+
+
+def place_of(r: Run, method: str, stage: Stage, found: genotype.Genotype | None = None) -> pathlib.Path | None:
+    """Where the end of a chain's first stage is shared with other runs; a batch of seeds shares nothing."""
+    return r.shared(method, stage.name, found) if r.shared and len(r.setting.seeds) == 1 else None
+
+
+def taken_over(r: Run, method: str, chain: str, stage: Stage, kept: checkpoint.Checkpoint) -> bilevel.State:
+    """The end of a stage that another run has done. Its lines of metrics, marked, and its seconds become this run's:
+    they are what the run would have cost alone."""
+    state = checkpoint.restore(jax.eval_shape(stage.start, None), kept.leaves)
+    lines = [{**line, "method": method, "shared": True} for line in kept.facts["lines"]]
+    known_of(r)[0].setdefault("accuracy", {}).update(kept.facts["accuracy"])
+    spend(r, stage.clock, sum(line["seconds"] for line in lines))
+    for line in lines:
+        keep_record(r, chain, line, state if line is lines[-1] else None)
+    r.progress.say(f"{label_of(r, method, stage)}: taken over from {kept.facts['origin']}")
     return state
 
 
@@ -205,6 +248,9 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
                 for line in lines:
                     keep_record(r, chain, line, state if line is epochs[-1][-1] else None)
                 bar.epoch(records.means(lines))
+            if epochs[-1][-1].get("stopped"):
+                r.progress.say(f"{label}: ended by search.stop_at_skips after epoch {epochs[-1][-1]['epoch']}")
+                break
     return state
 
 
@@ -223,7 +269,7 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
     """Metrics, event file and, where there is a state, checkpoint of one epoch of one seed."""
     r.facts["step"] += 1
     r.facts["metrics_bytes"] = folder.append_metrics(r.path / "metrics.jsonl", record)
-    at = {name: record[name] for name in ("method", "stage", "epoch")}
+    at = {name: record[name] for name in ("method", "stage", "epoch", "stopped") if name in record}
     r.facts["at"] = {**at, "chain": chain, "seeds": list(r.setting.seeds)}
     whose = f"/seed {record['seed']}" if "seed" in record else ""
     for name, value in record.items():

@@ -30,6 +30,7 @@ FLOORS = [
     ("feed",),
     ("pipeline",),
     ("train", "count"),
+    ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other; the config modules are one room."""
 

@@ -42,7 +42,7 @@ def test_rows_come_in_their_order_whatever_thread_is_faster() -> None:
 
 def test_a_source_of_any_size_is_held_in_two_batches() -> None:
     """100 MB go by; the images that are alive at once are counted as they come and go."""
-    alive: "weakref.WeakSet[np.ndarray]" = weakref.WeakSet()
+    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
     most = [0]
 
     def example(row: int) -> tuple[np.ndarray, int]:
