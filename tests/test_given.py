@@ -4,10 +4,14 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+import jax
+import numpy as np
 import pytest
 
-from dass_jax import config_io, genotype
+from dass_jax import build, config_io, genotype
 from dass_jax.genotype import Genotype
+from dass_jax.models.baselines import PLANS
+from dass_jax.variables import PARAMS
 from tests.runs import CONFIG, Finished, command, interrupted, metrics, results, timeless, workplace
 
 CELL = ((("skip_connect", 0), ("avg_pool_3x3", 1)),)
@@ -50,7 +54,12 @@ def test_the_run_goes_on_from_its_folder_alone(whole: Finished, place: pathlib.P
     assert timeless(results(resumed.folder)) == timeless(results(whole.folder))
 
 
-def test_a_published_network_is_trained_pruned_and_reported(tmp_path: pathlib.Path) -> None:
+def test_a_published_network_is_trained_pruned_and_reported(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = PLANS["resnet18"]
+    # Compiling is the cost: one block is enough here, all of them are compared with PyTorch's elsewhere.
+    monkeypatch.setitem(PLANS, "resnet18", plan._replace(stages=(plan.stages[1]._replace(repeats=1),)))
     text = SHORT.replace("network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }\n", "")
     text = text.replace("[search]", '[network]\nname = "resnet18"\nwidth = 0.1\n[search]')
     with workplace(tmp_path, text) as folder:
@@ -63,3 +72,21 @@ def test_a_published_network_is_trained_pruned_and_reported(tmp_path: pathlib.Pa
     assert not (done.folder / "genotype.json").exists()
     page = (done.folder / "report.html").read_text(encoding="utf-8")
     assert "resnet18" in page and "Cells" not in page
+
+
+def test_a_given_cell_takes_the_imagenet_stem(tmp_path: pathlib.Path) -> None:
+    images, labels = np.zeros((8, 40, 40, 3), np.uint8), np.arange(8) % 2
+    arrays = {f"{part}_{name}": x for part in ("train", "test") for name, x in (("images", images), ("labels", labels))}
+    np.savez(tmp_path / "some.npz", **arrays)
+    config = config_io.from_dict(
+        {
+            "genotype": "dass_99",
+            "data": {"source": str(tmp_path / "some.npz")},
+            "network": {"stem": "imagenet", "cells": 3, "channels": 4, "auxiliary": False},
+            "train": {"batch_size": 4},
+        }
+    )
+    stages, _ = build.training_stages(build.setting(config), genotype.load(config.genotype))
+    params = jax.eval_shape(stages[0].start, None).variables[PARAMS]
+    assert params["stem"]["conv_1"]["conv"]["weight"].shape == (2, 3, 3, 3)
+    assert params["head"]["classifier"]["linear"]["weight"].shape == (2, 4 * 4 * 4)
