@@ -33,7 +33,7 @@ def test_random_boxes_fill_the_ranges_of_area_and_ratio() -> None:
     # Small boxes always fit, so their areas and the logarithms of their ratios are as they were drawn: uniform.
     small = np.log([s for a, s in zip(areas, ratios, strict=True) if a < 0.5])
     assert abs(small.mean()) < 0.01 and small.std() == pytest.approx(np.log(16 / 9) / np.sqrt(12), rel=0.05)
-    assert np.mean(areas < 0.29) == pytest.approx(np.mean((0.29 < areas) & (areas < 0.5)), abs=0.04)
+    assert np.mean(areas < 0.29) == pytest.approx(np.mean((areas > 0.29) & (areas < 0.5)), abs=0.04)
 
 
 @pytest.mark.parametrize(("size", "box"), [((10, 1000), (494, 0, 507, 10)), ((1000, 10), (0, 494, 10, 507))])
