@@ -91,10 +91,10 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
 
 
 def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program is a stand-in that counts, at each call, the images on the devices; an epoch is 6 MB of them."""
+    """The program is a stand-in that counts, at each call, the images on the devices; an epoch is 60 parts of them."""
     s = setting(True, 1, 1)
     stage = build.training_stages(s, GENOTYPE)[0][0]._replace(
-        indices=lambda epoch: np.random.default_rng(epoch).integers(0, 64, (6000, 16)).astype(np.int32)
+        indices=lambda epoch: np.random.default_rng(epoch).integers(0, 64, (600, 16)).astype(np.int32)
     )
     held: list[int] = []
 
@@ -105,9 +105,9 @@ def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest
 
         return program
 
-    advance = feed.streamed(s, 100 * 16 * 64).advance(s, stage, None, 1, compile)
+    advance = feed.streamed(s, 10 * 16 * 64).advance(s, stage, None, 1, compile)
     _, infos = advance(None, 0)
-    assert len(held) == 60 and max(held) <= 2 * 100 * 16 * 64 + sum(held[:1]) - 100 * 16 * 64
+    assert len(held) == 60 and max(held) <= 2 * 10 * 16 * 64 + sum(held[:1]) - 10 * 16 * 64
     assert infos["loss"].shape == (1,)
 
 
