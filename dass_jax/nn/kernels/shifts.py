@@ -82,7 +82,7 @@ def _summed_correlation(
 
 def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
-    # Behind the barrier the gradient is summed as it is; without, XLA on a CPU writes each of the k² products to memory.
+    # Without the barrier XLA on a CPU sums each of the k² products by itself, and writes all of them to memory for it.
     return lax.optimization_barrier(gradient).sum(axes, keepdims=True) if axes else gradient
 
 
