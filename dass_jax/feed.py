@@ -52,7 +52,7 @@ def in_memory(s: Setting) -> Feed:
         def inputs(first: int) -> tuple[Any, ...]:
             each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
             indices, keys, *rates = zip(*each, strict=True)
-            return np.stack(indices), jnp.stack(keys), *(np.array(rate, np.float32) for rate in rates)
+            return np.stack(indices), jnp.stack(keys), *(jax.tree.map(_stacked, *rate) for rate in rates)
 
         name = f"{stage.program}, {together} epochs a call"
         program = compile(name, loop.several(stage.epoch), (state, train, *inputs(0)), True)
@@ -140,8 +140,13 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
 
 def _inputs(s: Setting, stage: Stage, epoch: int) -> tuple[Any, ...]:
     """(indices, key, learning rate, drop-path rate) of an epoch."""
-    rates = (np.float32(rate(epoch)) for rate in (stage.learning_rate, stage.drop_path))
-    return stage.indices(epoch), build.key(s, stage.name, epoch), *rates
+    rates = stage.learning_rate(epoch), stage.drop_path(epoch)
+    return stage.indices(epoch), build.key(s, stage.name, epoch), *jax.tree.map(np.float32, rates)
+
+
+def _stacked(*rates: float) -> np.ndarray:
+    """One rate of every epoch [epochs]."""
+    return np.array(rates, np.float32)
 
 
 def _shaped(split: Split, devices: int) -> loop.Examples:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dass_jax import build, config_io
-from dass_jax.build import Setting
+from dass_jax.build import Setting, programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
@@ -71,7 +71,7 @@ STAGES = {
 def test_two_devices_give_the_result_of_one(
     chain: str, number: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "augment", functools.partial(build.augment, dtype="float64"))
+    monkeypatch.setattr(programs, "augment", functools.partial(programs.augment, dtype="float64"))
     # In 64-bit floats another order of additions costs some 1e-16 a step: far below 1e-9, and far below what other
     # random numbers would do. In 32 bits a score near the cut could change places with the next and hide an error.
     with jax.enable_x64(True):
