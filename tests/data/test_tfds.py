@@ -96,7 +96,7 @@ def test_absent_data_are_answered_at_once_with_the_command(tmp_path: pathlib.Pat
 @pytest.mark.usefixtures("no_builder")
 def test_the_default_folder_is_that_of_tfds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
-    with pytest.raises(UserError, match="is not prepared in '.*/there'"):
+    with pytest.raises(UserError, match=r"is not prepared in '.*/there'"):
         tfds.opened("mnist", "")
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
