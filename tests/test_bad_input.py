@@ -228,7 +228,7 @@ def test_a_good_configuration_is_not_refused(monkeypatch: pytest.MonkeyPatch) ->
     from dass_jax import pipeline, report
 
     seen = []
-    monkeypatch.setattr(pipeline, "run", lambda setting, path, progress: seen.append(setting) or {})
+    monkeypatch.setattr(pipeline, "run", lambda setting, path, progress, shared: seen.append(setting) or {})
     monkeypatch.setattr(report, "build", lambda path: path / "report.html")
     monkeypatch.setattr(report, "table", json.dumps)
     np.savez("some.npz", **images())

@@ -51,6 +51,14 @@ ESTIMATOR_OF = {
 """An estimator's argument is refused without the estimator."""
 
 
+NEEDED = {
+    "method": ["--controls"],
+    "network.width": ["--network.name", "resnet18"],
+    "data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--data.crop_padding", "0"],
+}
+"""Fields that can only be changed together with others."""
+
+
 def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.Path) -> None:
     kinds = {int: "6", float: "0.25", str: "other"}
     special = {
@@ -61,6 +69,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
         "search.hypergradient": "amended",
         "runtime.precision": "bfloat16",
         "network.name": "resnet18",
+        "data.statistics": "imagenet",
         "genotype": "dass_99",
     }
     for name, default in config_io.flatten(Config()).items():
@@ -69,9 +78,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
             argv = [flag.replace(".", ".no-") if default else flag]
         else:
             argv = [flag, *(["random"] if name == "controls" else [special.get(name, kinds.get(type(default), ""))])]
-        extra = {"method": ["--controls"], "network.width": ["--network.name", "resnet18"], **ESTIMATOR_OF}.get(
-            name, []
-        )
+        extra = {**NEEDED, **ESTIMATOR_OF}.get(name, [])
         changed = config_io.flatten(_parse(tmp_path, *argv, *extra, text="").config)
         expected = {name} | {flag.removeprefix("--") for flag in extra if flag.startswith("--")}
         if expected & {"genotype", "network.name"}:
@@ -114,7 +121,10 @@ BAD_FLAGS = {
         ["--search.epochs"],
         "--search.epochs: no value given; allowed: an integer in [1, 1000000]",
     ),
-    "no value before a flag": (["--data.source", "--seed", "1"], "--data.source: no value given; allowed: 'digits' or"),
+    "no value before a flag": (
+        ["--data.source", "--seed", "1"],
+        "--data.source: no value given; allowed: 'digits', 'tfds:NAME' or",
+    ),
     "no folder": (["--workdir"], "--workdir: no value given; allowed: the path of a folder"),
     "empty folder": (["--workdir="], "--workdir = ''; allowed: the path of a folder"),
     "no file": (["--config"], "--config: no value given; allowed: the path of a TOML file"),

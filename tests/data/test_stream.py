@@ -42,12 +42,13 @@ def test_rows_come_in_their_order_whatever_thread_is_faster() -> None:
 
 def test_a_source_of_any_size_is_held_in_two_batches() -> None:
     """100 MB go by; the images that are alive at once are counted as they come and go."""
-    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
+    alive: set[int] = set()
     most = [0]
 
     def example(row: int) -> tuple[np.ndarray, int]:
         image = np.zeros((100, 100, 10), np.uint8)
-        alive.add(image)
+        alive.add(id(image))
+        weakref.finalize(image, alive.discard, id(image))
         most[0] = max(most[0], len(alive))
         return image, row
 
