@@ -15,19 +15,23 @@ _fast = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp"}, boundscheck
 
 
 @_fast
-def run(steps, biases, terms, weights, memory):  # type: ignore[no-untyped-def]
-    """Carries out all instructions in `memory`."""
+def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-untyped-def]
+    """Carries out all instructions in `memory`; `scratch` has the size of the largest plane."""
     for number in range(len(steps)):
         kind, option, place, height, width, first, whole, end, where = steps[number]
         y = memory[place : place + height * width]
         if kind == LINEAR:
+            # Loops, as assignments to slices ask first whether memory overlaps.
             if where >= 0:
-                y[:] = memory[where : where + height * width]
+                bias = memory[where : where + height * width]
+                for p in range(len(y)):
+                    y[p] = bias[p]
             else:
-                y[:] = biases[number]
+                for p in range(len(y)):
+                    y[p] = biases[number]
             _whole(y, terms[first:whole], weights[first:whole], memory)
             for t in range(whole, end):
-                _shifted(y, width, terms[t], weights[t], memory)
+                _shifted(y, width, terms[t], weights[t], memory, scratch)
             _activate(y, option)
         elif kind == MEAN:
             x, total = _source(terms[first], memory), np.float32(0)
@@ -66,19 +70,33 @@ def _whole(y, terms, weights, memory):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _shifted(y, width, term, weight, memory):  # type: ignore[no-untyped-def]
-    """Adds the pixels of a plane that a tap meets."""
+def _shifted(y, width, term, weight, memory, scratch):  # type: ignore[no-untyped-def]
+    """Adds the pixels of a plane that a tap meets.
+
+    At stride 1 in a plane as wide as y a shift is one of the flat array, but for the columns that it carries from one
+    row into the next: they are cleared in a copy, and the product is one pass. Rows of 8 pixels would be 8 short ones.
+    """
     place, _, source_width, stride, offset, top, bottom, left, right = term
+    if stride == 1 and source_width == width:
+        size = (bottom - top) * width
+        start = place + offset + top * width
+        x, out, source = scratch[:size], y[top * width : top * width + size], memory[start : start + size]
+        for p in range(size):
+            x[p] = source[p]
+        for column in range(left):
+            for row in range(bottom - top):
+                x[row * width + column] = 0
+        for column in range(right, width):
+            for row in range(bottom - top):
+                x[row * width + column] = 0
+        for p in range(size):
+            out[p] += weight * x[p]
+        return
     for row in range(top, bottom):
         start = place + offset + row * stride * source_width
         out = y[row * width + left : row * width + right]
-        if stride == 1:
-            x = memory[start + left : start + right]
-            for p in range(right - left):
-                out[p] += weight * x[p]
-        else:
-            for p in range(right - left):
-                out[p] += weight * memory[start + (left + p) * stride]
+        for p in range(right - left):
+            out[p] += weight * memory[start + (left + p) * stride]
 
 
 @_fast

@@ -12,6 +12,9 @@ import numpy as np
 
 from dass_jax.deploy.sparse import Program, Term
 from dass_jax.errors import UserError
+MARGIN = 4096
+"""Floats before and after all planes: a shifted read may begin a few pixels before its plane, or end after it."""
+
 
 class Code(NamedTuple):
     """A program as arrays. Places are indices into the memory, a float32 array."""
@@ -26,7 +29,7 @@ class Code(NamedTuple):
     weights: np.ndarray
     """float32 [terms]."""
     memory: np.ndarray
-    """float32: maps, then planes; what `Runner` starts from."""
+    """float32: maps, then planes with a margin; what `Runner` starts from."""
     inputs: np.ndarray
     """int64 [channels]: places of the image's channels."""
     outputs: np.ndarray
@@ -78,7 +81,7 @@ def _places(program: Program, start: int) -> tuple[list[int], int]:
     last |= {plane: len(program.instructions) for plane in program.outputs}
     free: dict[int, list[int]] = {}
     places = [-1] * len(program.shapes)
-    end = start
+    end = start + MARGIN
 
     def give(plane: int) -> None:
         nonlocal end
@@ -97,7 +100,7 @@ def _places(program: Program, start: int) -> tuple[list[int], int]:
             if last.get(plane, number) == number and plane >= program.inputs:
                 size = program.shapes[plane][0] * program.shapes[plane][1]
                 free.setdefault(size + -size % 16, []).append(places[plane])
-    return places, end
+    return places, end + MARGIN
 
 
 def _term(term: Term, place: int, shape: tuple[int, int], out: tuple[int, int]) -> tuple[int, ...]:
@@ -131,13 +134,14 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
       UserError: where Numba is missing.
     """
     run, memory = _loop(), code.memory.copy()
+    scratch = np.zeros(int((code.steps[:, 3] * code.steps[:, 4]).max(initial=1)), np.float32)
 
     def apply(images: np.ndarray) -> np.ndarray:
         logits = np.empty((len(images), len(code.outputs)), np.float32)
         for image, row in zip(np.asarray(images, np.float32), logits, strict=True):
             for channel, place in zip(image, code.inputs, strict=True):
                 memory[place : place + channel.size] = channel.ravel()
-            run(code.steps, code.biases, code.terms, code.weights, memory)
+            run(code.steps, code.biases, code.terms, code.weights, memory, scratch)
             row[:] = memory[code.outputs]
         return logits
 
