@@ -23,6 +23,7 @@ FLOORS = [
     ("accounting", "methods"),
     ("data",),
     ("runtime",),
+    ("deploy",),
     ("report",),
     CONFIG,
     ("build",),

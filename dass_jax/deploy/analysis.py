@@ -61,7 +61,9 @@ def _forward(node: Node, inputs: list[Channels], graph: Graph) -> tuple[np.ndarr
         case Add():
             return inputs[0].dynamic | inputs[1].dynamic, fixed(inputs[0]) + fixed(inputs[1])
         case Multiply():
-            return inputs[0].dynamic | inputs[1].dynamic, fixed(inputs[0]) * fixed(inputs[1])
+            absorbed = [~x.dynamic & ~x.offset.any((1, 2)) for x in inputs]  # zero, so that the other does not matter
+            dynamic = (inputs[0].dynamic | inputs[1].dynamic) & ~absorbed[0] & ~absorbed[1]
+            return dynamic, fixed(inputs[0]) * fixed(inputs[1])
         case Concat():
             dynamic = np.concatenate([x.dynamic for x in inputs])
             parts = [fixed(x) for x in inputs]
@@ -82,11 +84,11 @@ def _forward(node: Node, inputs: list[Channels], graph: Graph) -> tuple[np.ndarr
 def live_taps(conv: Conv, shape: tuple[int, int, int]) -> np.ndarray:
     """The weight with zeros at taps that meet only padding: [C, H, W] is the input's shape."""
     k = conv.weight.shape[-1]
-    live = []
+    live: list[np.ndarray] = []
     for size in shape[1:]:
         reach = (size + 2 * conv.padding - conv.dilation * (k - 1) - 1) // conv.stride + 1
         places = np.arange(reach)[:, None] * conv.stride + np.arange(k) * conv.dilation - conv.padding
-        live.append(((places >= 0) & (places < size)).any(0))
+        live.append(np.asarray(((places >= 0) & (places < size)).any(0)))
     return conv.weight * np.outer(*live)
 
 
@@ -120,19 +122,12 @@ def backward(graph: Graph, channels: list[Channels]) -> list[np.ndarray]:
         node = graph.nodes[index]
         needed[index] &= channels[index].dynamic
         live, start = needed[index], 0
-        for position, source in enumerate(node.inputs):
+        for source in node.inputs:
             size = graph.nodes[source].shape[0]
             read = live[start : start + size] if isinstance(node.operation, Concat) else _read(node, live, graph)
             start += size
-            if isinstance(node.operation, Multiply):
-                read = read & ~_absorbed(channels[node.inputs[1 - position]])
             needed[source] |= read
     return needed
-
-
-def _absorbed(factor: Channels) -> np.ndarray:
-    """Where a factor is zero, the other one does not matter."""
-    return ~factor.dynamic & ~factor.offset.any((1, 2))
 
 
 def _read(node: Node, live: np.ndarray, graph: Graph) -> np.ndarray:

@@ -49,67 +49,47 @@ def compact(graph: Graph) -> Graph:
     sources = [Source(found[0], live[0], Tensor(0, every))]
     for index in range(1, len(graph.nodes)):
         node = graph.nodes[index]
-        tensor = None
-        if live[index].any() or index == graph.output:
-            tensor = _place(nodes, node, [sources[old] for old in node.inputs], found[index], live[index])
+        tensor = _place(nodes, node, [sources[old] for old in node.inputs], found[index], live[index])
         sources.append(Source(found[index], live[index], tensor))
     output = _logits(nodes, sources[graph.output])
-    return rewrite.reachable(rewrite.shared(Graph(tuple(nodes), output)))
+    return rewrite.shared(rewrite.fold_scales(Graph(tuple(nodes), output)))
 
 
 def _place(
     nodes: list[Node], node: Node, inputs: list[Source], found: analysis.Channels, live: np.ndarray
 ) -> Tensor | None:
-    """Appends the live channels of an old node."""
-    match node.operation:
+    """Appends the live channels of an old node, if there are any."""
+    if not live.any():
+        return None
+    operation = node.operation
+    match operation:
         case Conv(groups=1):
-            return _convolution(nodes, node, inputs[0], found, live)
+            rows = np.flatnonzero(live)
+            used = (operation.weight[rows] != 0).any((0, 2, 3)) & inputs[0].live
+            part = _taken(nodes, inputs[0], used)
+            weight, bias = operation.weight[rows][:, part.channels], analysis.collapsed(found.offset[rows])
+            return Tensor(append(nodes, operation._replace(weight=weight, bias=bias), part.node), rows)
         case Add() | Multiply():
             return _combined(nodes, node, inputs, live)
         case Concat():
-            ends = np.cumsum([len(source.live) for source in inputs])
+            starts = np.cumsum([0, *(len(source.live) for source in inputs)])
             pieces = []
-            for source, end in zip(inputs, ends, strict=True):
-                start = end - len(source.live)
-                part = _taken(nodes, source, live[start:end])
-                if part is not None:
+            for source, start, end in zip(inputs, starts, starts[1:], strict=False):
+                if live[start:end].any():
+                    part = _taken(nodes, source, live[start:end])
                     pieces.append(Tensor(part.node, part.channels + start))
             return _joined(nodes, pieces)
         case Take():
-            wanted = node.operation.channels
-            tensor = inputs[0].tensor
             rows = np.flatnonzero(live)
-            if tensor is None or not rows.size:
-                return None
-            where = {old: new for new, old in enumerate(tensor.channels)}
-            return Tensor(append(nodes, Take(np.array([where[old] for old in wanted[rows]])), tensor.node), rows)
+            return Tensor(_reordered(nodes, _tensor(inputs[0]), operation.channels[rows]), rows)
     part = _taken(nodes, inputs[0], live)
-    if part is None:
-        return None
-    operation = node.operation
-    if isinstance(operation, Conv):
+    if isinstance(operation, Conv):  # a depthwise one; what is fixed of it becomes the bias
         bias = analysis.collapsed(found.offset[part.channels])
-        groups = len(part.channels)
-        operation = operation._replace(weight=operation.weight[part.channels], bias=bias, groups=groups)
+        operation = operation._replace(weight=operation.weight[part.channels], bias=bias, groups=len(part.channels))
     return Tensor(append(nodes, operation, part.node), part.channels)
 
 
-def _convolution(
-    nodes: list[Node], node: Node, source: Source, found: analysis.Channels, live: np.ndarray
-) -> Tensor | None:
-    """A dense convolution: the offset, in which all fixed inputs are, becomes its bias."""
-    rows, tensor = np.flatnonzero(live), source.tensor
-    if tensor is None or not rows.size:
-        return None
-    conv = node.operation
-    weight = conv.weight[rows]
-    used = (weight != 0).any((0, 2, 3)) & source.live
-    part = _taken(nodes, source, used) if tensor.node else tensor
-    weight, bias = weight[:, part.channels], analysis.collapsed(found.offset[rows])
-    return Tensor(append(nodes, conv._replace(weight=weight, bias=bias), part.node), rows)
-
-
-def _combined(nodes: list[Node], node: Node, inputs: list[Source], live: np.ndarray) -> Tensor | None:
+def _combined(nodes: list[Node], node: Node, inputs: list[Source], live: np.ndarray) -> Tensor:
     """A sum or a product: where only one input depends on the image, the other is a constant."""
     pieces = []
     dynamic = [source.channels.dynamic for source in inputs]
@@ -120,11 +100,8 @@ def _combined(nodes: list[Node], node: Node, inputs: list[Source], live: np.ndar
         parts = [_taken(nodes, x, group) for x, wanted in zip(inputs, (first, second), strict=True) if wanted]
         order = parts[0].channels
         if first and second:
-            if not np.array_equal(order, parts[1].channels):
-                place = {old: new for new, old in enumerate(parts[1].channels)}
-                sorting = np.array([place[old] for old in order])
-                parts[1] = Tensor(append(nodes, Take(sorting), parts[1].node), order)
-            joined = append(nodes, node.operation, parts[0].node, parts[1].node)
+            other = _reordered(nodes, parts[1], order)
+            joined = append(nodes, node.operation, parts[0].node, other)
         else:
             value = analysis.collapsed(analysis.fixed(inputs[1 if first else 0].channels)[order])
             joined = _with_constant(nodes, node.operation, parts[0].node, value, node.shape)
@@ -147,20 +124,32 @@ def _with_constant(
     return append(nodes, operation, x, append(nodes, Constant(np.array(whole))))
 
 
+def _tensor(source: Source) -> Tensor:
+    if source.tensor is None:
+        raise AssertionError("a live channel reads one that is not there")
+    return source.tensor
+
+
 def _taken(nodes: list[Node], source: Source, wanted: np.ndarray) -> Tensor:
-    """The wanted channels (boolean, all of them live) of an old node, in the order in which they are now."""
-    tensor = source.tensor
-    if tensor is None or not wanted.any():
-        return None
+    """The wanted channels (boolean; live ones, at least one) of an old node, in the order in which they are now."""
+    tensor = _tensor(source)
     keep = wanted[tensor.channels]
     if keep.all():
         return tensor
     return Tensor(append(nodes, Take(np.flatnonzero(keep)), tensor.node), tensor.channels[keep])
 
 
-def _joined(nodes: list[Node], pieces: list[Tensor]) -> Tensor | None:
-    if len(pieces) < 2:
-        return pieces[0] if pieces else None
+def _reordered(nodes: list[Node], tensor: Tensor, order: np.ndarray) -> int:
+    """The node with a tensor's channels in this order."""
+    if np.array_equal(order, tensor.channels):
+        return tensor.node
+    place = {old: new for new, old in enumerate(tensor.channels)}
+    return append(nodes, Take(np.array([place[old] for old in order])), tensor.node)
+
+
+def _joined(nodes: list[Node], pieces: list[Tensor]) -> Tensor:
+    if len(pieces) == 1:
+        return pieces[0]
     joined = append(nodes, Concat(), *(piece.node for piece in pieces))
     return Tensor(joined, np.concatenate([piece.channels for piece in pieces]))
 

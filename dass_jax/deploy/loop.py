@@ -38,7 +38,7 @@ def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-unty
             for p in range(len(x)):
                 total += x[p]
             y[0] = total / np.float32(len(x))
-        elif kind == MAX_POOL or kind == AVG_POOL:
+        elif kind in (MAX_POOL, AVG_POOL):
             _pool(y, height, width, kind, option, terms[first], memory)
         else:
             a, b = _source(terms[first], memory), _source(terms[first + 1], memory)

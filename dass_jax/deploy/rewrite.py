@@ -64,8 +64,8 @@ def fold_scales(graph: Graph) -> Graph:
         if isinstance(node.operation, Concat):
             ends = np.cumsum([nodes[part].shape[0] for part in node.inputs])[:-1]
             pieces = zip(node.inputs, np.split(factor, ends), np.split(offset, ends), strict=True)
-            parts = [scaled(nodes, *piece) for piece in pieces]
-            return None if None in parts else append(nodes, Concat(), *parts)
+            parts = [part for piece in pieces if (part := scaled(nodes, *piece)) is not None]
+            return append(nodes, Concat(), *parts) if len(parts) == len(node.inputs) else None
         return None
 
     def make(nodes: list[Node], node: Node, inputs: list[int], index: int) -> int:

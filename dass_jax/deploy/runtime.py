@@ -12,6 +12,7 @@ import numpy as np
 
 from dass_jax.deploy.sparse import Program, Term
 from dass_jax.errors import UserError
+
 MARGIN = 4096
 """Floats before and after all planes: a shifted read may begin a few pixels before its plane, or end after it."""
 
@@ -40,7 +41,9 @@ def assemble(program: Program) -> Code:
     """Gives every plane its place and turns the instructions into arrays."""
     maps, map_places = _maps(program)
     places, end = _places(program, len(maps))
-    steps, terms, weights = [], [], []
+    steps: list[tuple[int, ...]] = []
+    terms: list[tuple[int, ...]] = []
+    weights: list[float] = []
     for number, one in enumerate(program.instructions):
         height, width = program.shapes[one.out]
         # Terms that are whole planes come first: the loop takes several at a time.

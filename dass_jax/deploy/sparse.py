@@ -90,7 +90,9 @@ def lower(graph: Graph) -> Program:
         inputs = [forms[source] for source in node.inputs]
         shapes = [graph.nodes[source].shape for source in node.inputs]
         made = _forms(draft, node, inputs, shapes, readers[index])
-        forms.append([_settled(draft, form, node.shape[1:], *use) for form, use in zip(made, readers[index], strict=True)])
+        forms.append(
+            [_settled(draft, form, node.shape[1:], *use) for form, use in zip(made, readers[index], strict=True)]
+        )
     outputs = [_plane(draft, form, (1, 1)) for form in forms[graph.output]]
     return Program(tuple(draft.shapes), tuple(draft.instructions), channels, tuple(outputs))
 
@@ -216,8 +218,8 @@ def _convolved(conv: Conv, channel: int, inputs: list[Form], pointwise: bool) ->
     for source, a, b in zip(*np.nonzero(weight), strict=True):
         form = inputs[channel if conv.groups > 1 else source]
         if not pointwise:  # whose inputs are planes
-            shift = (int(place) * conv.dilation - conv.padding for place in (a, b))
-            form = Form(0.0, (Term(form.terms[0].plane, 1.0, *shift, conv.stride),))
+            dy, dx = (int(place) * conv.dilation - conv.padding for place in (a, b))
+            form = Form(0.0, (Term(form.terms[0].plane, 1.0, dy, dx, conv.stride),))
         parts.append((float(weight[source, a, b]), form))
     return _sum(parts, bias)
 

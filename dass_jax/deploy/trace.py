@@ -202,7 +202,9 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         found = _elementwise(nodes, name, *inputs)
         if found is not None:
             return [found]
-    raise ValueError(f"the network uses {name} from {[v.aval.shape for v in equation.invars]} to {shape}: not in a graph")
+    raise ValueError(
+        f"the network uses {name} from {[v.aval.shape for v in equation.invars]} to {shape}: not in a graph"
+    )
 
 
 def _summed(nodes: list[Node], x: Symbol) -> Symbol:
@@ -253,7 +255,9 @@ def _layer(nodes: list[Node], layer: Layer, x: int, weights: list[np.ndarray]) -
         return append(nodes, Conv(weights[0][:, :, None, None], weights[1][:, None, None]), x)
     if layer.kind == "factorized":
         parts = [
-            append(nodes, Conv(half[:, :, None, None], np.zeros((len(half), 1, 1))), append(nodes, Subsample(offset), x))
+            append(
+                nodes, Conv(half[:, :, None, None], np.zeros((len(half), 1, 1))), append(nodes, Subsample(offset), x)
+            )
             for offset, half in enumerate(weights[0])
         ]
         return append(nodes, Concat(), *parts)

@@ -72,12 +72,12 @@ def to_onnx(graph: Graph) -> bytes:
                 window = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [operation.stride] * 2}
                 names.append(step(kind, inputs, name, **window))
             case Activation("relu6"):
-                bounds = [constant(f"{name}_{word}", np.float32(value)) for word, value in (("low", 0), ("high", 6))]
-                names.append(step("Clip", [*inputs, *bounds], name))
+                low, high = (constant(f"{name}_{bound}", np.array(bound, np.float32)) for bound in (0, 6))
+                names.append(step("Clip", [*inputs, low, high], name))
             case Activation():
                 names.append(step({"relu": "Relu", "sigmoid": "Sigmoid"}[operation.name], inputs, name))
             case Add() | Multiply():
-                names.append(step("Add" if operation == Add() else "Mul", inputs, name))
+                names.append(step("Add" if isinstance(operation, Add) else "Mul", inputs, name))
             case Concat():
                 names.append(step("Concat", inputs, name, axis=1))
             case Take():
