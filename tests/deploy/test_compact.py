@@ -27,7 +27,7 @@ def test_logits_are_the_masked_networks(name: str, keep: float) -> None:
     small = compact.compact(rewrite.simplified(found))
     same_logits(found, small)
     assert graph.size(small).macs_nonzero <= graph.size(found).macs_nonzero
-    if keep <= 0.1:
+    if keep <= 0.05:
         assert graph.size(small).macs < graph.size(found).macs / 2
 
 
@@ -99,7 +99,8 @@ def test_taps_that_meet_only_padding_are_dead() -> None:
     weight = np.zeros((2, 2, 5, 5))
     weight[:, :, 0, 0] = weight[:, :, 4, 2] = 1  # four pixels away in an image of four: outside
     found = single(Conv(weight, np.ones((2, 1, 1)), padding=4, dilation=2))
-    assert analysis.forward(found)[1].dynamic.tolist() == [False, False] or graph.size(compact.compact(found)).weights == 0
+    assert not analysis.forward(found)[1].dynamic.any()
+    same_logits(found, compact.compact(found))
 
 
 def test_a_network_without_a_live_path_has_constant_logits() -> None:
