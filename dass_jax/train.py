@@ -54,26 +54,42 @@ def prepare_jax(cache: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command line; the exit code is 0."""
-    config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
-    # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
+def perform(
+    config: Config, path: pathlib.Path, progress: Any, shared: Any = None
+) -> tuple[dict[str, Any], pathlib.Path]:
+    """Runs or continues a configuration in `path`; the results and the report's page.
+
+    Args:
+      progress: a `runtime.progress.Progress`.
+      shared: a `runtime.shelf.Shelf`, for runs that have stages in common.
+
+    Raises:
+      UserError: as `claim_folder` and `pipeline.run`.
+    """
     from dass_jax import build, pipeline, report
     from dass_jax.runtime import folder
-    from dass_jax.runtime.progress import Progress
 
-    prepare_jax(config.runtime.compilation_cache)
-    progress = Progress()
-    path = workdir or default_folder(config_file, config)
     setting = build.setting(config)
     results = claim_folder(path, config)
     if results is None:
         progress.say(f"run folder: {path}")
         folder.write_json(path / "environment.json", folder.environment(config.seed, setting.devices))
-        results = pipeline.run(setting, path, progress)
+        results = pipeline.run(setting, path, progress, shared)
     else:
         progress.say(f"already finished: {path}")
-    page = report.build(path)
+    return results, report.build(path)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; the exit code is 0."""
+    config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
+    # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
+    from dass_jax import report
+    from dass_jax.runtime.progress import Progress
+
+    prepare_jax(config.runtime.compilation_cache)
+    path = workdir or default_folder(config_file, config)
+    results, page = perform(config, path, Progress())
     print(report.table(results))
     print(f"run folder: {path}\nreport: {page}")
     return 0

@@ -28,19 +28,22 @@ Prepare = Callable[[Examples, jax.Array, jax.Array, jax.Array], Any]
 """(examples, indices [B], key, drop_path) → this device's part of the batch."""
 
 
-def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
-    """The function of one epoch.
+def steps(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
+    """The function of some steps of an epoch, one after another.
 
     Args:
       update: of an algorithm: (state, batch or batches, key, learning_rate=…) → (state, info).
       prepare: makes one batch.
 
     Returns:
-      (state, examples, indices, key, learning_rate, drop_path) → (state, info averaged over the steps), where indices
-      are int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level.
+      (state, examples, indices, key, learning_rate, drop_path, first) → (state, info of each step), where indices are
+      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and first is the number
+      of the first step in its epoch.
     """
 
-    def run(state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any) -> Any:
+    def run(
+        state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any, first: Any
+    ) -> Any:
         def step(state: State, inputs: Any) -> Any:
             rows, number = inputs
             draw, inner = jax.random.split(jax.random.fold_in(key, number))
@@ -51,7 +54,17 @@ def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[S
                 batch = [prepare(examples, row, k, drop_path) for row, k in zip(rows, keys, strict=True)]
             return update(state, batch, inner, learning_rate=learning_rate)
 
-        state, infos = jax.lax.scan(step, state, (indices, jnp.arange(indices.shape[0])))
+        return jax.lax.scan(step, state, (indices, first + jnp.arange(indices.shape[0])))
+
+    return run
+
+
+def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
+    """The function of one epoch: all of its `steps`, without `first`, and the mean of their infos."""
+    all_steps = steps(update, prepare)
+
+    def run(state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any) -> Any:
+        state, infos = all_steps(state, examples, indices, key, learning_rate, drop_path, 0)
         return state, jax.tree.map(lambda x: x.mean(0), infos)
 
     return run
