@@ -23,14 +23,14 @@ FLOORS = [
     ("accounting", "methods"),
     ("data",),
     ("runtime",),
-    ("deploy",),
     ("report",),
     CONFIG,
     ("build",),
     ("results",),
     ("feed",),
     ("pipeline",),
-    ("train", "count"),
+    ("train", "count", "deploy"),
+    ("latency",),
     ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other; the config modules are one room."""

@@ -113,7 +113,9 @@ def test_a_network_without_a_live_path_has_constant_logits() -> None:
 def test_gates_that_are_fixed_or_zero() -> None:
     nodes = [graph.Node(graph.Input((3, 4, 4)), (), (3, 4, 4))]
     pooled = graph.append(nodes, Mean(), 0)
-    gate = graph.append(nodes, Conv(np.diag([1.0, 0, 0])[:, :, None, None], np.array([0.0, 2, 0])[:, None, None]), pooled)
+    gate = graph.append(
+        nodes, Conv(np.diag([1.0, 0, 0])[:, :, None, None], np.array([0.0, 2, 0])[:, None, None]), pooled
+    )
     both = graph.append(nodes, graph.Multiply(), 0, gate)
     found = Graph(tuple(nodes), graph.append(nodes, Mean(), both))
     found = found._replace(nodes=tuple(nodes))
