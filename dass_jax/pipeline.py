@@ -130,7 +130,8 @@ def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
     state = run_chain(r, method, "training", stages, measure, place_of(r, method, stages[0], found))
     parts = seeds.members(state.variables, len(known))
     for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
-        networks.save(r.path, networks.Network(method, seed, one["genotype"], v))
+        accuracy = one["accuracy"][stages[-1].name]
+        networks.save(r.path, networks.Network(method, seed, one["genotype"], v, accuracy))
         one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 

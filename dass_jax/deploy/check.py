@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import build
@@ -57,8 +58,9 @@ def batches(found: Trained, limit: int = 0) -> Iterator[tuple[np.ndarray, np.nda
         splits: Iterator[arrays.Split] = (arrays.Split(data.test.images[p], data.test.labels[p]) for p in parts)
     else:
         splits = stream.batches(data.test, rows, build.centred(found.setting), data.shape, BATCH)
+    mean, std = jnp.asarray(data.mean), jnp.asarray(data.std)
     for images, labels in splits:
-        yield np.asarray(normalise(images, data.mean, data.std)).transpose(3, 0, 1, 2), labels
+        yield np.asarray(normalise(jnp.asarray(images), mean, std)).transpose(3, 0, 1, 2), labels
 
 
 def compare(found: Trained, runs: Mapping[str, Run], limit: int = 0) -> dict[str, Outcome]:

@@ -1,6 +1,6 @@
 """The files of a deployed network: written, and loaded back as functions of images."""
 
-import importlib.util
+import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dass_jax.deploy import FORMATS, runtime, sparse, xla
+from dass_jax.deploy import FORMATS, has_package, runtime, sparse, xla
 from dass_jax.deploy.formats import onnx_file, packed, stablehlo, unpack
 from dass_jax.deploy.graph import Graph
 from dass_jax.errors import UserError
@@ -58,7 +58,7 @@ def load_bytes(data: bytes, name: str) -> Run:
             return compiled(_exported(data, name))
         case ".packed":
             graph = unpack.load(data, repr(name))
-            return sparse_runner(graph) if has_numba() else compiled(xla.function(graph))
+            return sparse_runner(graph) if has_package("numba") else compiled(xla.function(graph))
         case ".onnx":
             return onnx_runner(data)
     raise UserError(f"{name!r} ends in {suffix!r}; allowed: .{', .'.join(FORMATS)}")
@@ -67,7 +67,7 @@ def load_bytes(data: bytes, name: str) -> Run:
 def need_onnx() -> None:
     """Raises UserError where a package of the extra `onnx` is missing, before any work is done."""
     for package in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
+        if not has_package(package):
             raise UserError(f"the package {package} is missing; allowed: pip install 'dass_jax[onnx]'")
 
 
@@ -82,9 +82,10 @@ def sparse_runner(graph: Graph) -> Run:
     return runtime.runner(runtime.assemble(sparse.lower(graph)))
 
 
-def has_numba() -> bool:
-    """Whether `sparse_runner` can run."""
-    return importlib.util.find_spec("numba") is not None
+def import_packages(suffix: str) -> None:
+    """Imports what `load` of such a file imports late."""
+    for package in {".onnx": ("onnxruntime",), ".packed": ("dass_jax.deploy.loop",)}.get(suffix, ()):
+        importlib.import_module(package)
 
 
 def onnx_runner(model: bytes, threads: int = 0) -> Run:

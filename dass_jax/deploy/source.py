@@ -145,8 +145,9 @@ def _of_checkpoint(
         raise UserError(f"{name} is of a search, at {at['stage']}; allowed: one of the training after it")
     if method not in (None, at["method"]):
         raise UserError(f"--method = {method!r} with {name}; allowed: {at['method']}")
-    seed = at["seeds"][0] if seed is None and len(at["seeds"]) == 1 else seed
-    if seed not in at["seeds"]:
+    if seed is None and len(at["seeds"]) == 1:
+        seed = int(at["seeds"][0])
+    if seed is None or seed not in at["seeds"]:
         raise UserError(f"--seed = {seed} with {name}; allowed: {', '.join(map(str, at['seeds']))}")
     known = found.facts["current"][str(seed)]
     cells = None if known["genotype"] is None else genotype.from_json(known["genotype"])
@@ -158,5 +159,6 @@ def _of_checkpoint(
     v = checkpoint.restore(template, found.leaves).variables
     v = {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: jax.tree.map(np.asarray, stages[here].masks(v))}
     own = seeds.members(v, len(at["seeds"]))[at["seeds"].index(seed)]
-    network = networks.Network(at["method"], seed, known["genotype"], own)
+    accuracy = known.get("accuracy", {}).get(at["stage"])
+    network = networks.Network(at["method"], seed, known["genotype"], own, accuracy)
     return _made(config, network, at["stage"])

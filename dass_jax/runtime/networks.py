@@ -27,6 +27,8 @@ class Network(NamedTuple):
     genotype: Any
     """JSON of it; None for a published network."""
     variables: variables.Variables
+    accuracy: float | None = None
+    """Per cent on the test set; None: not known."""
 
 
 def path(run: pathlib.Path, method: str, seed: int) -> pathlib.Path:
@@ -42,7 +44,7 @@ def save(run: pathlib.Path, network: Network) -> None:
         name: np.where(masks[name], value, 0) if name in masks else value
         for name, value in variables.flatten(v[PARAMS]).items()
     }
-    facts = {"method": network.method, "seed": network.seed, "genotype": network.genotype}
+    facts = {"method": network.method, "seed": network.seed, "genotype": network.genotype, "accuracy": network.accuracy}
     groups = {PARAMS: params, MASKS: masks, BATCH_STATS: variables.flatten(v[BATCH_STATS])}
     arrays = {f"{group}/{name}": np.asarray(x) for group, leaves in groups.items() for name, x in leaves.items()}
     target = path(run, network.method, network.seed)
@@ -62,7 +64,7 @@ def load(file: pathlib.Path) -> Network:
         with np.load(file, allow_pickle=False) as found:
             leaves = {name: found[name] for name in found.files}
         facts = json.loads(str(leaves.pop(FACTS)))
-        return Network(facts["method"], facts["seed"], facts["genotype"], variables.unflatten(leaves))
+        return Network(**facts, variables=variables.unflatten(leaves))
     except Exception as error:  # a damaged file can make zipfile and NumPy raise anything
         reason = " ".join(str(error).split())[:120]
         raise UserError(
