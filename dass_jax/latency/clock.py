@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+REST = 0.002
+"""Seconds before each call, in which the threads of the call before stop waiting for more work."""
+
 
 class Times(NamedTuple):
     """Milliseconds of one call."""
@@ -24,6 +27,7 @@ def in_turns(calls: Mapping[str, Callable[[], Any]], warm_up: int, repetitions: 
     try:
         for turn in range(warm_up + repetitions):
             for name, call in calls.items():
+                time.sleep(REST)
                 start = time.perf_counter()
                 call()
                 if turn >= warm_up:
