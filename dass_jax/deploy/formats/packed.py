@@ -3,11 +3,13 @@
     bytes 0–7    b"DASSPACK"
     bytes 8–11   length of the header, 12–15 its CRC-32 continued over the body, both little-endian
     header       JSON, deflated: nodes with their sizes, and the length of each of the body's streams
-    body         streams: unary, remainders (`bits`), values, scales, biases, integers
+    body         streams: unary, remainders (`bits`), values, scales, biases
 
 A convolution is the positions of its non-zero weights and their values, in float32, in float16, or in int8 with one
-scale for each output channel (symmetric: scale · q, q from −127 to 127); biases and scales are float16 with the last
-two. A bias that is a map is stored once for each of its different rows and columns.
+scale for each output channel (symmetric: scale · q, q from −127 to 127); biases are float16 with the last two. A scale
+is a byte, an eighth of an octave a step: most channels of a very sparse network have one to three weights, which a
+wider one would cost as much as it saves. Weights that are all 1 are not stored. A bias that is a map is stored once for
+each of its different rows and columns. Other integers are bits among the remainders.
 """
 
 import json
@@ -36,7 +38,9 @@ from dass_jax.errors import UserError
 MAGIC = b"DASSPACK"
 HEAD = struct.Struct("<8sII")
 DTYPES = {"float32": "<f4", "float16": "<f2", "int8": "i1"}
-STREAMS = ("unary", "remainders", "values", "scales", "biases", "integers")
+STREAMS = ("unary", "remainders", "values", "scales", "biases")
+STEPS, LOWEST = 8, -26
+"""A scale of int8 weights is 2^(byte / STEPS + LOWEST)."""
 PLAIN = {"relu": Activation("relu"), "relu6": Activation("relu6"), "sigmoid": Activation("sigmoid")} | {
     "add": Add(),
     "multiply": Multiply(),
@@ -49,7 +53,7 @@ PLAIN = {"relu": Activation("relu"), "relu6": Activation("relu6"), "sigmoid": Ac
 class _Writer(NamedTuple):
     values: str
     small: str
-    """The dtype of biases and scales."""
+    """The dtype of biases."""
     streams: dict[str, list[np.ndarray]]
 
 
@@ -136,33 +140,54 @@ def _small(writer: _Writer, numbers: np.ndarray) -> np.ndarray:
 
 
 def _weight(writer: _Writer, conv: Conv) -> list[int]:
-    """[non-zero weights, width of the remainders]; a layer without zeros has no positions, and width −1."""
+    """[non-zero weights, width of the remainders]; a layer without zeros has no positions, and width −1; of one whose
+    weights are 1 there is nothing but width −2."""
     rows = conv.weight.reshape(len(conv.weight), -1)
+    if (rows == 1).all():
+        return [rows.size, -2]
     positions = np.flatnonzero(rows)
     r = -1 if len(positions) == rows.size else _positions(writer, positions)
     if writer.values != "int8":
         found = conv.weight.astype(writer.small) if writer.values == "float32" else _small(writer, conv.weight)
         writer.streams["values"].append(found.ravel()[positions])
         return [len(positions), r]
-    largest = np.abs(rows).max(1, initial=0)
-    scales = _small(writer, largest / 127)
-    scales = np.where(scales.astype(float) * 127 < largest, np.nextafter(scales, np.float16(np.inf)), scales)
-    units = rows / np.maximum(scales.astype(float), 1e-30)[:, None]
+    codes = _scales(np.abs(rows).max(1, initial=0))
+    units = rows / scales_of(codes)[:, None]
     writer.streams["values"].append(np.rint(units).astype(np.int8).ravel()[positions])
-    writer.streams["scales"].append(scales[rows.any(1)].astype(writer.small))
+    writer.streams["scales"].append(codes[rows.any(1)])
     return [len(positions), r]
 
 
+def _scales(largest: np.ndarray) -> np.ndarray:
+    """The byte of the smallest scale with which 127 reaches each row's largest weight."""
+    wanted = STEPS * (np.log2(np.maximum(largest, 1e-30) / 127) - LOWEST)
+    if wanted.max(initial=0) > 255:
+        raise UserError(f"values = 'int8', but a weight is {largest.max():g}; allowed: 'float32'")
+    return np.maximum(np.ceil(wanted - 1e-9), 0).astype(np.uint8)
+
+
+def scales_of(codes: np.ndarray) -> np.ndarray:
+    """The scales that bytes stand for."""
+    return np.exp2(codes / STEPS + LOWEST)
+
+
+def _integers(writer: _Writer, numbers: np.ndarray) -> int:
+    """Writes numbers of 0 and more among the remainders; the bits of each, at least 1."""
+    width = max(1, int(numbers.max(initial=0)).bit_length())
+    writer.streams["remainders"].append(((numbers[:, None] >> np.arange(width)) & 1).astype(np.uint8).ravel())
+    return width
+
+
 def _channels(writer: _Writer, channels: np.ndarray) -> int:
-    """The width of the remainders of increasing channels, −1 for others, which are written as they are."""
+    """The width of the remainders of increasing channels; of others minus the bits of each."""
     if (np.diff(channels) > 0).all():
         return _positions(writer, channels)
-    writer.streams["integers"].append(channels.astype("<u4"))
-    return -1
+    return -_integers(writer, channels)
 
 
 def _map(writer: _Writer, value: np.ndarray) -> list[int]:
-    """[] for one number per channel; else [height, width, mixed channels, remainder width, rows, columns]."""
+    """[] for one number per channel; else [height, width, mixed channels, remainder width, rows, columns, bits of the
+    row of each pixel, bits of the column]."""
     value = _small(writer, value)
     if value.shape[1:] == (1, 1):
         writer.streams["biases"].append(value.ravel())
@@ -176,5 +201,6 @@ def _map(writer: _Writer, value: np.ndarray) -> list[int]:
         for found, of in ((rows, row_of), (columns, column_of))
     ]
     writer.streams["biases"] += [np.delete(value[:, 0, 0], mixed), part[:, first[0]][:, :, first[1]].ravel()]
-    writer.streams["integers"] += [row_of.astype("<u4"), column_of.astype("<u4")]
-    return [*value.shape[1:], len(mixed), _positions(writer, mixed), len(rows), len(columns)]
+    r = _positions(writer, mixed)
+    tables = len(rows), len(columns), _integers(writer, row_of.ravel()), _integers(writer, column_of.ravel())
+    return [*value.shape[1:], len(mixed), r, *tables]

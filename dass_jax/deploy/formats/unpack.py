@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dass_jax.deploy.formats import bits
-from dass_jax.deploy.formats.packed import DTYPES, HEAD, MAGIC, PLAIN, STREAMS
+from dass_jax.deploy.formats.packed import DTYPES, HEAD, MAGIC, PLAIN, STREAMS, scales_of
 from dass_jax.deploy.graph import (
     Add,
     Concat,
@@ -60,7 +60,7 @@ def _read(header: dict[str, Any], body: memoryview) -> Graph:
     if header["version"] != 1 or header["values"] not in DTYPES:
         raise ValueError(f"version {header['version']!r} with values {header['values']!r}")
     small = DTYPES["float32" if header["values"] == "float32" else "float16"]
-    dtypes = ("u1", "u1", DTYPES[header["values"]], small, small, "<u4")
+    dtypes = ("u1", "u1", DTYPES[header["values"]], "u1", small)
     ends = np.cumsum(header["streams"])
     if len(ends) != len(STREAMS) or min(header["streams"]) < 0 or ends[-1] != len(body):
         raise ValueError("the streams do not fill the file")
@@ -118,7 +118,7 @@ def _operation(reader: _Reader, said: Any, inputs: list[Node]) -> Any:
             count = _number(count, 1)
             if r >= 0:
                 return Take(_read_positions(reader, count, r, inputs[0].shape[0]))
-            return Take(_next(reader, "integers", count).astype(int))
+            return Take(_read_integers(reader, count, -r))
     raise ValueError(f"operation {said!r}")
 
 
@@ -134,16 +134,24 @@ def _read_positions(reader: _Reader, count: int, r: int, limit: int) -> np.ndarr
     return positions
 
 
+def _read_integers(reader: _Reader, count: int, width: int) -> np.ndarray:
+    """Numbers of so many bits each, from the remainders."""
+    found = _next(reader, "remainders", count * _number(width, 1, 32)).reshape(count, width)
+    return np.asarray(found.astype(np.int64) @ (1 << np.arange(width, dtype=np.int64)))
+
+
 def _read_weight(reader: _Reader, shape: tuple[int, int, int, int], count: Any, r: Any) -> np.ndarray:
     size = int(np.prod(shape))
-    _number(count, size if r == -1 else 0, size)
+    _number(count, size if r in (-1, -2) else 0, size)
+    if r == -2:
+        return np.ones(shape)
     positions = np.arange(size) if r == -1 else _read_positions(reader, count, r, size)
     rows = np.zeros(size)
     rows[positions] = _next(reader, "values", count)
     if reader.values == "int8":
         live = np.unique(positions // (size // shape[0]))
         scales = np.zeros(shape[0])
-        scales[live] = _next(reader, "scales", len(live))
+        scales[live] = scales_of(_next(reader, "scales", len(live)))
         return (rows.reshape(shape[0], -1) * scales[:, None]).reshape(shape)
     return rows.reshape(shape)
 
@@ -151,7 +159,7 @@ def _read_weight(reader: _Reader, shape: tuple[int, int, int, int], count: Any, 
 def _read_map(reader: _Reader, channels: int, said: Any) -> np.ndarray:
     if said == []:
         return _next(reader, "biases", channels).astype(float)[:, None, None]
-    height, width, count, r, rows, columns = said
+    height, width, count, r, rows, columns, *bits_of = said
     if channels * _number(height, 1) * _number(width, 1) > LARGEST_ARRAY:
         raise ValueError(f"a map of {channels}×{height}×{width}")
     mixed = _read_positions(reader, _number(count, 0, channels), r, channels)
@@ -160,7 +168,7 @@ def _read_map(reader: _Reader, channels: int, said: Any) -> np.ndarray:
     value[rest] = _next(reader, "biases", len(rest))[:, None, None]
     shape = (count, _number(rows, 0, height), _number(columns, 0, width))
     table = _next(reader, "biases", int(np.prod(shape))).reshape(shape)
-    row_of, column_of = (_next(reader, "integers", size).astype(int) for size in (height, width))
+    row_of, column_of = (_read_integers(reader, *one) for one in zip((height, width), bits_of, strict=True))
     if max(row_of) >= rows or max(column_of) >= columns:
         raise ValueError("a map's row or column is not in its table")
     value[mixed] = table[:, row_of][:, :, column_of]
