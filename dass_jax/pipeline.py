@@ -18,7 +18,7 @@ from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
-from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds, shelf
+from dass_jax.runtime import checkpoint, folder, loop, memory, networks, parallel, records, seeds, shelf
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
@@ -130,6 +130,8 @@ def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
     state = run_chain(r, method, "training", stages, measure, place_of(r, method, stages[0], found))
     parts = seeds.members(state.variables, len(known))
     for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
+        accuracy = one["accuracy"][stages[-1].name]
+        networks.save(r.path, networks.Network(method, seed, one["genotype"], v, accuracy))
         one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 

@@ -29,7 +29,8 @@ FLOORS = [
     ("results",),
     ("feed",),
     ("pipeline",),
-    ("train", "count"),
+    ("train", "count", "deploy"),
+    ("latency",),
     ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other; the config modules are one room."""

@@ -36,6 +36,12 @@ def manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
+def reader(folder: pathlib.Path) -> ocp.CheckpointManager:
+    """A manager that changes nothing in the folder, which may be that of a run in progress."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True, create=False))
+
+
 def leaves_of(state: Any) -> dict[str, np.ndarray]:
     """Path → NumPy array for every leaf of a pytree."""
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
@@ -77,6 +83,26 @@ def newest(source: ocp.CheckpointManager) -> Checkpoint | None:
             "allowed: an intact one, or another --workdir"
         )
     return None
+
+
+def at(source: ocp.CheckpointManager, step: int) -> Checkpoint:
+    """The checkpoint of that number.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    steps = sorted(source.all_steps())
+    if step not in steps:
+        there = f"allowed: {', '.join(map(str, steps))}" if steps else "allowed: a folder with checkpoints"
+        raise UserError(f"there is no checkpoint {step} in {source.directory}; {there}")
+    try:
+        return Checkpoint(step, *_read(source, step), ())
+    except Exception as error:  # as in `newest`
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"checkpoint {step} in {source.directory} is damaged ({type(error).__name__}: {reason}); "
+            "allowed: an intact one"
+        ) from error
 
 
 def _read(source: ocp.CheckpointManager, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

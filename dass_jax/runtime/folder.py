@@ -1,6 +1,7 @@
 """The run folder: the interface between training, report and deployment.
 
 config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/
+networks/
 
 With several seeds, genotype_<seed>.json of each takes the place of genotype.json.
 """
@@ -20,13 +21,18 @@ import jax
 from dass_jax.errors import UserError
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
     os.chmod(name, 0o644)
     os.replace(name, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:
@@ -34,8 +40,8 @@ def write_json(path: pathlib.Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2) + "\n")
 
 
-def make(path: pathlib.Path) -> None:
-    """Creates the folder.
+def make(path: pathlib.Path, option: str = "--workdir") -> None:
+    """Creates the folder that `option` names.
 
     Raises:
       UserError: if it cannot be created or written to.
@@ -45,7 +51,7 @@ def make(path: pathlib.Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"--workdir = {str(path)!r}: {error.strerror}; allowed: a folder to write in") from error
+        raise UserError(f"{option} = {str(path)!r}: {error.strerror}; allowed: a folder to write in") from error
 
 
 def environment(seed: int, devices: list[jax.Device]) -> dict[str, Any]:

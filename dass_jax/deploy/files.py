@@ -1,0 +1,118 @@
+"""The files of a deployed network: written, and loaded back as functions of images."""
+
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from dass_jax.deploy import FORMATS, has_package, runtime, sparse, xla
+from dass_jax.deploy.formats import onnx_file, packed, stablehlo, unpack
+from dass_jax.deploy.graph import Graph
+from dass_jax.errors import UserError
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Normalised images, float32 [N, C, H, W] → logits, float32 [N, classes]."""
+
+WRITERS: dict[str, Callable[..., bytes]] = {
+    "stablehlo": stablehlo.to_stablehlo,
+    "packed": packed.dump,
+    "onnx": onnx_file.to_onnx,
+}
+"""For each of `deploy.FORMATS`."""
+
+
+def names(formats: tuple[str, ...], values: tuple[str, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name of each file → (format, further arguments of its writer); packed files have one for each dtype of values."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name in formats:
+        if name == "packed":
+            found |= {f"network.{dtype}.packed": (name, (dtype,)) for dtype in values}
+        else:
+            found[f"network.{name}"] = name, ()
+    return found
+
+
+def load(path: pathlib.Path) -> Run:
+    """The network in a file, as a function.
+
+    A packed file runs sparse on one core where Numba is installed, dense by XLA where it is not.
+
+    Raises:
+      UserError: if the file cannot be read or is none of the formats, or its package is missing.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}; allowed: a file") from error
+    return load_bytes(data, str(path))
+
+
+def load_bytes(data: bytes, name: str) -> Run:
+    """As `load`, of a file's bytes; the format is told by the name."""
+    suffix = pathlib.PurePath(name).suffix
+    match suffix:
+        case ".stablehlo":
+            return compiled(_exported(data, name))
+        case ".packed":
+            graph = unpack.load(data, repr(name))
+            return sparse_runner(graph) if has_package("numba") else compiled(xla.function(graph))
+        case ".onnx":
+            return onnx_runner(data)
+    raise UserError(f"{name!r} ends in {suffix!r}; allowed: .{', .'.join(FORMATS)}")
+
+
+def need_onnx() -> None:
+    """Raises UserError where a package of the extra `onnx` is missing, before any work is done."""
+    for package in ("onnx", "onnxruntime"):
+        if not has_package(package):
+            raise UserError(f"the package {package} is missing; allowed: pip install 'dass_jax[onnx]'")
+
+
+def compiled(function: Callable[[jax.Array], jax.Array]) -> Run:
+    """A JAX function of images [N, C, H, W], compiled for each N at its first use."""
+    program = jax.jit(function)
+    return lambda images: np.asarray(program(images))
+
+
+def sparse_runner(graph: Graph) -> Run:
+    """The graph's live weights alone, on one core. Raises UserError where Numba is missing."""
+    return runtime.runner(runtime.assemble(sparse.lower(graph)))
+
+
+def import_packages(suffix: str) -> None:
+    """Imports what `load` of such a file imports late."""
+    for package in {".onnx": ("onnxruntime",), ".packed": ("dass_jax.deploy.loop",)}.get(suffix, ()):
+        importlib.import_module(package)
+
+
+def onnx_runner(model: bytes, threads: int = 0) -> Run:
+    """An ONNX model by ONNX Runtime on the CPU; `threads` 0: as many as there are cores.
+
+    Raises:
+      UserError: where ONNX Runtime is missing or cannot read the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("the package onnxruntime is missing; allowed: pip install 'dass_jax[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait for the next image by spinning would take the cores from whatever runs in between.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own kinds, which are not public
+        raise UserError(f"ONNX model: {' '.join(str(error).split())[:160]}; allowed: a whole .onnx file") from error
+    return lambda images: np.asarray(session.run(None, {onnx_file.INPUT: np.asarray(images, np.float32)})[0])
+
+
+def _exported(data: bytes, name: str) -> Callable[[Any], Any]:
+    try:
+        call: Callable[[Any], Any] = jax.export.deserialize(bytearray(data)).call
+    except Exception as error:  # a damaged file can make the reader raise anything
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{name!r} is damaged ({type(error).__name__}: {reason}); allowed: a whole file") from error
+    return call

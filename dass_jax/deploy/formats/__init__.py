@@ -1,0 +1,1 @@
+"""Files of a graph: ONNX, StableHLO, and packed sparse weights."""

@@ -1,0 +1,132 @@
+"""A graph as an ONNX model, for ONNX Runtime and everything else that reads ONNX.
+
+It is written with the `onnx` package's own helpers: a graph has a dozen operations, each of which is one or two of
+ONNX's, so a converter of whole JAX programs (jax2onnx) would only add to what has to be installed, and could not keep
+the convolutions that the graph is made of. Needs the extra `onnx`: `pip install dass_jax[onnx]`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dass_jax.deploy.graph import (
+    Activation,
+    Add,
+    Concat,
+    Constant,
+    Conv,
+    Graph,
+    Mean,
+    Multiply,
+    Pool,
+    Subsample,
+    Take,
+)
+from dass_jax.errors import UserError
+
+OPSET = 17
+IR_VERSION = 8
+"""Both from 2022, so that older runtimes read the file."""
+INPUT, OUTPUT = "images", "logits"
+MESSAGE = "the package onnx is missing; allowed: pip install 'dass_jax[onnx]'"
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(MESSAGE) from error
+    return onnx
+
+
+def to_onnx(graph: Graph) -> bytes:
+    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, classes], float32, N free.
+
+    Raises:
+      UserError: where the package onnx is missing.
+    """
+    onnx = _onnx()
+    helper, arrays = onnx.helper, []
+    made = []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        arrays.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def step(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        made.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    names = [INPUT]
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        inputs = [names[source] for source in node.inputs]
+        operation, name = node.operation, f"n{index}"
+        match operation:
+            case Constant():
+                names.append(constant(name, operation.value[None].astype(np.float32)))
+            case Conv():
+                names.append(_conv(operation, inputs[0], name, constant, step))
+            case Pool():
+                kind = {"max": "MaxPool", "avg": "AveragePool"}[operation.kind]
+                window = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [operation.stride] * 2}
+                names.append(step(kind, inputs, name, **window))
+            case Activation("relu6"):
+                low, high = (constant(f"{name}_{bound}", np.array(bound, np.float32)) for bound in (0, 6))
+                names.append(step("Clip", [*inputs, low, high], name))
+            case Activation():
+                names.append(step({"relu": "Relu", "sigmoid": "Sigmoid"}[operation.name], inputs, name))
+            case Add() | Multiply():
+                names.append(step("Add" if isinstance(operation, Add) else "Mul", inputs, name))
+            case Concat():
+                names.append(step("Concat", inputs, name, axis=1))
+            case Take():
+                names.append(step("Gather", [*inputs, constant(f"{name}_c", operation.channels)], name, axis=1))
+            case Subsample():
+                height, width = graph.nodes[node.inputs[0]].shape[1:]
+                names.append(_subsample(operation, inputs[0], (height, width), name, constant, step))
+            case Mean():
+                names.append(step("GlobalAveragePool", inputs, name))
+    step("Flatten", [names[graph.output]], OUTPUT, axis=1)
+    value = helper.make_tensor_value_info
+    ends = [
+        [value(INPUT, onnx.TensorProto.FLOAT, ["N", *graph.nodes[0].shape])],
+        [value(OUTPUT, onnx.TensorProto.FLOAT, ["N", graph.nodes[graph.output].shape[0]])],
+    ]
+    model = helper.make_model(
+        helper.make_graph(made, "dass_jax", *ends, arrays),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="dass_jax",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _conv(conv: Conv, x: str, name: str, constant: Any, step: Any) -> str:
+    """A bias that is a map is added by itself."""
+    k, is_map = conv.weight.shape[-1], conv.bias.shape[1:] != (1, 1)
+    inputs = [x, constant(f"{name}_w", conv.weight.astype(np.float32))]
+    if not is_map:
+        inputs.append(constant(f"{name}_b", conv.bias[:, 0, 0].astype(np.float32)))
+    output = step(
+        "Conv",
+        inputs,
+        f"{name}_y" if is_map else name,
+        kernel_shape=[k, k],
+        strides=[conv.stride] * 2,
+        pads=[conv.padding] * 4,
+        dilations=[conv.dilation] * 2,
+        group=conv.groups,
+    )
+    return step("Add", [output, constant(f"{name}_b", conv.bias[None].astype(np.float32))], name) if is_map else output
+
+
+def _subsample(operation: Subsample, x: str, size: tuple[int, int], name: str, constant: Any, step: Any) -> str:
+    if operation.offset and any(length % 2 for length in size):
+        further = [0, 0, 0, 0, 0, 0, *(length % 2 for length in size)]
+        x = step("Pad", [x, constant(f"{name}_p", np.array(further, np.int64))], f"{name}_x")
+    numbers: Iterator[tuple[str, list[int]]] = iter(
+        (("from", [operation.offset] * 2), ("to", [length + 1 for length in size]), ("axes", [2, 3]), ("by", [2, 2]))
+    )
+    return step("Slice", [x, *(constant(f"{name}_{key}", np.array(value)) for key, value in numbers)], name)

@@ -1,0 +1,20 @@
+"""A graph as StableHLO with a symbolic batch, by `jax.export`: one blob for CPU, CUDA and TPU.
+
+Its reader needs JAX and nothing of this package: `jax.export.deserialize(bytearray(data)).call(images)`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from dass_jax.deploy import xla
+from dass_jax.deploy.graph import Graph
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def to_stablehlo(graph: Graph) -> bytes:
+    """Images [N, C, H, W] → logits [N, classes], float32, N free."""
+    [batch] = export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((batch, *graph.nodes[0].shape), jnp.float32)
+    return bytes(export.export(jax.jit(xla.function(graph)), platforms=PLATFORMS)(images).serialize())

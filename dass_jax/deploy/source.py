@@ -1,0 +1,164 @@
+"""From a run folder, or one of its checkpoints, to a trained sparse network."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dass_jax import build, config_io, genotype, sparsity, variables
+from dass_jax.build import Setting
+from dass_jax.config import Config, title
+from dass_jax.deploy import rewrite, trace
+from dass_jax.deploy.graph import Graph
+from dass_jax.errors import UserError
+from dass_jax.nn.layers import one_device
+from dass_jax.runtime import checkpoint, networks, seeds
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
+
+ALLOWED = "the folder of a finished run, one of its files networks/*.npz, or one of its folders checkpoints/*"
+
+
+class Trained(NamedTuple):
+    """A network of a run, with what is needed to evaluate it."""
+
+    setting: Setting
+    network: networks.Network
+    stage: str
+    """After which stage: "finetune", or what a checkpoint's is."""
+    net: Any
+    """`models.model.Model`, without auxiliary head."""
+    params: Any
+    """Masks multiplied in."""
+
+    @property
+    def name(self) -> str:
+        after = "" if self.stage == "finetune" else f" after {self.stage}"
+        return f"{self.network.method}, seed {self.network.seed}{after}"
+
+    @property
+    def kept(self) -> int:
+        """Weights that the masks keep, of the auxiliary head none."""
+        masks = variables.flatten(self.network.variables[MASKS])
+        return int(sum(np.count_nonzero(mask) for path, mask in masks.items() if not path.startswith("auxiliary/")))
+
+
+def trained(place: pathlib.Path, method: str | None = None, seed: int | None = None) -> Trained:
+    """The network that `place` holds.
+
+    Args:
+      method, seed: which of a run's networks; None: the main method's, and the only seed.
+
+    Raises:
+      UserError: if there is no such network, or its data cannot be read.
+    """
+    if (place / "config.toml").is_file():
+        config = _config(place)
+        wanted = method or title(config), _seed(config, seed)
+        return _of_file(place, config, *wanted) or _of_newest(place, config, *wanted)
+    if place.suffix == ".npz" and place.is_file() and (place.parents[1] / "config.toml").is_file():
+        return _made(_config(place.parents[1]), networks.load(place), "finetune")
+    if place.parent.name == "checkpoints" and place.name.isdigit() and (place.parents[1] / "config.toml").is_file():
+        with checkpoint.reader(place.parent) as manager:
+            found = checkpoint.at(manager, int(place.name))
+        return _of_checkpoint(_config(place.parents[1]), found, method, seed, f"checkpoint {place.name}")
+    if (place / "experiment.json").is_file():
+        raise UserError(f"{str(place)!r} is an experiment with several runs; allowed: one of its runs' folders")
+    what = "is no run folder" if place.exists() else "does not exist"
+    raise UserError(f"{str(place)!r} {what}; allowed: {ALLOWED}")
+
+
+def graph_of(found: Trained) -> Graph:
+    """The masked network as a graph, dense, with BN folded."""
+    forward = functools.partial(logits, found)
+    statistics = found.network.variables[BATCH_STATS]
+    return rewrite.simplified(trace.trace(forward, found.params, statistics, found.setting.image_shape))
+
+
+def logits(found: Trained, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+    """The network's own definition in evaluation: images [C, H, W, N] → logits [N, classes]."""
+    return found.net.apply(params, batch_stats, images, False)[0]
+
+
+def _config(run: pathlib.Path) -> Config:
+    """The run's configuration on one device of this machine, with float32 activations."""
+    config = config_io.load(run / "config.toml")
+    return dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, devices=1, precision="float32"))
+
+
+def _seed(config: Config, seed: int | None) -> int:
+    last = config.seed + config.seeds - 1
+    if seed is None and config.seeds > 1:
+        raise UserError(f"the run has the seeds {config.seed} to {last}; allowed: one of them as --seed")
+    seed = config.seed if seed is None else seed
+    if not config.seed <= seed <= last:
+        raise UserError(f"--seed = {seed}; allowed: {config.seed}" + (f" to {last}" if config.seeds > 1 else ""))
+    return seed
+
+
+def _made(config: Config, network: networks.Network, stage: str) -> Trained:
+    setting = build.setting(config)._replace(seeds=(network.seed,))
+    found = None if network.genotype is None else genotype.from_json(network.genotype)
+    net = build.model(setting, found, auxiliary=False, average=one_device)
+    params = sparsity.apply_masks(network.variables[PARAMS], network.variables[MASKS])
+    return Trained(setting, network, stage, net, jax.tree.map(np.asarray, params))
+
+
+def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained | None:
+    """From the file that a run leaves, if it is there."""
+    file = networks.path(run, method, seed)
+    if file.is_file():
+        return _made(config, networks.load(file), "finetune")
+    methods = (title(config), *config.controls)
+    if method not in methods:
+        raise UserError(f"--method = {method!r}; allowed: {', '.join(methods)}")
+    if not (run / "results.json").is_file():
+        raise UserError(
+            f"{str(run)!r} is an unfinished run, without the network of {method}, seed {seed}; allowed: a finished run "
+            "(the command that started it goes on), or one of its folders checkpoints/*"
+        )
+    return None
+
+
+def _of_newest(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained:
+    """From the last checkpoint of a finished run that has left no file: one of an older version."""
+    found = None
+    if (run / "checkpoints").is_dir():
+        with checkpoint.reader(run / "checkpoints") as manager:
+            found = checkpoint.newest(manager)
+    at = {} if found is None else found.facts["at"]
+    if found is None or at["method"] != method or seed not in at["seeds"]:
+        raise UserError(
+            f"{str(run)!r} has neither the network file nor a checkpoint of {method}, seed {seed}; "
+            "allowed: a run of this version, which leaves the file"
+        )
+    return _of_checkpoint(config, found, method, seed, "its last checkpoint")
+
+
+def _of_checkpoint(
+    config: Config, found: checkpoint.Checkpoint, method: str | None, seed: int | None, name: str
+) -> Trained:
+    at = found.facts["at"]
+    if at["chain"] != "training":
+        raise UserError(f"{name} is of a search, at {at['stage']}; allowed: one of the training after it")
+    if method not in (None, at["method"]):
+        raise UserError(f"--method = {method!r} with {name}; allowed: {at['method']}")
+    if seed is None and len(at["seeds"]) == 1:
+        seed = int(at["seeds"][0])
+    if seed is None or seed not in at["seeds"]:
+        raise UserError(f"--seed = {seed} with {name}; allowed: {', '.join(map(str, at['seeds']))}")
+    known = found.facts["current"][str(seed)]
+    cells = None if known["genotype"] is None else genotype.from_json(known["genotype"])
+    setting = build.setting(config)._replace(seeds=tuple(at["seeds"]))
+    stages, _ = build.training_stages(setting, cells)
+    template, here = None, [stage.name for stage in stages].index(at["stage"])
+    for stage in stages[: here + 1]:
+        template = jax.eval_shape(stage.start, template)
+    v = checkpoint.restore(template, found.leaves).variables
+    v = {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: jax.tree.map(np.asarray, stages[here].masks(v))}
+    own = seeds.members(v, len(at["seeds"]))[at["seeds"].index(seed)]
+    accuracy = known.get("accuracy", {}).get(at["stage"])
+    network = networks.Network(at["method"], seed, known["genotype"], own, accuracy)
+    return _made(config, network, at["stage"])

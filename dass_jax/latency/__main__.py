@@ -1,0 +1,142 @@
+"""`python -m dass_jax.latency RUN_OR_CHECKPOINT …`: time, size and memory of each form of a network, batch 1."""
+
+import argparse
+import json
+import pathlib
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.latency import clock
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises UserError."""
+    parser = Parser(
+        prog="python -m dass_jax.latency",
+        description="Times the forms of trained networks in turns: masked dense, compacted, sparse; XLA, ONNX Runtime.",
+    )
+    text = "a run's folder, one of its files networks/*.npz, or one of its folders checkpoints/*"
+    parser.add_argument("sources", metavar="RUN_OR_CHECKPOINT", nargs="+", type=pathlib.Path, help=text)
+    parser.add_argument("--method", help="which method's network of the run; default: the main one")
+    parser.add_argument("--seed", type=int, help="which seed's network; needed if a run has several")
+    parser.add_argument("--warm-up", type=int, default=100, help="untimed runs of each form; default: 100")
+    parser.add_argument("--repetitions", type=int, default=1000, help="timed runs of each form; default: 1000")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="also write the figures as JSON")
+    found = parser.parse_args(argv)
+    for name, low in (("warm_up", 0), ("repetitions", 1)):
+        value = getattr(found, name)
+        if not low <= value <= 10**6:
+            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to 1000000")
+    if found.out is not None and (found.out.exists() or not found.out.parent.is_dir()):
+        what = "exists" if found.out.exists() else "is in no folder"
+        raise UserError(f"--out = {str(found.out)!r} {what}; allowed: a new file in a folder that exists")
+    return found
+
+
+def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> dict[str, Any]:
+    """The figures of one network."""
+    from dass_jax.deploy import check, compact, files, source
+    from dass_jax.latency import forms, peak
+
+    found = source.trained(place, given.method, given.seed)
+    able, missing = forms.available()
+    for line in missing:
+        progress.say(line)
+    image = next(check.batches(found, 1))[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        with progress.busy(f"{found.name}: compacting and writing"):
+            dense = source.graph_of(found)
+            graphs = {"masked": dense, "compacted": compact.compact(dense)}
+            sizes = {form.name: forms.write(folder, form, graphs) for form in able}
+        calls = {}
+        for form in able:
+            with progress.busy(f"compiling {form.name}", announce=False):
+                run = files.load(folder / form.file)
+                run(image)
+            calls[form.name] = lambda run=run: run(image)
+        with progress.busy(f"timing {len(calls)} forms in turns"):
+            times = clock.in_turns(calls, given.warm_up, given.repetitions)
+        shape = dense.nodes[0].shape
+        memory: dict[str, int | None] = {}
+        for form in able if not given.no_memory else []:
+            with progress.busy(f"memory of {form.name}", announce=False):
+                memory[form.name] = peak.measured(folder / form.file, shape)
+    fastest = min(times[name].median for name in forms.DENSE if name in times)
+    return {
+        "network": found.name,
+        "keep": found.setting.config.sparsity.keep,
+        "accuracy": found.network.accuracy,
+        "kept_weights": found.kept,
+        "forms": {
+            name: {
+                "median_ms": one.median,
+                "p90_ms": one.p90,
+                "speedup": round(fastest / one.median, 2),
+                "bytes": sizes[name],
+                "peak_bytes": memory.get(name),
+            }
+            for name, one in times.items()
+        },
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures of one network for people."""
+    accuracy = "" if found["accuracy"] is None else f", {found['accuracy']:.2f} %"
+    lines = [
+        f"{found['network']}: keep {found['keep']:g}, {found['kept_weights']:,} weights kept{accuracy}",
+        f"{'':<28}{'median [ms]':>12}{'p90 [ms]':>10}{'× dense':>9}{'bytes':>12}{'memory [MB]':>13}",
+    ]
+    for name, one in found["forms"].items():
+        memory = "?" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 1e6:.1f}"
+        lines.append(
+            f"{name:<28}{one['median_ms']:>12.3f}{one['p90_ms']:>10.3f}{one['speedup']:>9.2f}"
+            f"{one['bytes']:>12,}{memory:>13}"
+        )
+    return "\n".join(lines)
+
+
+def pareto(runs: Sequence[dict[str, Any]]) -> str:
+    """The forms of all networks that no other one beats, in accuracy and latency or in accuracy and bytes."""
+    points = [
+        (run["accuracy"], one["median_ms"], one["bytes"], f"{run['network']} (keep {run['keep']:g}): {name}")
+        for run in runs
+        if run["accuracy"] is not None
+        for name, one in run["forms"].items()
+    ]
+    lines = []
+    for column, what in ((1, "latency"), (2, "bytes")):
+        lines.append(f"best accuracy against {what}:")
+        best = -1.0
+        for point in sorted(points, key=lambda point: (point[column], -point[0])):
+            if point[0] > best:
+                best = point[0]
+                lines.append(f"  {point[0]:6.2f} %  {point[1]:9.3f} ms  {point[2]:>11,} bytes  {point[3]}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; the exit code is 0."""
+    given = parse(argv)
+    import os
+
+    from dass_jax.runtime.progress import Progress
+
+    progress = Progress()
+    runs = [of_source(place, given, progress) for place in given.sources]
+    print("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
+    if given.out is not None:
+        machine = f"{platform.machine()}, {os.cpu_count()} cores"
+        content = {"machine": machine, "warm_up": given.warm_up, "repetitions": given.repetitions, "runs": runs}
+        given.out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,201 @@
+"""`python -m dass_jax.latency.lookup`: a table of operations that predicts the dense latency of any genotype, batch 1.
+
+An entry is what one more operation of a kind costs at a place: its channels, image and stride. What all networks of the
+same sizes have in common (stem, 1×1 convolutions before each cell, sums, classifier) is one number, `rest`, so that one
+reference network is predicted exactly. How far off others are is measured on random genotypes.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.genotype import OPERATIONS, Genotype, reductions
+
+CHAIN = 4
+"""Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""
+
+
+class Sizes(NamedTuple):
+    """Of a derived network on square images with the stem for small ones."""
+
+    cells: int = 20
+    channels: int = 36
+    nodes: int = 4
+    image: int = 32
+    classes: int = 10
+
+
+class Place(NamedTuple):
+    """Where an operation is: its channels, the side of its input and its stride."""
+
+    channels: int
+    side: int
+    stride: int
+
+
+class Table(NamedTuple):
+    """Milliseconds. Keys are those of `key`."""
+
+    entries: dict[str, float]
+    rest: float
+
+
+def key(operation: str, place: Place) -> str:
+    """`"sep_conv_3x3, 72 channels, 16×16, stride 1"`."""
+    return f"{operation}, {place.channels} channels, {place.side}×{place.side}, stride {place.stride}"
+
+
+def places(sizes: Sizes) -> list[tuple[Place, Place]]:
+    """For each cell: the place of operations on its inputs, and that of operations on its nodes."""
+    found, channels, side = [], sizes.channels, sizes.image
+    for index in range(sizes.cells):
+        stride = 2 if index in reductions(sizes.cells) else 1
+        channels, before, side = channels * stride, side, -(-side // stride)
+        found.append((Place(channels, before, stride), Place(channels, side, 1)))
+    return found
+
+
+def operations(genotype: Genotype, sizes: Sizes) -> list[str]:
+    """The keys of all operations of a network."""
+    found = []
+    for index, (on_inputs, on_nodes) in enumerate(places(sizes)):
+        cell = genotype.reduce if index in reductions(sizes.cells) else genotype.normal
+        for node in cell:
+            found += [key(operation, on_inputs if source < 2 else on_nodes) for operation, source in node]
+    return found
+
+
+def predicted(table: Table, genotype: Genotype, sizes: Sizes) -> float:
+    """Milliseconds of a genotype's network, dense."""
+    return table.rest + sum(table.entries[name] for name in operations(genotype, sizes))
+
+
+def reference(nodes: int) -> Genotype:
+    """Whose network gives `rest`: one separable convolution and one pool in each node."""
+    cell = tuple((("sep_conv_3x3", 0), ("max_pool_3x3", 1)) for _ in range(nodes))
+    return Genotype(cell, cell)
+
+
+def graphs(sizes: Sizes) -> dict[str, tuple[Any, Any, int]]:
+    """For each key two graphs, of which the first has so many more of that operation than the second."""
+    from dass_jax.latency import dense
+
+    found = {}
+    for place in sorted({place for pair in places(sizes) for place in pair}):
+        more = CHAIN if place.stride == 1 else 1
+        for operation in OPERATIONS:
+            if (operation, place.stride) != ("skip_connect", 1):
+                found[key(operation, place)] = (
+                    dense.chain(operation, place, more),
+                    dense.chain(operation, place, 1 if place.stride == 1 else 0),
+                    more - (place.stride == 1),
+                )
+    return found
+
+
+def measured(sizes: Sizes, runner: Callable[[Any], Callable[[], Any]], warm_up: int, repetitions: int) -> Table:
+    """The table of this machine.
+
+    Args:
+      runner: a graph → a call that runs it on one image.
+    """
+    from dass_jax.latency import clock, dense
+
+    pairs = graphs(sizes)
+    calls = {(name, part): runner(pair[part]) for name, pair in pairs.items() for part in (0, 1)}
+    whole = dense.network(reference(sizes.nodes), sizes)
+    times = clock.in_turns(
+        {"whole": runner(whole), **{f"{n}/{part}": c for (n, part), c in calls.items()}}, warm_up, repetitions
+    )
+    entries = {
+        name: round((times[f"{name}/0"].median - times[f"{name}/1"].median) / more, 5)
+        for name, (_, _, more) in pairs.items()
+    }
+    for place in {place for pair in places(sizes) for place in pair if place.stride == 1}:
+        entries[key("skip_connect", place)] = 0.0
+    known = sum(entries[name] for name in operations(reference(sizes.nodes), sizes))
+    return Table(entries, round(times["whole"].median - known, 5))
+
+
+def errors(
+    table: Table, sizes: Sizes, runner: Callable[[Any], Callable[[], Any]], number: int, warm_up: int, repetitions: int
+) -> dict[str, Any]:
+    """Measured and predicted milliseconds of random genotypes, their mean relative error and rank correlation."""
+    import numpy as np
+    from scipy import stats
+
+    from dass_jax.latency import clock, dense
+    from dass_jax.methods import random
+
+    found = [random.sample(seed, sizes.nodes) for seed in range(number)]
+    times = clock.in_turns(
+        {str(seed): runner(dense.network(one, sizes)) for seed, one in enumerate(found)}, warm_up, repetitions
+    )
+    there = np.array([one.median for one in times.values()])
+    wanted = np.array([predicted(table, one, sizes) for one in found])
+    return {
+        "measured_ms": [round(float(value), 4) for value in there],
+        "predicted_ms": [round(float(value), 4) for value in wanted],
+        "mean_relative_error": round(float(np.mean(np.abs(wanted - there) / there)), 4),
+        "rank_correlation": round(float(stats.spearmanr(there, wanted).statistic), 4) if number > 2 else None,
+    }
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises UserError."""
+    parser = Parser(
+        prog="python -m dass_jax.latency.lookup",
+        description="Measures a table of operations that predicts the dense latency of any genotype of these sizes.",
+    )
+    for name, default in Sizes()._asdict().items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--runtime", choices=("onnx", "xla"), help="default: onnx where it is installed")
+    parser.add_argument("--check", type=int, default=12, help="random genotypes to measure the error on; default: 12")
+    parser.add_argument("--warm-up", type=int, default=20, help="untimed runs; default: 20")
+    parser.add_argument("--repetitions", type=int, default=100, help="timed runs; default: 100")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
+    found = parser.parse_args(argv)
+    highest = {"cells": 200, "channels": 4096, "nodes": 8, "image": 4096, "classes": 10**6, "check": 1000}
+    for name, high in {**highest, "warm_up": 10**6, "repetitions": 10**6}.items():
+        low, value = 0 if name in ("check", "warm_up") else 1, getattr(found, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
+    if found.out is not None and found.out.exists():
+        raise UserError(f"--out = {str(found.out)!r} exists; allowed: a new file")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; the exit code is 0."""
+    given = parse(argv)
+    from dass_jax.latency import dense
+    from dass_jax.runtime.progress import Progress
+
+    sizes, progress = Sizes(*(getattr(given, name) for name in Sizes._fields)), Progress()
+    runner = dense.runner(given.runtime)
+    with progress.busy("measuring operations"):
+        table = measured(sizes, runner, given.warm_up, given.repetitions)
+    off: Mapping[str, Any] = {}
+    if given.check:
+        with progress.busy(f"measuring {given.check} random genotypes"):
+            off = errors(table, sizes, runner, given.check, given.warm_up, given.repetitions)
+    for name, value in table.entries.items():
+        print(f"{name:<50}{value:>10.4f} ms")
+    print(f"{'everything else':<50}{table.rest:>10.4f} ms")
+    if off:
+        print(
+            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
+            f"rank correlation {off['rank_correlation']}"
+        )
+    if given.out is not None:
+        content = {"sizes": sizes._asdict(), **table._asdict(), "check": off}
+        given.out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

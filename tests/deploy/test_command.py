@@ -1,0 +1,216 @@
+"""The commands from a trained run's folder to files that say the same, and what they answer to wrong input."""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dass_jax import variables
+from dass_jax.deploy import __main__ as command_line
+from dass_jax.deploy import check, files, source
+from dass_jax.errors import UserError, guarded
+from dass_jax.genotype import Genotype, to_json
+from dass_jax.latency import __main__ as latency
+from dass_jax.latency import clock, forms, peak
+from dass_jax.runtime import networks
+from tests.runs import CONFIG, Finished, command, workplace
+
+CELL = ((("skip_connect", 0), ("avg_pool_3x3", 1)),)
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("deploy")
+    (folder / "mine.json").write_text(json.dumps(to_json(Genotype(CELL, CELL))), encoding="utf-8")
+    config = CONFIG.replace("_epochs = 2", "_epochs = 1").replace("cells = 1, channels = 2", "cells = 1, channels = 4")
+    with workplace(folder, f"genotype = {str(folder / 'mine.json')!r}\nseeds = 2\n{config}") as place:
+        yield command(place / "run")
+
+
+def called(main: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = guarded(lambda: main([str(argument) for argument in arguments]))
+    return code, out.getvalue(), err.getvalue()
+
+
+def line(err: str) -> str:
+    """An error's one line, which says what is allowed."""
+    assert err.startswith("error: ") and err.count("\n") == 1 and "; allowed: " in err
+    return err
+
+
+@pytest.fixture(scope="module")
+def deployed(run: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+    out = tmp_path_factory.mktemp("deployed") / "new"
+    has_onnx = all(map(files.has_package, ("onnx", "onnxruntime")))
+    formats = ("stablehlo", "packed", *(["onnx"] if has_onnx else []))
+    code, said, err = called(
+        command_line.main, run.folder, "--out", out, "--seed", 1, "--formats", *formats, "--values", "float32", "--int8"
+    )
+    assert code == 0, err
+    return out, said
+
+
+def test_a_run_leaves_its_networks(run: Finished) -> None:
+    assert run.code == 0, run.err
+    kept = [networks.load(networks.path(run.folder, "genotype", seed)) for seed in SEEDS]
+    assert [network.seed for network in kept] == list(SEEDS)
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    for network, result in zip(kept, results["runs"], strict=True):
+        masks = variables.flatten(network.variables["masks"])
+        assert sum(np.count_nonzero(mask) for mask in masks.values()) == result["parameters"]["kept"]
+        assert network.accuracy == result["accuracy"]["sparse"]
+        assert network.genotype == result["genotype"]
+
+
+def test_the_last_checkpoint_holds_the_same_network(run: Finished) -> None:
+    last = max(int(path.name) for path in (run.folder / "checkpoints").iterdir())
+    one = source.trained(run.folder, seed=1)
+    other = source.trained(run.folder / "checkpoints" / str(last), seed=1)
+    assert (one.name, one.kept, one.network.accuracy) == (other.name, other.kept, other.network.accuracy)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    earlier = source.trained(run.folder / "checkpoints" / str(last - 2), seed=0)  # a line of metrics for each seed
+    assert earlier.name == "genotype, seed 0 after scores"
+
+
+def test_an_older_run_without_network_files_is_read_from_its_checkpoint(run: Finished, tmp_path: pathlib.Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run.folder, old)
+    shutil.rmtree(old / "networks")
+    found = source.trained(old, seed=0)
+    jax.tree.map(np.testing.assert_array_equal, found.params, source.trained(run.folder, seed=0).params)
+
+
+def test_files_and_report(run: Finished, deployed: tuple[pathlib.Path, str]) -> None:
+    out, said = deployed
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    written = {path.name for path in out.iterdir()} - {"report.json", "report.md"}
+    assert written == set(report["files"]) >= {"network.stablehlo", "network.float32.packed", "network.int8.packed"}
+    result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["runs"][1]
+    assert report["kept_weights"] == result["parameters"]["kept"]
+    assert report["masked"]["images"] == report["compacted"]["images"] == result["accuracy"]["test_images"]
+    assert report["masked"]["accuracy"] == pytest.approx(result["accuracy"]["sparse"], abs=1e-3)
+    assert report["compacted"]["changed"] == 0 and report["compacted"]["difference"] < 1e-5
+    assert report["compacted"]["macs"] <= report["masked"]["macs"]
+    for name, one in report["files"].items():
+        assert one["bytes"] == (out / name).stat().st_size and name in said
+        if "int8" not in name:
+            assert one["accuracy"] == report["masked"]["accuracy"]
+    assert "| layer" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_written_files_have_the_logits_of_the_run(run: Finished, deployed: tuple[pathlib.Path, str]) -> None:
+    """Loaded here, beside the network as the run's own evaluation sees it: nothing of the command in between."""
+    found = source.trained(run.folder, seed=1)
+    images, _ = next(check.batches(found, 20))
+    network = jax.jit(lambda x: found.net.apply(found.params, found.network.variables["batch_stats"], x, False)[0])
+    wanted = network(images.transpose(1, 2, 3, 0))
+    for name in ("network.stablehlo", "network.float32.packed"):
+        np.testing.assert_allclose(files.load(deployed[0] / name)(images), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_network_that_is_not_the_same_is_refused(run: Finished) -> None:
+    found = source.trained(run.folder, seed=0)
+    reference = check.masked(found)
+    outcomes = check.compare(
+        found, {"same": reference, "off": lambda x: reference(x) + 1e-3, "none": lambda x: reference(x) * np.nan}, 70
+    )
+    check.demand_exact(outcomes["same"], "same", run.folder)
+    assert outcomes["same"].images == 70 and outcomes["same"].difference == 0
+    for name in ("off", "none"):
+        with pytest.raises(UserError, match=f"logits of {name} differ"):
+            check.demand_exact(outcomes[name], name, run.folder)
+
+
+def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "latency.json"
+    arguments = ("--warm-up", 1, "--repetitions", 3, "--out", file, "--no-memory", "--seed", 0)
+    code, said, err = called(latency.main, run.folder, *arguments)
+    assert code == 0, err
+    [one] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    able, _ = forms.available()
+    assert list(one["forms"]) == [form.name for form in able] and all(name in said for name in one["forms"])
+    assert all(form["median_ms"] > 0 and form["bytes"] > 0 for form in one["forms"].values())
+    assert max(one["forms"][name]["speedup"] for name in forms.DENSE if name in one["forms"]) == 1
+    code, _, err = called(latency.main, run.folder, *arguments)
+    assert code == 2 and "exists; allowed: a new file" in line(err)
+
+
+def test_memory_of_a_file_is_measured_in_a_process_of_its_own(deployed: tuple[pathlib.Path, str]) -> None:
+    found = peak.measured(deployed[0] / "network.stablehlo", (1, 8, 8))
+    assert found is None if peak.resident_peak() is None else found is not None and 0 < found < 2**31
+    assert peak.measured(deployed[0] / "absent.onnx", (1, 8, 8)) is None
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    def run(accuracy: float, **forms: tuple[float, int]) -> dict[str, Any]:
+        values = {name: {"median_ms": ms, "bytes": size} for name, (ms, size) in forms.items()}
+        return {"network": "net", "keep": 0.1, "accuracy": accuracy, "forms": values}
+
+    runs = [run(90.0, slow=(5, 10), fast=(2, 30)), run(80.0, beaten=(3, 20), faster=(1, 40)), run(95.0, best=(9, 50))]
+    fronts = latency.pareto(runs).split("best accuracy against ")[1:]
+    assert [[row.split(": ")[1] for row in front.splitlines()[1:]] for front in fronts] == [
+        ["faster", "fast", "best"],
+        ["slow", "best"],
+    ]
+
+
+def test_times_are_taken_in_turns() -> None:
+    seen: list[str] = []
+    calls: dict[str, Any] = {name: lambda name=name: seen.append(name) for name in "ab"}
+    times = clock.in_turns(calls, warm_up=2, repetitions=3)
+    assert "".join(seen) == "ab" * 5 and set(times) == {"a", "b"}
+    assert all(0 <= one.median <= one.p90 for one in times.values())
+
+
+def test_wrong_input_is_answered_in_one_line(run: Finished, tmp_path: pathlib.Path) -> None:
+    out, full = tmp_path / "out", tmp_path / "full"
+    full.mkdir()
+    (full / "something").write_text("", encoding="utf-8")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(run.folder / "config.toml", unfinished)
+    damaged = tmp_path / "damaged"
+    (damaged / "networks").mkdir(parents=True)
+    shutil.copy(run.folder / "config.toml", damaged)
+    (damaged / "networks" / "genotype-0.npz").write_bytes(b"nothing")
+    for arguments, wanted in (
+        ((tmp_path / "absent", "--out", out), "does not exist; allowed: the folder of a finished run"),
+        ((full, "--out", out), "is no run folder"),
+        ((run.folder, "--out", full), "is not empty; allowed: a new or an empty folder"),
+        ((run.folder, "--out", full / "something"), "is a file"),
+        ((run.folder, "--out", out), "the run has the seeds 0 to 1; allowed: one of them as --seed"),
+        ((run.folder, "--out", out, "--seed", 7), "--seed = 7; allowed: 0 to 1"),
+        ((run.folder, "--out", out, "--seed", 0, "--method", "dass"), "--method = 'dass'; allowed: genotype"),
+        ((run.folder / "checkpoints" / "99", "--out", out), "there is no checkpoint 99"),
+        ((unfinished, "--out", out, "--seed", 0), "is an unfinished run"),
+        ((damaged, "--out", out, "--seed", 0), "cannot be read"),
+        ((run.folder, "--out", out, "--formats", "tflite"), "invalid choice"),
+        ((run.folder, "--out", out, "--images", -1), "--images = -1; allowed"),
+    ):
+        code, _, err = called(command_line.main, *arguments)
+        assert code == 2 and wanted in line(err), err
+    assert not out.exists()
+    code, _, err = called(latency.main, run.folder, "--repetitions", 0)
+    assert code == 2 and "--repetitions = 0; allowed" in line(err)
+
+
+def test_a_missing_extra_is_named_before_any_work(
+    run: Finished, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "has_package", lambda name: name != "onnx")
+    code, _, err = called(command_line.main, run.folder, "--out", tmp_path / "out", "--formats", "onnx", "--seed", 0)
+    assert code == 2 and "pip install 'dass_jax[onnx]'" in line(err)
+    monkeypatch.setattr(forms, "has_package", lambda name: name == "numba")
+    able, lines = forms.available()
+    assert [form.file for form in able] == ["masked.stablehlo", "compacted.stablehlo", "compacted.packed"]
+    assert lines == ["left out: masked dense, ONNX Runtime, compacted, ONNX Runtime (no onnx, onnxruntime)"]
