@@ -89,6 +89,10 @@ TABLE_2 = {
     "imagenet_dass_large": (16, 128),
 }
 
+IMAGENET_DATA = {"streaming": True, "image_size": 224, "statistics": "imagenet", "crop_padding": 0, "crop_scale": 0.08}
+# DARTS' transforms.ColorJitter on ImageNet.
+IMAGENET_DATA |= {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
+
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) -> None:
@@ -100,6 +104,9 @@ def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) 
         assert (config.genotype, title(config), config.controls) == ("dass_99", "dass_99", ())
         free |= {"method", "genotype", "controls", "network.stem", "network.drop_path"}
         free |= {"train.pretrain_epochs", "train.pretrain_lr", "train.weight_decay"}
+        free |= {f"data.{name}" for name in IMAGENET_DATA}
+        data = dataclasses.asdict(config.data)
+        assert {name: data[name] for name in IMAGENET_DATA} == IMAGENET_DATA
     assert changed <= free
 
 
@@ -210,9 +217,18 @@ BAD_FILES = {
     "true for number": ("[search]\nclip = true", "search.clip = True; allowed: a number greater than 0"),
     "text for number": ('[search]\nclip = "5"', "search.clip = '5'; allowed: a number greater than 0"),
     "1 for true": ("[data]\nflip = 1", "data.flip = 1; allowed: true or false"),
-    "number for text": ("[data]\nsource = 3", "data.source = 3; allowed: 'digits' or the path of an .npz file"),
-    "empty text": ('[data]\nsource = " "', "data.source = ' '; allowed: 'digits' or the path of an .npz file"),
-    "line break": ('[data]\nsource = "a\\nb"', "data.source = 'a\\nb'; allowed: 'digits' or the path of an .npz file"),
+    "number for text": (
+        "[data]\nsource = 3",
+        "data.source = 3; allowed: 'digits', 'tfds:NAME' or the path of an .npz file or a folder",
+    ),
+    "empty text": (
+        '[data]\nsource = " "',
+        "data.source = ' '; allowed: 'digits', 'tfds:NAME' or the path of an .npz file or a folder",
+    ),
+    "line break": (
+        '[data]\nsource = "a\\nb"',
+        "data.source = 'a\\nb'; allowed: 'digits', 'tfds:NAME' or the path of an .npz file or a folder",
+    ),
     "nan": ("[sparsity]\nkeep = nan", "sparsity.keep = nan; allowed: a number in (0, 1]"),
     "infinite": ("[search]\nclip = inf", "search.clip = inf; allowed: a number greater than 0"),
     "no float so large": (f"[search]\nclip = 1{'0' * 400}", "...; allowed: a number greater than 0"),
