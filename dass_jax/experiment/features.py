@@ -9,7 +9,6 @@ run's last checkpoint: nothing more is kept of a run for it.
 import io
 import json
 import pathlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,11 +147,15 @@ def pooled(maps: Any, v: Variables, images: np.ndarray, cell: int) -> np.ndarray
 
 def embedded(features: np.ndarray) -> np.ndarray:
     """The t-SNE map float32 [N, 2] of features [N, channels], each channel brought to deviation 1 first; from the first
-    principal components, so that equal features have equal maps."""
+    principal components, so that equal features have equal maps. All zeros if the features tell no image from another,
+    as those of a network that has been pruned too far: scikit-learn's t-SNE crashes on them."""
     spread = features.std(0)
-    scaled = (features - features.mean(0)) / np.where(spread > 0, spread, 1)
+    varies = spread > 1e-6 * np.abs(features).max()
+    if not varies.any():
+        return np.zeros((len(features), 2), np.float32)
+    scaled = (features[:, varies] - features[:, varies].mean(0)) / spread[varies]
+    if scaled.shape[1] < 2:  # two principal components need two channels
+        scaled = np.concatenate([scaled, np.zeros_like(scaled)], axis=1)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of features that are all equal
-        found = TSNE(perplexity=perplexity, init="pca", random_state=DRAW).fit_transform(scaled)
+    found = TSNE(perplexity=perplexity, init="pca", random_state=DRAW).fit_transform(scaled)
     return np.asarray(found, np.float32)
