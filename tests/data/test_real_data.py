@@ -31,7 +31,7 @@ EACH = {"train": 8, "val": 4}
 
 @functools.cache
 def pictures() -> dict[str, list[tuple[bytes, int]]]:
-    """"train" and "val" → (JPEG, label) of a few pictures of three of Imagenette's classes, class by class."""
+    """ "train" and "val" → (JPEG, label) of a few pictures of three of Imagenette's classes, class by class."""
     with zipfile.ZipFile(FOLDER / "imagenette224_small.zip") as archive:
         names = sorted(archive.namelist())
 
@@ -90,7 +90,9 @@ def test_cifar10_is_whole_and_has_its_published_statistics(unpacked: pathlib.Pat
     np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=5e-5)
     np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=5e-5)
     assert isinstance(data.train, arrays.Split) and isinstance(data.test, arrays.Split)
-    assert np.bincount(data.train.labels).tolist() == [5000] * 10 and np.bincount(data.test.labels).tolist() == [1000] * 10
+    assert (
+        np.bincount(data.train.labels).tolist() == [5000] * 10 and np.bincount(data.test.labels).tolist() == [1000] * 10
+    )
 
 
 def test_mnist_has_its_published_statistics() -> None:
@@ -128,7 +130,9 @@ def test_a_streamed_training_on_random_boxes_goes_on_to_the_same_bits(
     data = f'source = "tfds:small", folder = "{prepared}", streaming = true, image_size = 16, crop_scale = 0.08'
     data += ', crop_padding = 0, statistics = "imagenet", brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.2'
     text = CONFIG.replace("data = { limit = 64, crop_padding = 1 }", f"data = {{ {data} }}")
-    text = text.replace("batch_size = 32", "batch_size = 8").replace("score_epochs = 2\nfinetune_epochs = 2", "score_epochs = 1\nfinetune_epochs = 1")
+    text = text.replace("batch_size = 32", "batch_size = 8").replace(
+        "score_epochs = 2\nfinetune_epochs = 2", "score_epochs = 1\nfinetune_epochs = 1"
+    )
     with workplace(tmp_path, f'method = "random"\ncontrols = []\n{text}') as folder:
         whole = command(folder / "whole")
         stopped = interrupted(folder / "stopped", 1)

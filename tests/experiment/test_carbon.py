@@ -1,5 +1,6 @@
-"""CO2 by codecarbon, for which a module of the same shape stands in: what is added up, asked for, and said without it."""
+"""CO2 by codecarbon, for which a module of the same shape stands in: what is added up, and what is said without it."""
 
+import csv
 import json
 import pathlib
 import sys
@@ -118,12 +119,12 @@ def test_a_row_has_the_grams_of_all_its_seconds(planned: plan.Plan, tmp_path: pa
 def test_the_report_says_how_the_figure_came_about(tmp_path: pathlib.Path) -> None:
     folder = written(tmp_path / "out", country="DEU")
     file = folder / "results.csv"
-    lines = file.read_text().splitlines()
-    place = lines[0].split(",").index("co2_g")
-    cells = [line.split(",") for line in lines[1:]]
-    for line in cells[:2]:
-        line[place] = "12"
-    file.write_text("\n".join([lines[0], *(",".join(line) for line in cells)]) + "\n")
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows([*({**row, "co2_g": "12"} for row in rows[:2]), *rows[2:]])
     read = data.read(folder)
     assert data.co2_source(read).startswith("measured by codecarbon, electricity of DEU")
     assert tables.methods(read).header[-1] == ("CO₂", "[g]")

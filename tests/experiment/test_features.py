@@ -142,7 +142,7 @@ def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: Simp
     for kept, which, chain in ((dense, "dense", stages[:1]), (last(own), "sparse", stages)):
         v = features._variables(chain, kept)
         kept_share = np.mean(np.concatenate([m.ravel() for m in jax.tree.leaves(v[variables.MASKS])]))
-        assert kept_share == 1 if which == "dense" else kept_share < 0.4
+        assert kept_share == 1 if which == "dense" else kept_share < 0.7
         maps = build.cell_maps(s, GIVEN)(v, test.images)
         logits = Classifier(10).apply({"params": sparsity.apply_masks(v[PARAMS], v[variables.MASKS])["head"]}, maps[-1])
         right = 100 * float((logits.argmax(-1) == test.labels).mean())
