@@ -97,9 +97,9 @@ def test_the_last_cell_s_map_is_what_the_classifier_sees() -> None:
     net = derived(GIVEN, sizes)
     v = net.init(jax.random.key(0), (8, 8, 3))
     images = jax.random.normal(jax.random.key(1), (3, 8, 8, 2))
-    found = cell_maps(GIVEN, sizes)(v[PARAMS], v[BATCH_STATS], images)
+    found = jax.jit(cell_maps(GIVEN, sizes))(v[PARAMS], v[BATCH_STATS], images)
     assert [x.shape for x in found] == [(2, 8, 8, 2), (4, 4, 4, 2), (8, 2, 2, 2)]
-    wanted, _, _ = net.apply(v[PARAMS], v[BATCH_STATS], images, False)
+    wanted, _, _ = jax.jit(net.apply, static_argnums=3)(v[PARAMS], v[BATCH_STATS], images, False)
     logits = Classifier(3).apply({"params": v[PARAMS]["head"]}, found[-1])
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
 
@@ -143,7 +143,7 @@ def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: Simp
         v = features._variables(chain, kept)
         kept_share = np.mean(np.concatenate([m.ravel() for m in jax.tree.leaves(v[variables.MASKS])]))
         assert kept_share == 1 if which == "dense" else kept_share < 0.7
-        maps = build.cell_maps(s, GIVEN)(v, test.images)
+        maps = jax.jit(build.cell_maps(s, GIVEN))(v, test.images)
         logits = Classifier(10).apply({"params": sparsity.apply_masks(v[PARAMS], v[variables.MASKS])["head"]}, maps[-1])
         right = 100 * float((logits.argmax(-1) == test.labels).mean())
         assert right == pytest.approx(results(own)["accuracy"][which], abs=0.01), "the accuracy that the run has"
