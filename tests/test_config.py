@@ -89,6 +89,10 @@ TABLE_2 = {
     "imagenet_dass_large": (16, 128),
 }
 
+IMAGENET_DATA = {"streaming": True, "image_size": 224, "statistics": "imagenet", "crop_padding": 0, "crop_scale": 0.08}
+# DARTS' transforms.ColorJitter on ImageNet.
+IMAGENET_DATA |= {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
+
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) -> None:
@@ -100,6 +104,9 @@ def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) 
         assert (config.genotype, title(config), config.controls) == ("dass_99", "dass_99", ())
         free |= {"method", "genotype", "controls", "network.stem", "network.drop_path"}
         free |= {"train.pretrain_epochs", "train.pretrain_lr", "train.weight_decay"}
+        free |= {f"data.{name}" for name in IMAGENET_DATA}
+        data = dataclasses.asdict(config.data)
+        assert {name: data[name] for name in IMAGENET_DATA} == IMAGENET_DATA
     assert changed <= free
 
 

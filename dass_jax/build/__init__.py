@@ -2,10 +2,11 @@
 
 from dass_jax.build.search import hypergradient_of, search_stages, search_transforms
 from dass_jax.build.setting import Setting, centred, examples, key, setting, view
-from dass_jax.build.training import model, training_stages
+from dass_jax.build.training import cell_maps, model, training_stages
 
 __all__ = [
     "Setting",
+    "cell_maps",
     "centred",
     "examples",
     "hypergradient_of",

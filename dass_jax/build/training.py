@@ -5,15 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import bilevel, sparsity, variables
 from dass_jax.build import programs
 from dass_jax.build.setting import Setting, activations, stage_seed
+from dass_jax.data.augment import normalise
 from dass_jax.genotype import Genotype
 from dass_jax.methods import prune
 from dass_jax.models.baselines import baseline
 from dass_jax.models.derived import NetworkConfig, derived
+from dass_jax.models.derived import cell_maps as derived_cell_maps
 from dass_jax.models.model import Model
 from dass_jax.nn.layers import Average
 from dass_jax.runtime import loop, parallel, seeds
@@ -28,6 +31,19 @@ def model(s: Setting, genotype: Genotype | None, auxiliary: bool, average: Avera
         return baseline(n.name, s.dataset.classes, n.width, average, activations(s.config))
     sizes = NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary)
     return derived(genotype, sizes, average, activations(s.config))
+
+
+def cell_maps(s: Setting, genotype: Genotype) -> Callable[[Variables, jax.Array], tuple[jax.Array, ...]]:
+    """(variables with masks, images uint8 [N, H, W, C]) → `models.derived.cell_maps` of θ⊙m, as float32."""
+    n = s.config.network
+    sizes = NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary=False)
+    maps = derived_cell_maps(genotype, sizes, activations(s.config))
+
+    def of_images(v: Variables, images: jax.Array) -> tuple[jax.Array, ...]:
+        inputs = normalise(images, jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std))
+        return tuple(x.astype(jnp.float32) for x in maps(prune.masked_weights(v), v[variables.BATCH_STATS], inputs))
+
+    return of_images
 
 
 def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage], Callable[..., Any]]:

@@ -9,7 +9,7 @@ from dass_jax.experiment import plan
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; the exit code is 1 if a run has failed, else 0."""
+    """The command line; the exit code is 1 if something of a run has failed, else 0."""
     parser = Parser(
         prog="python -m dass_jax.experiment", description="Does all runs of an experiment, then its report."
     )
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     train.prepare_jax(wanted.runs[0].config.runtime.compilation_cache)
     rows = carry_out(wanted, path, progress)
     page = report.build(path)
-    failed = [row for row in rows if row["status"] == "failed"]
+    failed = [row for row in rows if row.get("error")]
     for row in failed:
         progress.say(f"failed: {row['run']}: {row['error']}")
     print(f"experiment folder: {path}\nreport: {page}")

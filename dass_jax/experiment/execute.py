@@ -17,8 +17,8 @@ import jax
 
 from dass_jax import __version__, train
 from dass_jax.errors import UserError
-from dass_jax.experiment import sharing, table
-from dass_jax.experiment.plan import Plan, Planned
+from dass_jax.experiment import carbon, features, sharing, table
+from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder, parallel
 from dass_jax.runtime.progress import Progress
 
@@ -27,22 +27,30 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     """Does what is left of an experiment in the folder `path`; returns the rows of its results.csv.
 
     Raises:
-      UserError: if `path` cannot be the experiment's folder.
+      UserError: if `path` cannot be the experiment's folder, or CO2 cannot be measured as it is asked for.
     """
+    if plan.report.country:
+        carbon.check(plan.report.country)
     prepare(plan, path)
     rows = table.write(plan, path)
-    left = [run for run, row in zip(plan.runs, rows, strict=True) if row["status"] != "finished"]
-    progress.say(f"experiment {plan.title}: {len(plan.runs)} runs, {len(plan.runs) - len(left)} of them finished")
+    finished = [row["status"] == "finished" for row in rows]
+    left = [
+        run
+        for run, done in zip(plan.runs, finished, strict=True)
+        if not (done and features.is_complete(run, plan.report, path / "runs" / run.name))
+    ]
+    progress.say(f"experiment {plan.title}: {len(plan.runs)} runs, {sum(finished)} of them finished")
     start = time.monotonic()
     for done, run in enumerate(left, start=1):
         progress.say(f"[{done}/{len(left)}] {run.name}")
         began = time.monotonic()
         try:
-            attempt(run, path, progress)
+            attempt(run, plan.report, path, progress)
         finally:  # also after Ctrl-C
             rows = table.write(plan, path)
         row = next(row for row in rows if row["run"] == run.name)
-        said = f"{row['sparse']:.2f} %" if row["status"] == "finished" else f"{row['status']}: {row.get('error', '')}"
+        said = f"{row['sparse']:.2f} %" if row["status"] == "finished" else row["status"]
+        said += f": {row['error']}" if row.get("error") else ""
         each = (time.monotonic() - start) / done
         rest = f"about {duration(each * (len(left) - done))} left" if done < len(left) else "none left"
         progress.say(f"[{done}/{len(left)}] {run.name}: {said}, {duration(time.monotonic() - began)}; {rest}")
@@ -66,12 +74,17 @@ def prepare(plan: Plan, path: pathlib.Path) -> None:
     folder.write_json(path / "experiment.json", about)
 
 
-def attempt(run: Planned, path: pathlib.Path, progress: Progress) -> None:
-    """Does or continues one run; what goes wrong is left in errors/. Ctrl-C goes through."""
+def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress) -> None:
+    """Does or continues one run, and what the report needs beside it; what goes wrong is left in errors/. Ctrl-C goes
+    through."""
     file = table.error_file(path, run.name)
     try:
         shelf = sharing.shelf(run.config, machine(run), path / "shared")
-        train.perform(run.config, path / "runs" / run.name, progress, shelf)
+        own = path / "runs" / run.name
+        with carbon.metered(report.country, own):
+            train.perform(run.config, own, progress, shelf)
+        if not features.is_complete(run, report, own):
+            features.write(run, report, own, shelf, progress)
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         line = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"

@@ -23,18 +23,18 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from dass_jax import config_io
-from dass_jax.config import Config, NotNegative, Range, Text
+from dass_jax.config import Config, Count, CountOrZero, NotNegative, Range, Text
 from dass_jax.errors import UserError, nearest
 
-TableName = Literal["methods", "keep", "tests", "seeds"]
-FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds"]
+TableName = Literal["methods", "keep", "tests", "seeds", "kendall"]
+FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The `[report]` table."""
+    """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
     tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds")
     figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds")
@@ -46,6 +46,14 @@ class Report:
     """Power of the machine under load, for energy and CO2; 0 = not known, no column."""
     grams_per_kwh: NotNegative = 0.0
     """CO2 of the electricity used, in grams for each kWh."""
+    country: Annotated[str, Text("a country's code of three letters (ISO 3166), or '' for none", empty=True)] = ""
+    """Measure energy and CO2 with the package codecarbon, for the electricity of this country; '' = do not."""
+    kendall_images: Count = 100
+    """Test images over which `kendall` averages, drawn at random; all if there are fewer."""
+    tsne_images: Annotated[int, Range(10, 1_000_000)] = 1000
+    """Test images that `tsne` shows, drawn at random; all if there are fewer."""
+    tsne_cell: CountOrZero = 0
+    """The cell whose features `tsne` shows, counted from 1; 0 = the last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +195,17 @@ def _check(runs: tuple[Planned, ...], report: Report) -> None:
         raise UserError(
             f"report.watts = {report.watts:g} and report.grams_per_kwh = {report.grams_per_kwh:g}; "
             "allowed: both, or none of them"
+        )
+    if report.country and report.watts:
+        raise UserError(
+            f"report.country = {report.country!r} and report.watts = {report.watts:g}; allowed: one of them, as CO2 "
+            "is measured or reckoned"
+        )
+    fewest = min((run.config.network.cells for run in runs if run.config.network.name == "cells"), default=0)
+    if report.tsne_cell > fewest:
+        raise UserError(
+            f"report.tsne_cell = {report.tsne_cell}; allowed: 0 (the last) to {fewest}, the cells of the smallest "
+            "network"
         )
     if report.keep and report.keep not in {run.config.sparsity.keep for run in runs}:
         raise UserError(f"report.keep = {report.keep:g}; allowed: a sparsity.keep of the experiment, or 0")

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
 
@@ -45,10 +46,12 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
     row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method}
     row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
+    failed = error.exists()
+    if failed:  # of a finished run: of what the report needs beside it
+        row["error"] = error.read_text(encoding="utf-8").partition("\n")[0]
     if not (own / "results.json").exists():
-        failed = error.exists()
         row["status"] = "failed" if failed else "begun" if folder.has_begun(own) else "waiting"
-        return row | ({"error": error.read_text(encoding="utf-8").partition("\n")[0]} if failed else {})
+        return row
     row["status"] = "finished"
     found = json.loads((own / "results.json").read_text(encoding="utf-8"))
     row |= {name: found["accuracy"][name] for name in ("dense", "sparse", "test_images")}
@@ -58,8 +61,9 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     row |= {f"seconds_{clock}": found["seconds"].get(clock, "") for clock in CLOCKS}
     row["seconds"] = round(sum(found["seconds"].values()), 2)
     row["seconds_shared"] = round(shared_seconds(own / "metrics.jsonl"), 2)
-    if report.watts:
-        row["co2_g"] = round(grams(row["seconds"], report), 3)
+    co2 = grams(row["seconds"], report) if report.watts else carbon.grams(own, row["seconds"])
+    if co2 is not None:
+        row["co2_g"] = round(co2, 3)
     row["latency_ms"] = found.get("latency_ms", latency)
     row["genotype"] = json.dumps(found["genotype"], separators=(",", ":")) if found.get("genotype") else ""
     return row

@@ -1,5 +1,6 @@
 """The network of a genotype at any size. Source: DARTS' published networks; DASS (arXiv 2207.06968) Section 5."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from dass_jax.models.model import Model, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, first_is_reduced
+from dass_jax.variables import BATCH_STATS, PARAMS
 
 
 class NetworkConfig(NamedTuple):
@@ -81,6 +83,24 @@ class Network(nn.Module):
             if c.auxiliary and train and index == 2 * c.cells // 3:
                 auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name="auxiliary")(previous)
         return heads.Classifier(c.classes, name="head")(previous), auxiliary
+
+
+def cell_maps(genotype: Genotype, config: NetworkConfig, dtype: Any = None) -> Callable[..., tuple[jax.Array, ...]]:
+    """(params, batch_stats, images [C, H, W, N]) → what each cell puts out in evaluation, in their order, each
+    [nodes·channels, H', W', N]; leaves of an auxiliary head may be among the variables."""
+    network = Network(genotype, config._replace(auxiliary=False), dtype=dtype)
+
+    def maps(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+        _, kept = network.apply(
+            {PARAMS: params, BATCH_STATS: batch_stats},
+            images,
+            False,
+            capture_intermediates=lambda module, _: isinstance(module, DerivedCell),
+            mutable=["intermediates"],
+        )
+        return tuple(kept["intermediates"][f"cell_{index}"]["__call__"][0] for index in range(config.cells))
+
+    return maps
 
 
 def derived(

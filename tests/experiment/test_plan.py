@@ -1,6 +1,7 @@
 """The file of an experiment: which runs it means, and one line for each wrong one."""
 
 import pathlib
+from typing import get_args
 
 import pytest
 
@@ -10,7 +11,8 @@ from dass_jax.experiment import plan
 from tests.config_files import one_line
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
-COUNTS = {"table5": 25, "table6": 30, "fig12": 10, "cpu_cifar10": 45, "cpu_mnist": 45}
+COUNTS = {"table5": 45, "table6": 45, "fig2": 10, "fig5": 10, "fig9": 30, "fig10": 2, "fig12": 10}
+COUNTS |= {"cpu_cifar10": 60, "cpu_mnist": 60}
 
 
 def read(folder: pathlib.Path, text: str) -> plan.Plan:
@@ -79,6 +81,7 @@ def test_all_shipped_experiments_are_known_here() -> None:
     assert {path.stem for path in EXPERIMENTS.glob("*.toml")} == set(COUNTS)
 
 
+SAME = ("fig2", "fig5", "fig10")
 BASE = 'base = "run.toml"\n'
 
 
@@ -103,6 +106,12 @@ BASE = 'base = "run.toml"\n'
         (BASE + "[report]\nwatts = 65", "report.watts = 65 and report.grams_per_kwh = 0; allowed: both"),
         (BASE + "[report]\nwats = 65", "unknown key 'report.wats' (did you mean 'watts'?)"),
         (BASE + '[report]\ntables = ["metods"]', "report.tables = 'metods'; allowed: 'methods', 'keep'"),
+        (
+            BASE + '[report]\ncountry = "DEU"\nwatts = 65\ngrams_per_kwh = 1',
+            "report.country = 'DEU' and report.watts = 65;",
+        ),
+        (BASE + "[report]\ntsne_cell = 21", "report.tsne_cell = 21; allowed: 0 (the last) to 20, the cells of the"),
+        (BASE + "[report]\ntsne_images = 9", "report.tsne_images = 9; allowed: an integer in [10, 1000000]"),
         (BASE + "[report]\nkeep = 0.5", "report.keep = 0.5; allowed: a sparsity.keep of the experiment, or 0"),
         (BASE + "[set]\nseed = -1", "set.seed = -1; allowed: an integer in [0, 2147483647]"),
         ("base = ", "is not TOML"),
@@ -118,4 +127,11 @@ def test_tables_and_figures_are_those_of_the_report() -> None:
     from dass_jax.report.experiment.figures import FIGURES
     from dass_jax.report.experiment.tables import TABLES
 
-    assert plan.Report().tables == tuple(TABLES) and plan.Report().figures == tuple(FIGURES)
+    assert get_args(plan.TableName) == tuple(TABLES) and get_args(plan.FigureName) == tuple(FIGURES)
+    extra = {"kendall", "tsne"}
+    assert set(plan.Report().tables) == set(TABLES) - extra and set(plan.Report().figures) == set(FIGURES) - extra
+
+
+def test_the_figures_of_the_same_runs_share_a_folder() -> None:
+    named = {name: {run.name for run in plan.load(EXPERIMENTS / f"{name}.toml").runs} for name in SAME}
+    assert named["fig2"] == named["fig5"] > named["fig10"]

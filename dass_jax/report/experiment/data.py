@@ -5,8 +5,12 @@ import io
 import json
 import math
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dass_jax.errors import UserError
 from dass_jax.report import records
@@ -39,6 +43,8 @@ class Experiment(NamedTuple):
     published: str
     watts: float
     grams_per_kwh: float
+    country: str
+    """In whose electricity codecarbon has measured CO2; empty if it has not."""
 
 
 Group = tuple[str, str]
@@ -74,6 +80,7 @@ def read(folder: pathlib.Path) -> Experiment:
         published=name(report, "published", f"{file}: report"),
         watts=number(report, "watts", f"{file}: report"),
         grams_per_kwh=number(report, "grams_per_kwh", f"{file}: report"),
+        country=str(report.get("country", "")),
     )
 
 
@@ -107,6 +114,13 @@ def _number(text: Any, place: str) -> float:
         raise UserError(f"{place} = {text!r}; allowed: a number, or nothing") from error
 
 
+def co2_source(experiment: Experiment) -> str:
+    """How the column CO₂ came about; empty where there is none."""
+    if experiment.country:
+        return f"measured by codecarbon, electricity of {experiment.country}, at the mean rate of the run"
+    return f"{experiment.watts:g} W · time · {experiment.grams_per_kwh:g} g/kWh" if experiment.watts else ""
+
+
 def groups(experiment: Experiment) -> tuple[Group, ...]:
     """All of them, in the order of the rows."""
     return tuple(dict.fromkeys((row.network, row.method) for row in experiment.rows))
@@ -137,6 +151,23 @@ def by_seed(rows: tuple[Row, ...], column: str) -> dict[int, float]:
 def column(rows: tuple[Row, ...], title: str) -> list[float]:
     """The values of a column."""
     return [row.numbers[title] for row in rows]
+
+
+def features(experiment: Experiment, row: Row) -> dict[str, Any]:
+    """What a run has left of its network's features, by name (`dass_jax.experiment.features`); empty if nothing.
+
+    Raises:
+      UserError: if its file is damaged.
+    """
+    file = experiment.folder / "runs" / row.run / "features.npz"
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            arrays: dict[str, Any] = {key: found[key] for key in found.files}
+        return arrays | {"asked": json.loads(str(arrays["asked"]))}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
 
 
 def epochs(experiment: Experiment, wanted: Callable[[Row], bool]) -> tuple[records.Epoch, ...]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report import curves
-from dass_jax.report.experiment import published, statistics
+from dass_jax.report.experiment import features, published, statistics
 from dass_jax.report.experiment.data import (
     Experiment,
     Group,
@@ -23,23 +22,16 @@ from dass_jax.report.experiment.data import (
     keeps,
     titled,
 )
+from dass_jax.report.experiment.drawing import Drawing, at, legend, panel, pruned
 from dass_jax.report.records import TRAINING
 from dass_jax.report.style import INK, colour, literal, tidy
 
 MARKERS = "osD^v<>P"
 
 
-class Drawing(NamedTuple):
-    """A figure under the name of its file, with its text."""
-
-    name: str
-    figure: Figure
-    caption: str
-
-
 def keep(experiment: Experiment) -> list[Drawing]:
     """Mean sparse accuracy of each group by pruning ratio, with the mean's 95 % interval."""
-    figure, axes = _panel()
+    figure, axes = panel()
     ratios = keeps(experiment)
     spread = np.linspace(-0.06, 0.06, len(groups(experiment))) if len(groups(experiment)) > 1 else np.zeros(1)
     for index, group in enumerate(groups(experiment)):
@@ -50,10 +42,10 @@ def keep(experiment: Experiment) -> list[Drawing]:
         known = [published.accuracy(experiment.published, group[1], group[0], ratio) for ratio in ratios]
         points = [math.nan if each is None else each.accuracy for each in known]
         axes.plot(place, points, "*", color=colour(index), markersize=9, markerfacecolor="none")
-    axes.set_xticks(range(len(ratios)), [_pruned(ratio) for ratio in ratios])
+    axes.set_xticks(range(len(ratios)), [pruned(ratio) for ratio in ratios])
     tidy(axes, "accuracy by pruning ratio", "weights pruned", "sparse test accuracy [%]")
     extra = [Line2D([], [], color=INK, marker="*", linestyle="", markerfacecolor="none", label="published")]
-    _legend(figure, experiment, extra if experiment.published != "none" else [])
+    legend(figure, experiment, extra if experiment.published != "none" else [])
     caption = (
         "Means over the seeds with the 95 % interval of the mean (Student's t); no interval where there is one seed."
     )
@@ -65,7 +57,7 @@ def keep(experiment: Experiment) -> list[Drawing]:
 def learning(experiment: Experiment) -> list[Drawing]:
     """Accuracy on training and test images over the epochs of each stage of the training."""
     caption = (
-        f"{_at(experiment)} Solid: training images as they are trained on, dashed: test images; means over the seeds "
+        f"{at(experiment)} Solid: training images as they are trained on, dashed: test images; means over the seeds "
         "in a band of one standard deviation (n − 1)."
     )
     return _by_stage(experiment, "learning", caption, _accuracies)
@@ -74,7 +66,7 @@ def learning(experiment: Experiment) -> list[Drawing]:
 def gap(experiment: Experiment) -> list[Drawing]:
     """Generalisation gap over the epochs of each stage of the training."""
     caption = (
-        f"{_at(experiment)} Accuracy on the training images less that on the test images, seed by seed; mean over the "
+        f"{at(experiment)} Accuracy on the training images less that on the test images, seed by seed; mean over the "
         "seeds in a band of one standard deviation (n − 1)."
     )
     return _by_stage(experiment, "generalisation_gap", caption, _gaps)
@@ -101,7 +93,7 @@ def parameters(experiment: Experiment) -> list[Drawing]:
 
 def seeds(experiment: Experiment) -> list[Drawing]:
     """One point for each seed, and mean ± standard deviation beside them."""
-    figure, axes = _panel()
+    figure, axes = panel()
     for index, group in enumerate(groups(experiment)):
         values = list(by_seed(finished(experiment, group, experiment.keep), "sparse").values())
         found = statistics.summary(values)
@@ -113,7 +105,7 @@ def seeds(experiment: Experiment) -> list[Drawing]:
     axes.set_xticks(range(len(names)), names, rotation=0 if len(names) < 5 else 20, fontsize=8)
     axes.set_xlim(-0.5, len(names) - 0.3)
     tidy(axes, "seeds", "", "sparse test accuracy [%]")
-    caption = f"{_at(experiment)} A point for each seed; black: mean ± standard deviation of the sample (n − 1)."
+    caption = f"{at(experiment)} A point for each seed; black: mean ± standard deviation of the sample (n − 1)."
     return [Drawing("seeds", figure, caption)]
 
 
@@ -124,7 +116,10 @@ FIGURES: dict[str, Callable[[Experiment], list[Drawing]]] = {
     "latency": latency,
     "parameters": parameters,
     "seeds": seeds,
+    "kendall": features.kendall,
+    "tsne": features.tsne,
 }
+"""By the names that `[report] figures` gives them; the last two show what only an experiment that asks for them has."""
 
 _POINTS = (
     "A point for each method and pruning ratio: means over the seeds, bars one standard deviation; the marker says the "
@@ -156,7 +151,7 @@ def _by_stage(experiment: Experiment, name: str, caption: str, draw: Callable[..
 
 
 def _scatter(experiment: Experiment, name: str, label: str, scale: float, front: bool) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     points: list[tuple[float, float]] = []
     for index, group in enumerate(groups(experiment)):
         for number, ratio in enumerate(keeps(experiment)):
@@ -180,11 +175,11 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
     tidy(axes, f"accuracy and {label.split(' [')[0].split(',')[0]}", label, "sparse test accuracy [%]")
     ratios = [
         Line2D(
-            [], [], color=INK, marker=MARKERS[number % len(MARKERS)], linestyle="", markersize=5, label=_pruned(ratio)
+            [], [], color=INK, marker=MARKERS[number % len(MARKERS)], linestyle="", markersize=5, label=pruned(ratio)
         )
         for number, ratio in enumerate(keeps(experiment))
     ]
-    _legend(figure, experiment, ratios)
+    legend(figure, experiment, ratios)
     return figure
 
 
@@ -199,24 +194,3 @@ def _draw_front(axes: Axes, points: list[tuple[float, float]]) -> None:
     chosen = [points[index] for index in statistics.pareto(points)]
     x, y = zip(*chosen, strict=True)
     axes.step(x, y, where="post", color="#999999", linewidth=1.0, zorder=0)
-
-
-def _panel() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 3.9), facecolor="white", layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _legend(figure: Figure, experiment: Experiment, extra: list[Line2D]) -> None:
-    lines = [
-        Line2D([], [], color=colour(index), linewidth=2, label=literal(titled(experiment, group)))
-        for index, group in enumerate(groups(experiment))
-    ]
-    figure.legend(handles=[*lines, *extra], loc="outside lower left", ncols=4, fontsize=7.5, frameon=False)
-
-
-def _pruned(keep: float) -> str:
-    return f"{round(100 * (1 - keep), 6):g} %"
-
-
-def _at(experiment: Experiment) -> str:
-    return f"{_pruned(experiment.keep)} of the weights pruned."

@@ -1,5 +1,6 @@
 """The report of an experiment: report.html, and each table and figure as a file of its own."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,7 +8,7 @@ from typing import TypeVar
 from dass_jax.errors import UserError, nearest
 from dass_jax.report import markup, style
 from dass_jax.report.experiment import published
-from dass_jax.report.experiment.data import Experiment, read
+from dass_jax.report.experiment.data import Experiment, Row, co2_source, read
 from dass_jax.report.experiment.figures import FIGURES, Drawing
 from dass_jax.report.experiment.tables import TABLES, Table, to_csv, to_markdown
 from dass_jax.report.page import write_whole
@@ -69,14 +70,24 @@ def _state(experiment: Experiment) -> list[str]:
         ("seeds", ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))),
         ("time", f"{decimal(spent / 3600, 2)} h spent on them; each alone {decimal(alone / 3600, 2)} h"),
     ]
-    if experiment.watts:
-        grams = experiment.watts * spent / 3.6e6 * experiment.grams_per_kwh
-        of = f"{experiment.watts:g} W, {experiment.grams_per_kwh:g} g/kWh"
-        pairs.append(("CO₂", f"{decimal(grams, 1)} g of the time spent ({of})"))
+    if co2_source(experiment):
+        power = experiment.watts * experiment.grams_per_kwh / 3.6e6
+        grams = power * spent if power else _grams_spent(done)
+        pairs.append(("CO₂", f"{decimal(grams, 1)} g of the time spent ({co2_source(experiment)})"))
     parts = [markup.pairs_table(pairs)]
     if len(done) < len(rows):
         parts.append(markup.paragraph("This experiment is unfinished: what is missing is shown as a hyphen.", "note"))
-    failed = [(row.run, row.error) for row in rows if row.status == "failed"]
+    failed = [(row.run, row.error) for row in rows if row.error]
     if failed:
-        parts += [markup.heading("Failed runs", 3), markup.pairs_table(failed)]
+        parts += [markup.heading("Failed", 3), markup.pairs_table(failed)]
     return parts
+
+
+def _grams_spent(done: list[Row]) -> float:
+    """Of the time that runs have not taken over from others; a run without a figure counts as none."""
+    shares = [
+        row.numbers["co2_g"] * (1 - row.numbers["seconds_shared"] / row.numbers["seconds"])
+        for row in done
+        if row.numbers["seconds"] > 0
+    ]
+    return sum(share for share in shares if not math.isnan(share))

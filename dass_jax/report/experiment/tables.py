@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dass_jax.report.experiment import published, statistics
+from dass_jax.report.experiment import features, published, statistics
 from dass_jax.report.experiment.data import (
     Experiment,
     Group,
     Row,
     by_seed,
+    co2_source,
     column,
     finished,
     groups,
@@ -42,7 +43,7 @@ _INTERVAL = (
 
 def methods(experiment: Experiment) -> Table:
     """All methods at one pruning ratio, with what their networks cost."""
-    keep, power = experiment.keep, experiment.watts > 0
+    keep, power = experiment.keep, co2_source(experiment)
     header = [("method", ""), *_SPREAD, *_published_header(experiment, "[%]"), ("accuracy", "dense [%]")]
     header += [("weights", "kept"), *_published_header(experiment, "kept [1000]"), ("MACs", "dense [M]")]
     header += [("MACs", "non-zero [M]"), ("NID", "[%/1000]"), ("time", "[s]"), *([("CO₂", "[g]")] if power else [])]
@@ -69,7 +70,7 @@ def methods(experiment: Experiment) -> Table:
         )
     caption = f"{_INTERVAL} The other columns are means over the seeds. Time is what a run would cost alone."
     if power:
-        caption += f" CO₂: {experiment.watts:g} W · time · {experiment.grams_per_kwh:g} g/kWh."
+        caption += f" CO₂: {power}."
     return Table(f"Methods at {_pruned(keep)} of the weights pruned", caption, header, rows)
 
 
@@ -131,7 +132,36 @@ def seeds(experiment: Experiment) -> Table:
     return Table(title, "Sparse test accuracy of each seed; std is the sample's (n − 1).", header, rows)
 
 
-TABLES: dict[str, Callable[[Experiment], Table]] = {"methods": methods, "keep": keep, "tests": tests, "seeds": seeds}
+def kendall(experiment: Experiment) -> Table:
+    """How alike the feature maps of dense and sparse networks are: a row for each cell, and one for their mean."""
+    found = [features.similarity(experiment, group) for group in groups(experiment)]
+    header = [("cell", "")]
+    for group in groups(experiment):
+        header += [(titled(experiment, group), "τ × 100"), ("std", "")]
+    cells = max((len(each.cells) for each in found), default=0)
+    none = statistics.summary([])
+    by_cell = [[each.cells[cell] if cell < len(each.cells) else none for each in found] for cell in range(cells)]
+    rows = [
+        [name, *(decimal(value, 1) for each in line for value in (each.mean, each.std))]
+        for name, line in zip(
+            [*(str(cell + 1) for cell in range(cells)), "mean"],
+            [*by_cell, [each.overall for each in found]],
+            strict=True,
+        )
+    ]
+    caption = f"{features.what(experiment)}, then over the seeds; std is the sample's (n − 1)."
+    title = f"Likeness of dense and sparse feature maps, at {_pruned(experiment.keep)} of the weights pruned"
+    return Table(title, caption, header, rows)
+
+
+TABLES: dict[str, Callable[[Experiment], Table]] = {
+    "methods": methods,
+    "keep": keep,
+    "tests": tests,
+    "seeds": seeds,
+    "kendall": kendall,
+}
+"""By the names that `[report] tables` gives them; the last shows what only an experiment that asks for it has."""
 
 
 def to_csv(table: Table) -> str:

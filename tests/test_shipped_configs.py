@@ -1,0 +1,72 @@
+"""Every shipped configuration, as far as it goes without its data: stand-ins have their shapes and nothing else."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dass_jax import build, config_io
+from dass_jax.build import Setting
+from dass_jax.data import arrays, load, tfds
+from dass_jax.errors import UserError
+from dass_jax.genotype import load as load_genotype
+from dass_jax.variables import PARAMS, flatten
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.toml"))
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "mnist": (28, 28, 1), "imagenet": (224, 224, 3)}
+
+
+def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
+    """`load.opened` of black images; those of ImageNet are of 300×260 pixels and read one by one."""
+
+    def opened(source: str, folder: str) -> Any:
+        if source.startswith(tfds.PREFIX):
+            one = arrays.Source(5000, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
+            return one, one, 1000
+        images = np.broadcast_to(np.zeros(shape, np.uint8), (5000, *shape))
+        split = arrays.Split(images, np.arange(5000, dtype=np.int32) % 10)
+        return split, split, 10
+
+    return opened
+
+
+def setting_of(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Setting, tuple[int, int, int]]:
+    shape = SHAPES[path.stem.partition("_")[0]]
+    monkeypatch.setattr(load, "opened", stand_in(shape))
+    return build.setting(config_io.load(path)), shape
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_builds_its_setting(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s, shape = setting_of(path, monkeypatch)
+    assert s.image_shape == shape and s.dataset.train.size == (s.config.data.limit or 5000)
+    assert isinstance(s.dataset.train, arrays.Source) == s.config.data.streaming
+
+
+def test_an_imagenet_file_has_the_network_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = (path for path in CONFIGS if path.stem == "imagenet_dass_small")
+    s, _ = setting_of(path, monkeypatch)
+    stages, _ = build.training_stages(s, load_genotype(s.config.genotype))
+    params = flatten(jax.eval_shape(stages[0].start, None).variables[PARAMS])
+    heads = [leaf.shape for path, leaf in params.items() if path.endswith("linear/weight")]
+    # Two reductions double 48 channels to 192, of which a cell's four nodes make 768; the auxiliary head has 768 too.
+    assert sorted(heads) == [(1000, 768), (1000, 768)]
+    image = build.view(s, "pretrain", 0, 128)(np.zeros((300, 260, 3), np.uint8), 5)
+    assert image.shape == build.centred(s)(np.zeros((300, 260, 3), np.uint8), 0).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.startswith("imagenet")], ids=lambda p: p.stem)
+def test_absent_images_are_answered_at_once_with_the_command_of_the_header(
+    path: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    start = time.monotonic()
+    with pytest.raises(UserError, match="is not prepared in") as caught:
+        build.setting(config_io.load(path))
+    assert time.monotonic() - start < 1
+    prepare = tfds.command("imagenet2012", "")
+    assert prepare in str(caught.value) and prepare in path.read_text(encoding="utf-8")
