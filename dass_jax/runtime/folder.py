@@ -23,11 +23,6 @@ from dass_jax.errors import UserError
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
