@@ -19,8 +19,14 @@ import tomli_w
 from dass_jax.config import HYPERGRADIENT_ARGUMENTS, LARGEST_SEED, Config, Hypergradient, Range, Text
 from dass_jax.errors import UserError, nearest
 
-NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
-"""Fields that cannot change a run's numbers: left out of `digest` and `differences`."""
+_LATER = frozenset({"call_seconds", "checkpoint_minutes", "nonfinite"})
+"""Fields of `Runtime` that came later: left out of `digest`, so that folders keep the names that they had before."""
+
+NOT_IN_RESULT = frozenset(
+    f"runtime.{name}" for name in ("checkpoints_to_keep", "memory_check", "compilation_cache", *_LATER)
+)
+"""Fields that cannot change a run's numbers (`nonfinite` those of a run that has stopped, as they are): left out of
+`digest` and `differences`."""
 
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -211,6 +217,8 @@ def digest(config: Config) -> str:
     default = Config().runtime
     kept = {name.removeprefix("runtime."): getattr(default, name.removeprefix("runtime.")) for name in NOT_IN_RESULT}
     result = dataclasses.asdict(dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, **kept)))
+    for name in _LATER:
+        del result["runtime"][name]
     if config.seeds == 1:
         del result["seeds"]  # the field came later: folders of a single seed keep the names that they had before
     return hashlib.sha256(tomli_w.dumps(result).encode()).hexdigest()[:8]

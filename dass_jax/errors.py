@@ -15,6 +15,14 @@ class UserError(Exception):
     """Wrong input; the message is one complete line."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the command to end, and what it has done so far is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -29,12 +37,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command line's body; the exit code is 2 after a `UserError` and 130 after Ctrl-C."""
+    """Runs a command line's body; the exit code is 2 after a `UserError`, 130 after Ctrl-C and 143 after SIGTERM."""
     try:
         return command()
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return error.code if isinstance(error, Stopped) else 130

@@ -1,7 +1,7 @@
 """A run, read from top to bottom: each method's search, its network's training, pruning and fine-tuning, the results.
 
-Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a run that is started again
-goes on from there and ends with the same bits. Several seeds search as one batch; what they found is then trained in
+Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a signal in the middle of one
+leaves a pause. A run that is started again goes on from there and ends with the same bits. Several seeds search as one batch; what they found is then trained in
 one batch for each different genotype.
 """
 
@@ -18,11 +18,14 @@ import tensorboardX
 from dass_jax import bilevel, build, genotype, results
 from dass_jax.build import Setting
 from dass_jax.methods import random
-from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, records, seeds
+from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, pauses, records, seeds, steps
+from dass_jax.runtime.calls import Done
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
+PAUSES = "pauses"
 CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
 
 
@@ -32,6 +35,7 @@ class Run(NamedTuple):
     setting: Setting
     path: pathlib.Path
     progress: Progress
+    signals: Signals
     checkpoints: Any
     events: Any
     facts: dict[str, Any]
@@ -39,36 +43,36 @@ class Run(NamedTuple):
     train: Any
     test: Any
     resumed: list[checkpoint.Checkpoint]
-    """The checkpoint to go on from; taken out by the stage that it belongs to."""
+    """The checkpoint or pause to go on from; taken out by the stage that it belongs to."""
 
 
-def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, Any]:
+def run(setting: Setting, path: pathlib.Path, progress: Progress, signals: Signals) -> dict[str, Any]:
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
-      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss is not
-        finite.
+      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss or a
+        gradient is not finite.
+      Stopped: after a signal, with everything kept.
     """
     config = setting.config
     checkpoints = checkpoint.manager(path / "checkpoints", config.runtime.checkpoints_to_keep)
-    newest = checkpoint.newest(checkpoints)
+    newest, said = pauses.newest(path / PAUSES, checkpoints)
+    for line in said:
+        progress.say(line)
     resumed: list[checkpoint.Checkpoint] = []
     facts: dict[str, Any] = {"step": 0, "metrics_bytes": 0, "methods": {}, "current": {}}
     if newest is not None:
-        for skipped in newest.skipped:
-            progress.say(f"{skipped}: going back to checkpoint {newest.step}")
-        for step in [step for step in checkpoints.all_steps() if step > newest.step]:
-            checkpoints.delete(step)
         resumed.append(newest)
         facts = newest.facts
         at = facts["at"]
         whose = f" of {seeds.named(at['seeds'])}" if config.seeds > 1 else ""
         where = f"{at['method']} · {at['stage']}, epoch {at['epoch']}{whose}"
-        progress.say(f"going on after {where} (checkpoint {newest.step})")
+        held = f"pause {newest.step}, {at['step']} steps later" if "step" in at else f"checkpoint {newest.step}"
+        progress.say(f"going on after {where} ({held})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
     train, test = (parallel.replicate(split, setting.devices) for split in build.examples(setting))
-    r = Run(setting, path, progress, checkpoints, events, facts, {}, train, test, resumed)
+    r = Run(setting, path, progress, signals, checkpoints, events, facts, {}, train, test, resumed)
     try:
         for method in (config.method, *config.controls):
             if method not in facts["methods"]:
@@ -80,6 +84,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress) -> dict[str, A
         events.close()
     found = results.of_run(facts["methods"], config.method, config.controls)
     folder.write_json(path / "results.json", found)
+    pauses.clear(path / PAUSES)
     return found
 
 
@@ -159,62 +164,81 @@ def run_chain(
     measure: Callable[[Stage, Any], list[dict[str, Any]]],
 ) -> bilevel.State:
     """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
-    first, done = 0, 0
+    first, epochs, done = 0, 0, Done()
     state: Any = None
     here = {"method": method, "chain": chain, "seeds": list(r.setting.seeds)}
     if r.resumed and here.items() <= r.facts["at"].items():
         newest, at = r.resumed.pop(), r.facts["at"]
-        first, done = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
+        first, epochs = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
         template = None
         for stage in stages[: first + 1]:
             template = jax.eval_shape(stage.start, template)
-        state = checkpoint.restore(template, newest.leaves)
+        leaves, done = pauses.opened(newest)
+        state = checkpoint.restore(template, leaves)
+    fresh = state is None
     for stage in stages[first:]:
-        if done == 0:
-            state = stage.start(state)
-        state = run_stage(r, method, chain, stage, state, done, measure)
-        done = 0
+        if fresh:
+            state = r.signals.waiting(lambda stage=stage, state=state: stage.start(state))
+        r.facts["at"] = {**here, "stage": stage.name, "epoch": epochs}
+        state = run_stage(r, method, chain, stage, state, epochs, done, measure)
+        fresh, epochs, done = True, 0, Done()
     return state
 
 
-def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: int, measure: Any) -> bilevel.State:
-    """Runs the epochs of a stage after the first `done`."""
-    if done == stage.epochs:
+def run_stage(
+    r: Run, method: str, chain: str, stage: Stage, state: Any, epochs: int, done: Done, measure: Any
+) -> bilevel.State:
+    """Runs the epochs of a stage after the first `epochs` and after what is `done` of the next."""
+    if epochs == stage.epochs:
         return state
-    devices, label = r.setting.devices, label_of(r, method, stage)
-    together = loop.largest_divisor(stage.epochs - done, r.setting.config.runtime.epochs_per_call)
+    devices, label, c = r.setting.devices, label_of(r, method, stage), r.setting.config.runtime
+    together = loop.largest_divisor(stage.epochs, c.epochs_per_call)
 
     def inputs(first: int) -> tuple[Any, ...]:
-        epochs = range(first, first + together)
-        indices = np.stack([stage.indices(epoch) for epoch in epochs])
-        keys = jnp.stack([build.key(r.setting, stage.name, epoch) for epoch in epochs])
+        numbers = range(first, first + together)
+        indices = np.stack([stage.indices(epoch) for epoch in numbers])
+        keys = jnp.stack([build.key(r.setting, stage.name, epoch) for epoch in numbers])
         rates = (
-            np.array([rate(epoch) for epoch in epochs], np.float32) for rate in (stage.learning_rate, stage.drop_path)
+            np.array([rate(epoch) for epoch in numbers], np.float32) for rate in (stage.learning_rate, stage.drop_path)
         )
         return (indices, keys, *rates)
 
     on_devices = parallel.replicate(state, devices)
     name = f"{stage.program}, {together} epochs a call"
-    arguments = (on_devices, r.train, *inputs(0))
+    none = loop.bounds(0, 0, together, 1)
     section = "search" if chain == "search" else "train"
-    program = compiled(r, label, name, section, loop.several(stage.epoch), arguments, donate=True)
-    with r.progress.stage(label, done, stage.epochs) as bar:
-        for first in range(done, stage.epochs, together):
-            start = time.monotonic()
+    function = loop.several(stage.epoch, c.nonfinite == "skip")
+    program = compiled(r, label, name, section, function, (on_devices, r.train, *inputs(0), *none), donate=True)
+    whose = r.setting.seeds if r.setting.config.seeds > 1 else None
+    with r.progress.stage(label, epochs, stage.epochs) as bar:
+        for first in range(epochs, stage.epochs, together):
+            place, look = steps.Place(label, first + 1, whose), watch(r, stage)
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
-                on_devices, infos = program(on_devices, r.train, *inputs(first))
-                state, infos = parallel.unreplicate((on_devices, infos))
-            share = spend(r, stage.clock, time.monotonic() - start)
-            whose = r.setting.seeds if r.setting.config.seeds > 1 else None
-            epochs = records.of_call(method, stage, whose, first, share, infos)
+                on_devices, infos, done = steps.run(program, on_devices, r.train, inputs(first), done, look, place)
+                state = parallel.unreplicate(on_devices)
+            lines = records.of_call(method, stage, whose, first, done.seconds / len(r.setting.seeds), infos)
             if chain == "search" or _due(r, stage, first, together):
-                for line, measured in zip(epochs[-1], measure(stage, state.variables), strict=True):
+                found = steps.keeping(look, state, done, lambda state=state: measure(stage, state.variables))
+                for line, measured in zip(lines[-1], found, strict=True):
                     line |= measured
-            for lines in epochs:
-                for line in lines:
-                    keep_record(r, chain, line, state if line is epochs[-1][-1] else None)
-                bar.epoch(records.means(lines))
+            spend(r, stage.clock, done.seconds)
+            for of_epoch in lines:
+                for line in of_epoch:
+                    keep_record(r, chain, line, state if line is lines[-1][-1] else None)
+                bar.epoch(records.means(of_epoch))
+            done = Done(size=done.size)
     return state
+
+
+def watch(r: Run, stage: Stage) -> steps.Watch:
+    """What is looked for between two calls of a stage."""
+    c = r.setting.config.runtime
+
+    def pause(state: bilevel.State, done: Done) -> None:
+        r.checkpoints.wait_until_finished()
+        pauses.save(r.path / PAUSES, state, done, r.facts)
+
+    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:
@@ -251,7 +275,9 @@ def compiled(
     if name not in r.programs:
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
-            r.programs[name] = parallel.program(function, r.setting.devices, arguments, donate)
+            r.programs[name] = r.signals.waiting(
+                lambda: parallel.program(function, r.setting.devices, arguments, donate)
+            )
         spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:
             check_memory(r, label, section, r.programs[name], arguments)
@@ -273,9 +299,10 @@ def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[
     c = r.setting.config.train
     indices, counted = loop.in_order(size, c.batch_size // c.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
-    program = compiled(r, "evaluation", name, "train", evaluate, (network, r.test, indices, counted), donate=False)
+    arguments = (network, r.test, indices, counted, np.int32(0), np.int32(0))
+    program = compiled(r, "evaluation", name, "train", evaluate, arguments, donate=False)
     with r.progress.busy("evaluation", announce=False):
-        found = parallel.unreplicate(program(network, r.test, indices, counted))
+        found = steps.evaluate(program, network, r.test, (indices, counted), r.signals, r.setting.config.runtime.call_seconds)
     return [
         {
             "test_loss": round(float(sums["loss"]) / size, 6),

@@ -71,7 +71,7 @@ def resumed(stopped: Finished) -> Finished:
 def test_a_run_leaves_every_file_of_its_folder(whole: Finished) -> None:
     assert whole.code == 0, whole.err
     folder = whole.folder
-    names = {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "results.json", "report.html"}
+    names = {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "results.json", "report.html", "lock"}
     assert {path.name for path in folder.iterdir()} == names | {"events", "checkpoints"}
     assert config_io.load(folder / "config.toml") == config_io.load(folder.parent / "run.toml")
     assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["search"]["epochs"] == EPOCHS

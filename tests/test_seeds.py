@@ -22,6 +22,7 @@ from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel, records, seeds
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.signals import Signals
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 from tests.config_files import one_line, written
 from tests.runs import CONFIG, Finished, command, interrupted, last, metrics, results, timeless, workplace
@@ -100,7 +101,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
     def begun(s: build.Setting, programs: dict[str, Any]) -> Kept:
         examples = (parallel.replicate(split, s.devices) for split in build.examples(s))
         facts: dict[str, Any] = {"current": {}}
-        r = pipeline.Run(s, tmp_path, Progress(io.StringIO()), None, None, facts, programs, *examples, [])
+        r = pipeline.Run(s, tmp_path, Progress(io.StringIO()), Signals(), None, None, facts, programs, *examples, [])
         kept[id(facts)] = Kept(r, [], [])
         return kept[id(facts)]
 
@@ -221,7 +222,7 @@ def test_a_batch_stopped_twice_ends_with_the_same_bits(whole: Finished) -> None:
 
 
 def test_a_loss_that_is_no_number_names_its_seed() -> None:
-    infos = bilevel.Info(np.array([[1.0, np.nan]]), {"accuracy": np.zeros((1, 2))}, np.ones((1, 2)))
+    infos = bilevel.Info(np.array([[[1.0], [np.nan]]]), {"accuracy": np.zeros((1, 2, 1))}, np.ones((1, 2, 1)))
     stage: Any = SimpleNamespace(name="pretrain", epochs=4)
     with pytest.raises(UserError) as caught:
         records.of_call("dass", stage, (7, 9), 2, 0.5, infos)

@@ -15,6 +15,7 @@ from dass_jax import config as schema
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
 
@@ -62,7 +63,7 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     """Runs a chain as the pipeline does, without writing anything."""
     facts = {"current": {"seconds": dict.fromkeys(pipeline.CLOCKS, 0.0)}}
     train, test = (parallel.replicate(split, s.devices) for split in build.examples(s))
-    r = pipeline.Run(s, path, Progress(io.StringIO()), None, None, facts, {}, train, test, [])
+    r = pipeline.Run(s, path, Progress(io.StringIO()), Signals(), None, None, facts, {}, train, test, [])
     stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 

@@ -21,7 +21,8 @@ def starting(s: Setting, name: str, begin: Callable[[jax.Array, Any], bilevel.St
 
 def epoch(s: Setting, update: Callable[..., Any], prepare: loop.Prepare) -> Callable[..., Any]:
     """An epoch of all seeds: each has its state, indices and key, and all share images and rates."""
-    return seeds.over(loop.epoch(update, prepare), len(s.seeds), (0, None, 0, 0, None, None))
+    skip = s.config.runtime.nonfinite == "skip"
+    return seeds.over(loop.epoch(update, prepare, skip), len(s.seeds), (0, None, 0, 0, None, None, None, None))
 
 
 def prepare(s: Setting, cutout: int, paths: tuple[int, ...] | None) -> loop.Prepare:

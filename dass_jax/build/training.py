@@ -90,4 +90,4 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
         return net.apply(prune.masked_weights(v), v[variables.BATCH_STATS], images, False)[0]
 
     evaluate = loop.evaluation(logits, programs.prepare_evaluation(s))
-    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None))
+    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None, None, None))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from dass_jax import build, config_io
-from dass_jax.build import Setting, Stage
+from dass_jax.build import Setting, programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
+from dass_jax.runtime.stage import Stage
 
 GENOTYPE = Genotype(
     normal=((("skip_connect", 0), ("skip_connect", 1)),),
@@ -47,6 +48,7 @@ def double(tree: Any) -> Any:
 def epoch(s: Setting, stage: Stage, state: Any) -> tuple[Any, Any]:
     """(state, info) of the stage's first epoch, with the copy of each device."""
     inputs = (stage.indices(0), build.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
+    inputs = (*inputs, np.int32(0), np.int32(inputs[0].shape[0]))
     arguments = parallel.replicate((state, build.examples(s)[0]), s.devices)
     program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
     return jax.tree.map(np.asarray, program(*arguments, *inputs))
@@ -70,7 +72,7 @@ STAGES = {
 def test_two_devices_give_the_result_of_one(
     chain: str, number: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "augment", functools.partial(build.augment, dtype="float64"))
+    monkeypatch.setattr(programs, "augment", functools.partial(programs.augment, dtype="float64"))
     # In 64-bit floats another order of additions costs some 1e-16 a step: far below 1e-9, and far below what other
     # random numbers would do. In 32 bits a score near the cut could change places with the next and hide an error.
     with jax.enable_x64(True):
