@@ -1,10 +1,11 @@
 """A run, read from top to bottom: each method's search, its network's training, pruning and fine-tuning, the results.
 
-Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a signal in the middle of one
-leaves a pause. A run that is started again goes on from there and ends with the same bits. Several seeds search as one batch; what they found is then trained in
-one batch for each different genotype.
+Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a signal in the middle of an
+epoch leaves a pause. A run that is started again goes on from there and ends with the same bits. Several seeds search
+as one batch; what they found is then trained in one batch for each different genotype.
 """
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -178,7 +179,7 @@ def run_chain(
     fresh = state is None
     for stage in stages[first:]:
         if fresh:
-            state = r.signals.waiting(lambda stage=stage, state=state: stage.start(state))
+            state = r.signals.waiting(functools.partial(stage.start, state))
         r.facts["at"] = {**here, "stage": stage.name, "epoch": epochs}
         state = run_stage(r, method, chain, stage, state, epochs, done, measure)
         fresh, epochs, done = True, 0, Done()
@@ -218,7 +219,7 @@ def run_stage(
                 state = parallel.unreplicate(on_devices)
             lines = records.of_call(method, stage, whose, first, done.seconds / len(r.setting.seeds), infos)
             if chain == "search" or _due(r, stage, first, together):
-                found = steps.keeping(look, state, done, lambda state=state: measure(stage, state.variables))
+                found = steps.keeping(look, state, done, functools.partial(measure, stage, state.variables))
                 for line, measured in zip(lines[-1], found, strict=True):
                     line |= measured
             spend(r, stage.clock, done.seconds)
@@ -302,7 +303,9 @@ def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[
     arguments = (network, r.test, indices, counted, np.int32(0), np.int32(0))
     program = compiled(r, "evaluation", name, "train", evaluate, arguments, donate=False)
     with r.progress.busy("evaluation", announce=False):
-        found = steps.evaluate(program, network, r.test, (indices, counted), r.signals, r.setting.config.runtime.call_seconds)
+        found = steps.evaluate(
+            program, network, r.test, (indices, counted), r.signals, r.setting.config.runtime.call_seconds
+        )
     return [
         {
             "test_loss": round(float(sums["loss"]) / size, 6),

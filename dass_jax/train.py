@@ -6,7 +6,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from dass_jax import config_cli, config_io
 from dass_jax.config import Config
@@ -97,14 +97,15 @@ def run(setting: Any, path: pathlib.Path, progress: Any) -> dict[str, Any]:
         return pipeline.run(setting, path, progress, noted)
 
 
-def stop(number: int, frame: Any) -> None:
-    """The handler of SIGTERM for as long as there is nothing to keep."""
-    raise Stopped(number)
+def command_line(argv: Sequence[str]) -> NoReturn:
+    """The whole process: `main` with the handler and the exit codes of signals."""
 
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
 
-def end(code: int) -> None:
-    """Ends the process. After a signal at once: a compilation that was under way is not waited for."""
-    if code > 128:
+    signal.signal(signal.SIGTERM, stop)
+    code = guarded(lambda: main(argv))
+    if code > 128:  # a compilation may be under way, for which the interpreter would wait
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -112,5 +113,4 @@ def end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
-    end(guarded(lambda: main(sys.argv[1:])))
+    command_line(sys.argv[1:])

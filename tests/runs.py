@@ -66,10 +66,10 @@ def arguments(folder: pathlib.Path) -> list[str]:
     return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
 
 
-def command(folder: pathlib.Path) -> Finished:
+def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = guarded(lambda: train.main(arguments(folder)))
+        code = guarded(lambda: train.main(argv or arguments(folder)))
     return Finished(folder, code, out.getvalue(), err.getvalue())
 
 

@@ -11,7 +11,7 @@ from dass_jax.data import arrays
 from dass_jax.errors import UserError
 from dass_jax.genotype import reductions
 from dass_jax.nn.heads import auxiliary_fits
-from dass_jax.runtime import loop, parallel, seeds
+from dass_jax.runtime import loop, memory, parallel, seeds
 
 
 class Setting(NamedTuple):
@@ -36,7 +36,7 @@ def setting(config: Config) -> Setting:
     Raises:
       UserError: if data, sizes and devices do not go together.
     """
-    dataset = arrays.load(config.data.source, config.data.limit, config.seed)
+    dataset = arrays.load(config.data.source, config.data.limit, config.seed, memory.host_bytes())
     devices = parallel.local_devices(config.runtime.devices)
     for name, part in (("search", config.search), ("train", config.train)):
         parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))

@@ -4,12 +4,14 @@ An .npz file holds train_images, train_labels, test_images and test_labels: imag
 [N, H, W], one channel), labels integers of shape [N] from 0.
 """
 
+import functools
+import math
 import os.path
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import sklearn.datasets
@@ -22,6 +24,25 @@ MOST_CLASSES = 100_000
 """Labels from here on are taken for a mistake: the classifier would have this many outputs."""
 
 _DIGITS_SPLIT_SEED = 0
+
+
+T = TypeVar("T")
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What zipfile, zlib and NumPy raise for damaged files: each kind of damage something else."""
 
 
 class Split(NamedTuple):
@@ -45,13 +66,17 @@ class Dataset(NamedTuple):
     """float32 [C]: standard deviation on the same scale, at least half a grey level."""
 
 
-def load(source: str, limit: int, seed: int) -> Dataset:
+def load(source: str, limit: int, seed: int, most: int | None = None) -> Dataset:
     """The data of `source`, its training set cut to `limit` images drawn at random with `seed` (0 = all).
+
+    Args:
+      most: bytes that the arrays of a file may take in memory; None: any number. They are looked at before anything is
+        unpacked: a small file can hold gigabytes of zeros.
 
     Raises:
       UserError: if the source cannot be read or does not hold what is wanted, or `limit` exceeds the training set.
     """
-    train, test = _digits() if source == "digits" else _npz(pathlib.Path(os.path.expanduser(source)))
+    train, test = _digits() if source == "digits" else _npz(pathlib.Path(os.path.expanduser(source)), most)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     train = _limited(train, limit, seed)
     mean, std = channel_statistics(train.images)
@@ -115,9 +140,9 @@ def _digits() -> tuple[Split, Split]:
     return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 
-def _npz(path: pathlib.Path) -> tuple[Split, Split]:
+def _npz(path: pathlib.Path, most: int | None) -> tuple[Split, Split]:
     place = f"data.source = {str(path)!r}"
-    arrays = _read_npz(path, place)
+    arrays = _read_npz(path, place, most)
     train, test = (
         _split(arrays[f"{part}_images"], arrays[f"{part}_labels"], f"{place}: {part}") for part in ("train", "test")
     )
@@ -129,7 +154,7 @@ def _npz(path: pathlib.Path) -> tuple[Split, Split]:
     return train, test
 
 
-def _read_npz(path: pathlib.Path, place: str) -> Mapping[str, np.ndarray]:
+def _read_npz(path: pathlib.Path, place: str, most: int | None) -> Mapping[str, np.ndarray]:
     wanted = f"an .npz file with {', '.join(ARRAYS)}"
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -142,21 +167,45 @@ def _read_npz(path: pathlib.Path, place: str) -> Mapping[str, np.ndarray]:
             if missing:
                 there = ", ".join(archive.files) or "nothing"
                 raise UserError(f"{place} has no {', '.join(missing)} (there is: {there}); allowed: {wanted}")
+            declared = {name: _guarded(functools.partial(_declared, archive.zip, name), name, place) for name in ARRAYS}
+            if most is not None and sum(declared.values()) > most:
+                name = max(declared, key=lambda name: declared[name])
+                raise UserError(
+                    f"{place}: {name} takes {declared[name] / 1e9:.3g} GB in memory, all arrays "
+                    f"{sum(declared.values()) / 1e9:.3g} GB; allowed: {most / 1e9:.3g} GB, which are available"
+                )
             return {name: _member(archive, name, place) for name in ARRAYS}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{place} cannot be read: {error}; allowed: {wanted}") from error
 
 
-def _member(archive: Mapping[str, np.ndarray], name: str, place: str) -> np.ndarray:
+def _member(archive: Any, name: str, place: str) -> np.ndarray:
     """One array of the file. Pickled objects, damage and encryption each have their own exception. Raises UserError."""
-    try:
-        array = archive[name]
-    except (ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise UserError(f"{place}: {name} cannot be read: {reason}; allowed: an array of integers") from error
+    array = _guarded(lambda: archive[name], name, place)
     if not isinstance(array, np.ndarray):
         raise UserError(f"{place}: {name} is not an array; allowed: an array of integers")
     return array
+
+
+def _declared(archive: zipfile.ZipFile, name: str) -> int:
+    """Bytes that an array says it has; 0 for a member that is none, which is refused when it is read."""
+    if f"{name}.npy" not in archive.namelist():
+        return 0
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"its format {version} is unknown")
+        shape, _, dtype = _HEADERS[version](file)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _guarded(read: Callable[[], T], name: str, place: str) -> T:
+    """What `read` returns; raises UserError, naming the array, for whatever a damaged file makes NumPy raise."""
+    try:
+        return read()
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+        raise UserError(f"{place}: {name} cannot be read: {reason}; allowed: an array of integers") from error
 
 
 def _split(images: np.ndarray, labels: np.ndarray, place: str) -> Split:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 GROWTH = 4
-"""A call takes at most so many times the steps of the one before: a first step that was fast by chance misleads less."""
+"""A call takes at most so many times the steps of the one before: a step that was fast by chance misleads less."""
 
 
 class Done(NamedTuple):

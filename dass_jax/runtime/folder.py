@@ -2,9 +2,8 @@
 
 config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/  lock
 
-With several seeds, genotype_<seed>.json of each takes the place of genotype.json; a run
-that was stopped in the middle of an epoch has pauses/. What a killed process was about to write has the name of its file
-with further letters.
+With several seeds, genotype_<seed>.json of each takes the place of genotype.json; a run that was stopped in the middle
+of an epoch has pauses/. What a killed process was about to write has the name of its file with further letters.
 """
 
 import contextlib
@@ -69,7 +68,8 @@ def claimed(path: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"--workdir = {str(path)!r} is in use by another process; allowed: to wait for its end, or another folder"
+                f"--workdir = {str(path)!r} is in use by another process; allowed: to wait for its end, or "
+                "another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

@@ -1,7 +1,7 @@
 """Whole epochs as one compiled program: a loop over steps, with the data set on the device.
 
-Which steps, which examples, which learning rate and which masks are data, so one program serves every epoch of a stage and every
-stage of equal structure.
+Which steps, which examples, which learning rate and which masks are data, so one program serves every epoch of a stage
+and every stage of equal structure.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,14 @@ def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> C
     """
 
     def run(
-        state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any, first: Any, last: Any
+        state: State,
+        examples: Examples,
+        indices: Any,
+        key: Any,
+        learning_rate: Any,
+        drop_path: Any,
+        first: Any,
+        last: Any,
     ) -> Any:
         # jit, so that what is traced for the shapes of the infos is not traced again for the loop.
         @jax.jit
@@ -132,8 +139,8 @@ def evaluation(logits: Callable[[Variables, jax.Array], jax.Array], prepare: Cal
 
     Returns:
       (variables, examples, indices [steps, B], counted [steps, B], first, last) → for each step, [steps], sums over its
-      counted examples of {"loss", "correct", "images"}: zeros for the steps before `first` and from `last` on. Rows that
-      only fill the last batch have counted = 0.
+      counted examples of {"loss", "correct", "images"}: zeros for the steps before `first` and from `last` on.
+      Rows that only fill the last batch have counted = 0.
     """
 
     def run(variables: Variables, examples: Examples, indices: Any, counted: Any, first: Any, last: Any) -> Any:

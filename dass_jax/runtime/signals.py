@@ -75,4 +75,3 @@ def noted() -> Iterator[Signals]:
         for number in NUMBERS:
             signal.signal(number, before[number])
     found.check()
-

@@ -11,6 +11,7 @@ import numpy as np
 
 from dass_jax.bilevel import Info
 
+
 class Unsound(NamedTuple):
     """The first step that is not finite."""
 

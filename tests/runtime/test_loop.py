@@ -211,7 +211,9 @@ def test_one_program_serves_every_epoch() -> None:
 
 
 def test_several_epochs_in_one_call_are_the_same_as_one_after_another() -> None:
-    def epoch(state: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array, *_):
+    def epoch(
+        state: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array, *_
+    ):
         noise = jax.random.normal(key)
         return state * rate + indices.sum() + noise, {"seen": state + drop}
 
