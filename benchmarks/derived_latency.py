@@ -54,11 +54,14 @@ def ours(found: genotype.Genotype, config: NetworkConfig, v: Any, images: np.nda
     model, apply = derived(found, config), inference(found, config)
     v, images = jax.device_put((v, images))
     folded = jax.jit(fold)(v["params"], v["batch_stats"])
-    evaluate = jax.jit(lambda v, images: model.apply(v["params"], v["batch_stats"], images, False)[0])
+
+    def case(function: Callable[..., Any], *arguments: Any) -> Case:
+        return functools.partial(measure.compiled(jax.jit(function).lower(*arguments)), *arguments)
+
     return {
-        "ours, folded": functools.partial(jax.jit(functools.partial(apply, folded)), images),
-        "ours, folded, weights as arguments": functools.partial(jax.jit(apply), folded, images),
-        "ours, unfolded": functools.partial(evaluate, v, images),
+        "ours, folded": case(functools.partial(apply, folded), images),
+        "ours, folded, weights as arguments": case(apply, folded, images),
+        "ours, unfolded": case(lambda v, x: model.apply(v["params"], v["batch_stats"], x, False)[0], v, images),
     }
 
 

@@ -7,7 +7,12 @@ A range is declared once, next to the field's type, and holds for TOML files and
 import dataclasses
 from typing import Annotated, Literal
 
-MethodName = Literal["dass", "darts_sparse", "random"]
+from dass_jax.genotype import PUBLISHED
+
+SearchName = Literal["dass", "dass_op", "dass_joint", "darts_sparse", "random"]
+MethodName = Literal[SearchName, "given"]
+NetworkName = Literal["cells", "resnet18", "mobilenet_v2", "efficientnet_v2_s"]
+StatisticsName = Literal["own", "imagenet"]
 StemName = Literal["cifar", "imagenet"]
 PrecisionName = Literal["float32", "bfloat16"]
 NonfiniteName = Literal["stop", "skip"]
@@ -70,9 +75,21 @@ Decay = Annotated[float, Range(0, 1, open_high=True)]
 class Data:
     """The images, and what is done to them before they reach the network."""
 
-    source: Annotated[str, Text("'digits' or the path of an .npz file")] = "digits"
-    """`digits` (8×8 grey images that come with scikit-learn) or the path of an .npz file with the arrays train_images,
-    train_labels, test_images and test_labels."""
+    source: Annotated[str, Text("'digits', 'tfds:NAME' or the path of an .npz file or a folder")] = "digits"
+    """`digits` (8×8 grey images that come with scikit-learn); `tfds:NAME`, a data set that tensorflow-datasets has
+    prepared; the path of an .npz file, or of a folder of .npy files, with the arrays train_images, train_labels,
+    test_images and test_labels; or the path of a folder with train/CLASS/*.jpg (or .png) and test/ or val/ beside it.
+    docs/data.md."""
+    folder: Annotated[str, Text("the path of a folder, or '' for TFDS' own", empty=True)] = ""
+    """Folder in which tensorflow-datasets keeps what it has prepared; empty = TFDS' own default."""
+    image_size: Annotated[int, Range(0, 4096)] = 0
+    """Side in pixels to which the shorter side of each image is resized, and of the square taken from its centre;
+    0 = as they are, all of one size."""
+    streaming: bool = False
+    """Read the images batch by batch while the run goes on, for data that do not fit into memory."""
+    statistics: StatisticsName = "own"
+    """The mean and standard deviation by which channels are normalised: `own`, measured on all training images (at the
+    start; when streaming that reads all of them once), or `imagenet`, the published figures of ImageNet."""
     limit: Annotated[int, Range(0)] = 0
     """Use only this many training images, drawn with the seed (of several seeds the first, so that all share the
     images); 0 = all of them."""
@@ -81,11 +98,24 @@ class Data:
     DASS Algorithm 1, with the halves of DARTS."""
     crop_padding: Annotated[int, Range(0, 1024)] = 4
     """Pixels of zero padding on each side before the random crop back to the image's size; 0 = no crop. DARTS."""
+    crop_scale: Annotated[float, Range(0, 1)] = 0.0
+    """Train on random boxes of this share to all of an image's area, of ratios 3/4 to 4/3, resized to `image_size`, and
+    evaluate on the central 224/256 of images; 0 = whole images. 0.08 is usual for ImageNet. Needs `streaming`, and
+    `crop_padding` = 0."""
     flip: bool = True
     """Mirror each training image left to right with probability 1/2. DARTS."""
     cutout: Annotated[int, Range(0, 1024)] = 0
     """Side in pixels of the square set to 0 in each training image of the derived network, never in the search;
     0 = none. DARTS uses 16."""
+    brightness: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: each training image times a factor from 1 − this to 1 + this, not below 0; 0 = none. Of RGB images
+    only, like the next three. DARTS on ImageNet uses 0.4, 0.4, 0.4 and, for the hue, 0.2."""
+    contrast: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: such a factor for the distance from the image's mean grey."""
+    saturation: Annotated[float, Range(0, 10)] = 0.0
+    """Colour jitter: such a factor for the distance from the pixel's grey."""
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    """Colour jitter: the hue is turned by up to this share of the colour wheel, either way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +138,9 @@ class Search:
     """Epochs of Step 1, DASS Algorithm 1."""
     prune_epochs: Count = 20
     """Epochs of Step 2, DASS Algorithm 1."""
+    stop_at_skips: CountOrZero = 0
+    """End Step 1 with the first epoch whose derived normal cell has at least so many skip connections, and go on with
+    what comes next; 0 = never. DARTS+ (arXiv 1909.06035) uses 2. Only with one seed in a run."""
     batch_size: Count = 64
     """Images in a batch, both of the lower and of the upper level."""
     accumulate: Count = 1
@@ -177,16 +210,21 @@ class Sparsity:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The derived network, built from the genotype; it inherits nothing from the supernet."""
+    """The network that is trained and pruned; it inherits nothing from the supernet."""
 
+    name: NetworkName = "cells"
+    """`cells` (built from the genotype) or a published network in its form for images of 32×32 pixels, for which
+    nothing is searched: the fields of `cells` then have no meaning, and drop-path acts on residual branches."""
+    width: Annotated[float, Range(0, 8, open_low=True)] = 1.0
+    """Factor of a published network's channels, which are rounded to multiples of 8. MobileNet-v2."""
     cells: Annotated[int, Range(1, 200)] = 20
-    """Cells of the derived network. DASS Table 2, DASS-Small."""
+    """`cells`: their number. DASS Table 2, DASS-Small."""
     channels: Annotated[int, Range(1, 4096)] = 36
-    """Channels of the derived network's first cells. DASS Table 2, DASS-Small."""
+    """`cells`: channels of the first ones. DASS Table 2, DASS-Small."""
     stem: StemName = "cifar"
-    """`cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
+    """`cells`: `cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
     auxiliary: bool = True
-    """Train with an auxiliary classifier at two thirds of the depth. DARTS."""
+    """`cells`: train with an auxiliary classifier at two thirds of the depth. DARTS."""
     auxiliary_weight: NotNegative = 0.4
     """Weight of the auxiliary classifier's loss. DARTS."""
     drop_path: Decay = 0.2
@@ -261,10 +299,15 @@ class Config:
     """One run: a search, the derived network's training, and the same for each control."""
 
     method: MethodName = "dass"
-    """`dass` (search with learned masks), `darts_sparse` (dense search, the paper's baseline) or `random`
-    (a genotype drawn at random)."""
-    controls: tuple[MethodName, ...] = ("darts_sparse", "random")
-    """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none."""
+    """`dass` (search with learned masks), `dass_op` (with masks fixed at the initial scores), `dass_joint` (weights and
+    scores in one loop), `darts_sparse` (dense search, the paper's baseline), `random` (a genotype drawn at random) or
+    `given` (no search: that of `genotype`, or another network; implied by `genotype` and by `network.name`)."""
+    genotype: Annotated[str, Text("a published name or the path of a genotype.json", empty=True)] = ""
+    """Cell to train in the place of a searched one: `dass_99`, `dass_95`, `dass_90`, `darts_sparse`, `darts_v1`,
+    `darts_v2` or a genotype.json. What a file holds is kept in the run's config.toml."""
+    controls: tuple[SearchName, ...] = ("darts_sparse", "random")
+    """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none. If they
+    are not given: `darts_sparse` and `random` but for the main one, and none with `given`."""
     seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of everything random in the run."""
     seeds: Annotated[int, Range(1, 1000)] = 1
@@ -277,3 +320,19 @@ class Config:
     network: Network = Network()
     train: Train = Train()
     runtime: Runtime = Runtime()
+
+
+def title(config: Config) -> str:
+    """The main method's name in metrics and results: with `given` that of the network or of the genotype."""
+    if config.method != "given":
+        return config.method
+    if config.network.name != "cells":
+        return config.network.name
+    return config.genotype if config.genotype in PUBLISHED else "genotype"
+
+
+def usual_controls(config: Config) -> tuple[SearchName, ...]:
+    """The controls of a run that names none."""
+    if config.method == "given":
+        return ()
+    return tuple(name for name in Config.controls if name != config.method)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import tyro
 
 from dass_jax import config_io
-from dass_jax.config import Config, Text
+from dass_jax.config import Config, Text, usual_controls
 from dass_jax.errors import UserError, nearest
 
 
@@ -58,8 +58,13 @@ def parse(argv: Sequence[str], prog: str) -> Invocation:
             line = _run_tyro(argv, prog, settings)
     except SystemExit as error:
         raise UserError(f"command line refused: {_flat(output.getvalue())}; allowed: see --help") from error
-    workdir = pathlib.Path(line.workdir) if line.workdir else None
-    return Invocation(config_io.validated(line.settings), pathlib.Path(line.config), workdir)
+    flags = {flag for flag, _ in given}
+    # What was usual for the file's own run is replaced by what is usual for the one that is asked for.
+    controls_given = "--controls" in flags or settings.controls != usual_controls(settings)
+    # A file's method gives way to a cell or a network that the command line asks for.
+    method_given = "--method" in flags or not {"--genotype", "--network.name"} & flags
+    config = config_io.validated(config_io.implied(line.settings, method_given, controls_given))
+    return Invocation(config, pathlib.Path(line.config), pathlib.Path(line.workdir) if line.workdir else None)
 
 
 def _run_tyro(argv: Sequence[str], prog: str, settings: Config) -> _CommandLine:

@@ -10,25 +10,51 @@ import math
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import cattrs.gen
 import tomli_w
 
-from dass_jax.config import HYPERGRADIENT_ARGUMENTS, LARGEST_SEED, Config, Hypergradient, Range, Text
+from dass_jax import genotype
+from dass_jax.config import (
+    HYPERGRADIENT_ARGUMENTS,
+    LARGEST_SEED,
+    Config,
+    Hypergradient,
+    Range,
+    Text,
+    title,
+    usual_controls,
+)
 from dass_jax.errors import UserError, nearest
 
-_LATER = frozenset({"call_seconds", "checkpoint_minutes", "nonfinite"})
-"""Fields of `Runtime` that came later: left out of `digest`, so that folders keep the names that they had before."""
+_HOW = {name: getattr(Config.runtime, name) for name in ("call_seconds", "checkpoint_minutes", "nonfinite")}
 
 NOT_IN_RESULT = frozenset(
-    f"runtime.{name}" for name in ("checkpoints_to_keep", "memory_check", "compilation_cache", *_LATER)
+    f"runtime.{name}" for name in ("checkpoints_to_keep", "memory_check", "compilation_cache", *_HOW)
 )
 """Fields that cannot change a run's numbers (`nonfinite` those of a run that has stopped, as they are): left out of
 `digest` and `differences`."""
 
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+LATER = {
+    "seeds": 1,
+    "genotype": "",
+    "network.name": "cells",
+    "network.width": 1.0,
+    **{f"runtime.{name}": value for name, value in _HOW.items()},
+}
+"""Fields that came later: where they have these values, folders keep the names that they had before."""
+
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a table",
+    list: "a list of tables",
+}
+T = TypeVar("T")
 
 
 class Refused(ValueError):
@@ -118,17 +144,36 @@ def _converter() -> cattrs.Converter:
 
 
 def from_dict(data: Mapping[str, Any]) -> Config:
-    """A checked configuration from nested tables; a field that is left out has its default.
+    """A checked configuration from nested tables; a field that is left out has its default, or what others imply.
 
     Raises:
       UserError: for the first unknown name, wrong type, value out of range, or contradiction between fields.
     """
-    try:
-        config = _converter().structure(data, Config)
-    except cattrs.BaseValidationError as error:
-        raise UserError(_first_fault(error, "")) from error
+    config = implied(structured(data, Config), "method" in data, "controls" in data)
+    if config.genotype:
+        config = dataclasses.replace(config, genotype=genotype.to_text(genotype.load(config.genotype)))
+    _check_methods(config)
     _check_together(config)
     return config
+
+
+def implied(config: Config, method_given: bool, controls_given: bool) -> Config:
+    """The configuration with what `genotype` and `network.name` say of the method, and the method of the controls."""
+    if not method_given and (config.genotype or config.network.name != "cells"):
+        config = dataclasses.replace(config, method="given")
+    return config if controls_given else dataclasses.replace(config, controls=usual_controls(config))
+
+
+def structured(data: Mapping[str, Any], schema: type[T]) -> T:
+    """Nested tables as an instance of a schema (a frozen dataclass whose fields have defaults), each field checked.
+
+    Raises:
+      UserError: for the first unknown name, wrong type or value out of range.
+    """
+    try:
+        return _converter().structure(data, schema)
+    except cattrs.BaseValidationError as error:
+        raise UserError(_first_fault(error, "")) from error
 
 
 def _first_fault(error: BaseException, path: str) -> str:
@@ -144,17 +189,57 @@ def _first_fault(error: BaseException, path: str) -> str:
     return _first_fault(inner, "".join([path, *(f"{name}." for name in names)]))
 
 
-def _check_together(config: Config) -> None:
-    """Raises UserError for what no single field can tell."""
-    if config.method in config.controls or len(set(config.controls)) < len(config.controls):
+def _check_methods(config: Config) -> None:
+    """Raises UserError if the fields that say what is trained contradict each other."""
+    network, main = config.network, title(config)
+    method, given = f"method = {config.method!r}", f"genotype = {short(config.genotype)}"
+    if network.name == "cells":
+        if config.method == "given" and not config.genotype:
+            raise UserError(f"{method} without a genotype; allowed: genotype = NAME_OR_FILE, or another network.name")
+        if config.method != "given" and config.genotype:
+            raise UserError(f"{given} with {method}; allowed: method = 'given', or genotype = ''")
+        if network.width != Config.network.width:
+            raise UserError(f"network.width = {network.width} with 'cells'; allowed: network.channels sets theirs")
+    else:
+        other = f"network.name = {network.name!r}"
+        if config.method != "given":
+            raise UserError(f"{other} with {method}; allowed: method = 'given', as nothing is searched for it")
+        for text, wrong in (
+            (given, config.genotype),
+            (f"controls = {list(config.controls)}", config.controls),
+            ("network.stem = 'imagenet'", network.stem == "imagenet"),
+        ):
+            if wrong:
+                raise UserError(f"{text} with {other}; allowed: with network.name = 'cells'")
+    if main in config.controls or len(set(config.controls)) < len(config.controls):
         raise UserError(
             f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, "
-            f"method = {config.method!r}"
+            f"{'method' if config.method == main else 'genotype'} = {main!r}"
         )
+
+
+def _check_together(config: Config) -> None:
+    """Raises UserError for what no single field can tell."""
     if config.seed + config.seeds > LARGEST_SEED + 1:
         raise UserError(
             f"seeds = {config.seeds} with seed = {config.seed}; allowed: seeds up to {LARGEST_SEED}, and the last one "
             f"would be {config.seed + config.seeds - 1}"
+        )
+    data = config.data
+    if data.crop_scale and not (data.streaming and data.image_size and data.crop_padding == 0):
+        raise UserError(
+            f"data.crop_scale = {data.crop_scale} with data.streaming = {str(data.streaming).lower()}, data.image_size "
+            f"= {data.image_size}, data.crop_padding = {data.crop_padding}; allowed: with true, a size, and 0"
+        )
+    if data.streaming and config.runtime.epochs_per_call > 1:
+        raise UserError(
+            f"runtime.epochs_per_call = {config.runtime.epochs_per_call} with data.streaming = true, which takes an "
+            "epoch in parts; allowed: 1"
+        )
+    if config.search.stop_at_skips and config.seeds > 1:
+        raise UserError(
+            f"search.stop_at_skips = {config.search.stop_at_skips} with seeds = {config.seeds}, which search in step; "
+            "allowed: 0, or runs of one seed"
         )
     estimator = config.search.hypergradient
     for field in dataclasses.fields(Hypergradient):
@@ -217,10 +302,11 @@ def digest(config: Config) -> str:
     default = Config().runtime
     kept = {name.removeprefix("runtime."): getattr(default, name.removeprefix("runtime.")) for name in NOT_IN_RESULT}
     result = dataclasses.asdict(dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, **kept)))
-    for name in _LATER:
-        del result["runtime"][name]
-    if config.seeds == 1:
-        del result["seeds"]  # the field came later: folders of a single seed keep the names that they had before
+    for name, value in LATER.items():
+        section, _, field = name.rpartition(".")
+        table = result[section] if section else result
+        if table[field] == value:
+            del table[field]
     return hashlib.sha256(tomli_w.dumps(result).encode()).hexdigest()[:8]
 
 
@@ -228,7 +314,7 @@ def differences(folder: Config, asked: Config) -> list[str]:
     """One line for each field that differs: "search.epochs: 50 in the folder, 5 asked for"."""
     there, here = flatten(folder), flatten(asked)
     return [
-        f"{name}: {there[name]!r} in the folder, {here[name]!r} asked for"
+        f"{name}: {short(there[name])} in the folder, {short(here[name])} asked for"
         for name in there
         if name not in NOT_IN_RESULT and there[name] != here[name]
     ]

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from dass_jax import accounting, genotype, relaxation
 from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.models.baselines import PLANS, baseline
 from dass_jax.models.derived import NetworkConfig, derived
+from dass_jax.models.model import Model
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import Rules
 
@@ -35,9 +37,17 @@ DATASETS = {
 
 def derived_count(found: genotype.Genotype, cells: int, channels: int, images: Images, keep: float) -> accounting.Count:
     """Figures of the derived network, without its auxiliary head."""
-    config = NetworkConfig(images.classes, cells, channels, images.stem, auxiliary=False)
-    model = derived(found, config)
+    return _model_count(
+        derived(found, NetworkConfig(images.classes, cells, channels, images.stem, False)), images, keep
+    )
 
+
+def baseline_count(name: str, width: float, images: Images, keep: float) -> accounting.Count:
+    """Figures of a published network, in its form for small images whatever the size of these."""
+    return _model_count(baseline(name, images.classes, width), images, keep)
+
+
+def _model_count(model: Model, images: Images, keep: float) -> accounting.Count:
     def logits(values: Any, one: jax.Array) -> jax.Array:
         return model.apply(values["params"], values["batch_stats"], one, False)[0]
 
@@ -71,9 +81,11 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="python -m dass_jax.count", description="Counts weights and multiply-accumulates.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--genotype", metavar="NAME_OR_FILE", help=f"{', '.join(genotype.PUBLISHED)} or a genotype.json")
+    what.add_argument("--network", choices=PLANS, help="count a published network instead")
     what.add_argument("--supernet", action="store_true", help="count the supernet of the search instead (without α)")
     parser.add_argument("--cells", type=int, help="default: 20, supernet 8")
     parser.add_argument("--channels", type=int, help="of the first cell; default: 36, supernet 16")
+    parser.add_argument("--width", type=float, default=1.0, help="factor of a --network's channels; default: 1")
     parser.add_argument("--nodes", type=int, default=4, help="intermediate nodes of a supernet's cell; default: 4")
     parser.add_argument("--keep", type=float, default=0.01, help="fraction of each layer's weights kept; default: 0.01")
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
@@ -87,12 +99,16 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--{name} = {value}; allowed: a whole number from {low} to {high}")
     if given.image_size is not None and not 1 <= given.image_size <= 4096:
         raise UserError(f"--image-size = {given.image_size}; allowed: a whole number from 1 to 4096")
+    if not 0 < given.width <= 8:
+        raise UserError(f"--width = {given.width}; allowed: a number in (0, 8]")
     if not 0 < given.keep <= 1:
         raise UserError(f"--keep = {given.keep}; allowed: a number in (0, 1]")
     images = DATASETS[given.dataset]
     images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)
     if given.supernet:
         result = supernet_count(given.cells or 8, given.channels or 16, given.nodes, images, given.keep)
+    elif given.network:
+        result = baseline_count(given.network, given.width, images, given.keep)
     else:
         found = genotype.load(given.genotype)
         result = derived_count(found, given.cells or 20, given.channels or 36, images, given.keep)

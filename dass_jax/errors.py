@@ -6,9 +6,11 @@ code 2. Everything else that is raised is a fault of this package and keeps its 
 
 import argparse
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -46,3 +48,18 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         return error.code if isinstance(error, Stopped) else 130
+
+
+def process(command: Callable[[], int]) -> NoReturn:
+    """A whole process of `guarded`: SIGTERM is like Ctrl-C."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    code = guarded(command)
+    if code > 128:  # a compilation may be under way, for which the interpreter would wait
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -49,6 +49,28 @@ def reductions(cells: int) -> tuple[int, ...]:
     return tuple(sorted({cells // 3, 2 * cells // 3}))
 
 
+def skips(cell: Cell) -> int:
+    """How many of a cell's operations are skip connections."""
+    return sum(operation == "skip_connect" for node in cell for operation, _ in node)
+
+
+def collapsed(genotype: Genotype) -> dict[str, str]:
+    """Which cells have degenerated, and by what sign.
+
+    A search collapses when its skip connections, the only edges that gradients pass unchanged, win over everything that
+    learns (DARTS+, arXiv 1909.06035, which stops a search at two in a normal cell). The signs here are stronger: at
+    least half of a cell's operations are skip connections, or a normal cell has no convolution at all.
+    """
+    found = {}
+    for name, cell in genotype._asdict().items():
+        operations = [operation for node in cell for operation, _ in node]
+        if 2 * skips(cell) >= len(operations):
+            found[name] = f"{skips(cell)} of {len(operations)} operations are skip connections"
+        elif name == "normal" and not any("conv" in operation for operation in operations):
+            found[name] = "no operation is a convolution"
+    return found
+
+
 def to_json(genotype: Genotype) -> dict[str, Any]:
     """JSON-able dictionary `{"normal": [[[operation, input], …], …], "reduce": …}`."""
     return {
@@ -106,27 +128,44 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def to_text(genotype: Genotype) -> str:
+    """What `load` reads without any file: the published name or, on one line, the JSON text."""
+    names = {published: name for name, published in PUBLISHED.items()}
+    return names.get(genotype) or json.dumps(to_json(genotype))
+
+
 def load(name_or_file: str) -> Genotype:
-    """A published genotype by name, or one read from a JSON file.
+    """A published genotype by name, or one read from a JSON file or from its text itself.
 
     Raises:
-      UserError: if it is neither a published name nor a readable genotype file.
+      UserError: if it is neither a published name nor a readable genotype.
     """
     if name_or_file in PUBLISHED:
         return PUBLISHED[name_or_file]
+    if name_or_file.startswith("{"):
+        return _parsed(name_or_file, "genotype")
     path = pathlib.Path(name_or_file)
     if path.suffix != ".json" and not path.exists():
         raise UserError(
             f"genotype {name_or_file!r} is unknown{nearest(name_or_file, PUBLISHED)}; "
             f"allowed: {', '.join(PUBLISHED)} or a genotype.json file"
         )
+    origin = f"genotype file {name_or_file!r}"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"genotype file {name_or_file!r} cannot be read: {error.strerror}; allowed: a file") from error
+        raise UserError(f"{origin} cannot be read: {error.strerror}; allowed: a file") from error
+    except ValueError as error:
+        raise UserError(f"{origin} is damaged: {error}; allowed: JSON text") from error
+    return _parsed(text, origin)
+
+
+def _parsed(text: str, origin: str) -> Genotype:
+    try:
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"genotype file {name_or_file!r} is damaged: {error}; allowed: JSON text") from error
-    return from_json(data, f"genotype file {name_or_file!r}")
+        raise UserError(f"{origin} is damaged: {error}; allowed: JSON text") from error
+    return from_json(data, origin)
 
 
 _SHORT = {

@@ -8,18 +8,17 @@ as one batch; what they found is then trained in one batch for each different ge
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tensorboardX
 
-from dass_jax import bilevel, build, genotype, results
+from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
+from dass_jax.config import title
 from dass_jax.methods import random
-from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, pauses, records, seeds, steps
+from dass_jax.runtime import checkpoint, folder, loop, memory, parallel, pauses, records, seeds, shelf, steps
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
@@ -41,13 +40,16 @@ class Run(NamedTuple):
     events: Any
     facts: dict[str, Any]
     programs: dict[str, Any]
-    train: Any
-    test: Any
+    feed: feed.Feed
     resumed: list[checkpoint.Checkpoint]
     """The checkpoint or pause to go on from; taken out by the stage that it belongs to."""
+    shared: shelf.Shelf | None = None
+    """Where runs that have stages in common find and leave them."""
 
 
-def run(setting: Setting, path: pathlib.Path, progress: Progress, signals: Signals) -> dict[str, Any]:
+def run(
+    setting: Setting, path: pathlib.Path, progress: Progress, signals: Signals, shared: shelf.Shelf | None = None
+) -> dict[str, Any]:
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
@@ -72,10 +74,9 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress, signals: Signa
         progress.say(f"going on after {where} ({held})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-    train, test = (parallel.replicate(split, setting.devices) for split in build.examples(setting))
-    r = Run(setting, path, progress, signals, checkpoints, events, facts, {}, train, test, resumed)
+    r = Run(setting, path, progress, signals, checkpoints, events, facts, {}, feed.of(setting), resumed, shared)
     try:
-        for method in (config.method, *config.controls):
+        for method in (title(config), *config.controls):
             if method not in facts["methods"]:
                 facts["methods"][method] = run_method(r, method)
                 facts["current"] = {}
@@ -83,7 +84,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress, signals: Signa
         checkpoints.wait_until_finished()
         checkpoints.close()
         events.close()
-    found = results.of_run(facts["methods"], config.method, config.controls)
+    found = results.of_run(facts["methods"], title(config), config.controls)
     folder.write_json(path / "results.json", found)
     pauses.clear(path / PAUSES)
     return found
@@ -94,11 +95,12 @@ def run_method(r: Run, method: str) -> list[dict[str, Any]]:
     known = known_of(r)
     if "genotype" not in known[0]:
         for one, found in zip(known, search(r, method), strict=True):
-            one["genotype"] = genotype.to_json(found)
-    if method == r.setting.config.method:
+            one["genotype"] = None if found is None else genotype.to_json(found)
+    genotypes = [results.genotype_of(one) for one in known]
+    if method == title(r.setting.config):
         for name, one in zip(folder.genotype_names(r.setting.seeds), known, strict=True):
-            folder.write_json(r.path / name, one["genotype"])
-    genotypes = [genotype.from_json(one["genotype"]) for one in known]
+            if one["genotype"] is not None:
+                folder.write_json(r.path / name, one["genotype"])
     for found, group in seeds.alike(list(zip(r.setting.seeds, genotypes, strict=True))):
         train(r._replace(setting=r.setting._replace(seeds=group)), method, found)
     return [one["results"] for one in known]
@@ -118,8 +120,8 @@ def spend(r: Run, clock: str, seconds: float) -> float:
     return share
 
 
-def train(r: Run, method: str, found: genotype.Genotype) -> None:
-    """Trains, prunes and evaluates the network of a genotype for each seed that found it; enters the results."""
+def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
+    """Trains, prunes and evaluates a network, see `build.model`, for each seed that found it; enters the results."""
     known = known_of(r)
     if "results" in known[0]:
         return
@@ -132,28 +134,40 @@ def train(r: Run, method: str, found: genotype.Genotype) -> None:
             one.setdefault("accuracy", {})[stage.name] = figures["test_accuracy"]
         return measured
 
-    state = run_chain(r, method, "training", stages, measure)
+    state = run_chain(r, method, "training", stages, measure, place_of(r, method, stages[0], found))
     parts = seeds.members(state.variables, len(known))
     for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
         one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 
-def search(r: Run, method: str) -> list[genotype.Genotype]:
-    """The genotypes that a method finds, one for each seed."""
+def search(r: Run, method: str) -> Sequence[genotype.Genotype | None]:
+    """The genotypes that a method finds or is given, one for each seed; None for a network that has none."""
+    config = r.setting.config
     if method == "random":
-        return [random.sample(seed, r.setting.config.search.nodes) for seed in r.setting.seeds]
+        return [random.sample(seed, config.search.nodes) for seed in r.setting.seeds]
+    if method == title(config) and config.method == "given":
+        return [genotype.load(config.genotype) if config.genotype else None for _ in r.setting.seeds]
     stages, read = build.search_stages(r.setting, method)
 
     def of_each(v: Any) -> list[tuple[Any, genotype.Genotype]]:
         return [read(part) for part in seeds.members(v, len(r.setting.seeds))]
 
-    def measure(stage: Stage, v: Any) -> list[dict[str, Any]]:
-        return [
-            {"edge_weights": {name: np.asarray(w).round(6).tolist() for name, w in weights.items()}}
-            for weights, _ in of_each(v)
-        ]
+    limit = r.setting.config.search.stop_at_skips
+    before: dict[int, dict[str, str]] = {}
 
-    state = run_chain(r, method, "search", stages, measure)
+    def measure(stage: Stage, v: Any) -> list[dict[str, Any]]:
+        now = of_each(v)
+        for seed, (_, found) in zip(r.setting.seeds, now, strict=True):
+            signs = genotype.collapsed(found)
+            for cell in signs.keys() - before.get(seed, {}).keys():
+                r.progress.say(f"{method} · {stage.name}, seed {seed}: warning: {cell} cell: {signs[cell]}")
+            before[seed] = signs
+        lines = [records.of_cells(*one) for one in now]
+        if stage.name == "step1" and 0 < limit <= lines[0]["skips_normal"]:
+            lines[0]["stopped"] = True
+        return lines
+
+    state = run_chain(r, method, "search", stages, measure, place_of(r, method, stages[0]))
     return [found for _, found in of_each(state.variables)]
 
 
@@ -163,14 +177,21 @@ def run_chain(
     chain: str,
     stages: list[Stage],
     measure: Callable[[Stage, Any], list[dict[str, Any]]],
+    shared: pathlib.Path | None = None,
 ) -> bilevel.State:
-    """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays."""
+    """Runs stages one after another, from where the run stands; returns the last state, as NumPy arrays.
+
+    Args:
+      shared: where the end of the first stage is taken from or, if nothing lies there yet, put for other runs.
+    """
     first, epochs, done = 0, 0, Done()
     state: Any = None
     here = {"method": method, "chain": chain, "seeds": list(r.setting.seeds)}
     if r.resumed and here.items() <= r.facts["at"].items():
         newest, at = r.resumed.pop(), r.facts["at"]
         first, epochs = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
+        if at.get("stopped"):
+            epochs = stages[first].epochs
         template = None
         for stage in stages[: first + 1]:
             template = jax.eval_shape(stage.start, template)
@@ -178,11 +199,37 @@ def run_chain(
         state = checkpoint.restore(template, leaves)
     fresh = state is None
     for stage in stages[first:]:
+        place = shared if stage is stages[0] else None
+        kept = shelf.take(place) if place and fresh else None
+        if kept is not None:
+            state = taken_over(r, method, chain, stage, kept)
+            continue
         if fresh:
             state = r.signals.waiting(functools.partial(stage.start, state))
         r.facts["at"] = {**here, "stage": stage.name, "epoch": epochs}
         state = run_stage(r, method, chain, stage, state, epochs, done, measure)
+        if place:
+            accuracy = known_of(r)[0].get("accuracy", {})
+            shelf.put(place, state, shelf.facts(r.path, method, stage.name, accuracy))
         fresh, epochs, done = True, 0, Done()
+    return state
+
+
+def place_of(r: Run, method: str, stage: Stage, found: genotype.Genotype | None = None) -> pathlib.Path | None:
+    """Where the end of a chain's first stage is shared with other runs; a batch of seeds shares nothing."""
+    return r.shared(method, stage.name, found) if r.shared and len(r.setting.seeds) == 1 else None
+
+
+def taken_over(r: Run, method: str, chain: str, stage: Stage, kept: checkpoint.Checkpoint) -> bilevel.State:
+    """The end of a stage that another run has done. Its lines of metrics, marked, and its seconds become this run's:
+    they are what the run would have cost alone."""
+    state = checkpoint.restore(jax.eval_shape(stage.start, None), kept.leaves)
+    lines = [{**line, "method": method, "shared": True} for line in kept.facts["lines"]]
+    known_of(r)[0].setdefault("accuracy", {}).update(kept.facts["accuracy"])
+    spend(r, stage.clock, sum(line["seconds"] for line in lines))
+    for line in lines:
+        keep_record(r, chain, line, state if line is lines[-1] else None)
+    r.progress.say(f"{label_of(r, method, stage)}: taken over from {kept.facts['origin']}")
     return state
 
 
@@ -192,30 +239,17 @@ def run_stage(
     """Runs the epochs of a stage after the first `epochs` and after what is `done` of the next."""
     if epochs == stage.epochs:
         return state
-    devices, label, c = r.setting.devices, label_of(r, method, stage), r.setting.config.runtime
-    together = loop.largest_divisor(stage.epochs, c.epochs_per_call)
+    label, section = label_of(r, method, stage), "search" if chain == "search" else "train"
+    together = loop.largest_divisor(stage.epochs, r.setting.config.runtime.epochs_per_call)
 
-    def inputs(first: int) -> tuple[Any, ...]:
-        numbers = range(first, first + together)
-        indices = np.stack([stage.indices(epoch) for epoch in numbers])
-        keys = jnp.stack([build.key(r.setting, stage.name, epoch) for epoch in numbers])
-        rates = (
-            np.array([rate(epoch) for epoch in numbers], np.float32) for rate in (stage.learning_rate, stage.drop_path)
-        )
-        return (indices, keys, *rates)
-
-    on_devices = parallel.replicate(state, devices)
-    name = f"{stage.program}, {together} epochs a call"
-    none = loop.bounds(0, 0, together, 1)
-    section = "search" if chain == "search" else "train"
-    function = loop.several(stage.epoch, c.nonfinite == "skip")
-    program = compiled(r, label, name, section, function, (on_devices, r.train, *inputs(0), *none), donate=True)
+    on_devices = parallel.replicate(state, r.setting.devices)
+    advance = r.feed.advance(r.setting, stage, on_devices, together, functools.partial(compiled, r, label, section))
     whose = r.setting.seeds if r.setting.config.seeds > 1 else None
     with r.progress.stage(label, epochs, stage.epochs) as bar:
         for first in range(epochs, stage.epochs, together):
-            place, look = steps.Place(label, first + 1, whose), watch(r, stage)
+            place, look = steps.Place(label, first + 1, together, whose), watch(r)
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
-                on_devices, infos, done = steps.run(program, on_devices, r.train, inputs(first), done, look, place)
+                on_devices, infos, done = steps.run(advance(first), on_devices, done, look, place)
                 state = parallel.unreplicate(on_devices)
             lines = records.of_call(method, stage, whose, first, done.seconds / len(r.setting.seeds), infos)
             if chain == "search" or _due(r, stage, first, together):
@@ -227,12 +261,15 @@ def run_stage(
                 for line in of_epoch:
                     keep_record(r, chain, line, state if line is lines[-1][-1] else None)
                 bar.epoch(records.means(of_epoch))
+            if lines[-1][-1].get("stopped"):
+                r.progress.say(f"{label}: ended by search.stop_at_skips after epoch {lines[-1][-1]['epoch']}")
+                break
             done = Done(size=done.size)
     return state
 
 
-def watch(r: Run, stage: Stage) -> steps.Watch:
-    """What is looked for between two calls of a stage."""
+def watch(r: Run) -> steps.Watch:
+    """What is looked for between two calls."""
     c = r.setting.config.runtime
 
     def pause(state: bilevel.State, done: Done) -> None:
@@ -257,7 +294,7 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
     """Metrics, event file and, where there is a state, checkpoint of one epoch of one seed."""
     r.facts["step"] += 1
     r.facts["metrics_bytes"] = folder.append_metrics(r.path / "metrics.jsonl", record)
-    at = {name: record[name] for name in ("method", "stage", "epoch")}
+    at = {name: record[name] for name in ("method", "stage", "epoch", "stopped") if name in record}
     r.facts["at"] = {**at, "chain": chain, "seeds": list(r.setting.seeds)}
     whose = f"/seed {record['seed']}" if "seed" in record else ""
     for name, value in record.items():
@@ -268,7 +305,7 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
 
 
 def compiled(
-    r: Run, label: str, name: str, section: str, function: Any, arguments: tuple[Any, ...], donate: bool
+    r: Run, label: str, section: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool
 ) -> Any:
     """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
     not fit into memory. `section` of the configuration says its batch."""
@@ -296,16 +333,13 @@ def check_memory(r: Run, label: str, section: str, program: Any, arguments: tupl
 
 def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[dict[str, float]]:
     """Loss in nats and accuracy in per cent on the whole test split, for each seed."""
-    size = len(r.setting.dataset.test.images)
+    size = r.setting.dataset.test.size
     c = r.setting.config.train
-    indices, counted = loop.in_order(size, c.batch_size // c.accumulate)
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
-    arguments = (network, r.test, indices, counted, np.int32(0), np.int32(0))
-    program = compiled(r, "evaluation", name, "train", evaluate, arguments, donate=False)
+    compile = functools.partial(compiled, r, "evaluation", "train")
+    batches = r.feed.evaluate(name, evaluate, network, c.batch_size // c.accumulate, compile)
     with r.progress.busy("evaluation", announce=False):
-        found = steps.evaluate(
-            program, network, r.test, (indices, counted), r.signals, r.setting.config.runtime.call_seconds
-        )
+        found = steps.evaluate(batches, network, r.signals, r.setting.config.runtime.call_seconds)
     return [
         {
             "test_loss": round(float(sums["loss"]) / size, 6),

@@ -43,15 +43,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 4), "std": round(float(np.std(values, ddof=1)), 4)}
 
 
+def genotype_of(known: dict[str, Any]) -> genotype.Genotype | None:
+    """What a seed has found; None for a network that is not made from a genotype."""
+    return None if known["genotype"] is None else genotype.from_json(known["genotype"])
+
+
 def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any) -> dict[str, Any]:
     """One method's part for one seed.
 
     Args:
-      known: its genotype, accuracies by stage and seconds.
+      known: its genotype or None, accuracies by stage and seconds.
       v: the variables at the end of its training, as NumPy arrays.
     """
-    found = genotype.from_json(known["genotype"])
-    net = build.model(s, found, auxiliary=False, average=one_device)
+    net = build.model(s, genotype_of(known), auxiliary=False, average=one_device)
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))[PARAMS]
     height, width, channels = s.image_shape
 
@@ -69,7 +73,7 @@ def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any)
         "accuracy": {
             "dense": accuracy["pretrain"],
             "sparse": accuracy["finetune"],
-            "test_images": len(s.dataset.test.images),
+            "test_images": s.dataset.test.size,
         },
         "parameters": {
             "total": count.total,

@@ -1,16 +1,14 @@
 """`python -m dass_jax.train --config FILE`: search, derive, train, prune, fine-tune, report."""
 
 import json
-import os
 import pathlib
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from dass_jax import config_cli, config_io
 from dass_jax.config import Config
-from dass_jax.errors import Stopped, UserError, guarded
+from dass_jax.errors import UserError, process
 
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
@@ -53,22 +51,22 @@ def prepare_jax(cache: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command line; the exit code is 0.
+def perform(
+    config: Config, path: pathlib.Path, progress: Any, shared: Any = None
+) -> tuple[dict[str, Any], pathlib.Path]:
+    """Runs or continues a configuration in `path`; the results and the report's page.
+
+    Args:
+      progress: a `runtime.progress.Progress`.
+      shared: a `runtime.shelf.Shelf`, for runs that have stages in common.
 
     Raises:
-      UserError: for whatever the user can mend.
+      UserError: for whatever the user can mend, see `finished`, `runtime.folder` and `pipeline.run`.
       Stopped: after SIGINT or SIGTERM.
     """
-    config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
-    # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import build, report
     from dass_jax.runtime import folder
-    from dass_jax.runtime.progress import Progress
 
-    prepare_jax(config.runtime.compilation_cache)
-    progress = Progress()
-    path = workdir or default_folder(config_file, config)
     setting = build.setting(config)
     results = finished(path, config)
     with folder.writable(path):
@@ -76,16 +74,13 @@ def main(argv: Sequence[str]) -> int:
             folder.make(path)
             with folder.claimed(path):
                 # Another process may have finished the run, or begun another, until this one had the folder.
-                results = finished(path, config) or run(setting, path, progress)
+                results = finished(path, config) or run(setting, path, progress, shared)
         else:
             progress.say(f"already finished: {path}")
-        page = report.build(path)
-    print(report.table(results))
-    print(f"run folder: {path}\nreport: {page}")
-    return 0
+        return results, report.build(path)
 
 
-def run(setting: Any, path: pathlib.Path, progress: Any) -> dict[str, Any]:
+def run(setting: Any, path: pathlib.Path, progress: Any, shared: Any) -> dict[str, Any]:
     """Runs or continues the run in its folder; its results."""
     from dass_jax import pipeline
     from dass_jax.runtime import folder, signals
@@ -94,23 +89,23 @@ def run(setting: Any, path: pathlib.Path, progress: Any) -> dict[str, Any]:
     progress.say(f"run folder: {path}")
     folder.write_json(path / "environment.json", folder.environment(setting.config.seed, setting.devices))
     with signals.noted() as noted:
-        return pipeline.run(setting, path, progress, noted)
+        return pipeline.run(setting, path, progress, noted, shared)
 
 
-def command_line(argv: Sequence[str]) -> NoReturn:
-    """The whole process: `main` with the handler and the exit codes of signals."""
+def main(argv: Sequence[str]) -> int:
+    """The command line; the exit code is 0. Raises as `perform`."""
+    config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
+    # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
+    from dass_jax import report
+    from dass_jax.runtime.progress import Progress
 
-    def stop(number: int, frame: Any) -> None:
-        raise Stopped(number)
-
-    signal.signal(signal.SIGTERM, stop)
-    code = guarded(lambda: main(argv))
-    if code > 128:  # a compilation may be under way, for which the interpreter would wait
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    prepare_jax(config.runtime.compilation_cache)
+    path = workdir or default_folder(config_file, config)
+    results, page = perform(config, path, Progress())
+    print(report.table(results))
+    print(f"run folder: {path}\nreport: {page}")
+    return 0
 
 
 if __name__ == "__main__":
-    command_line(sys.argv[1:])
+    process(lambda: main(sys.argv[1:]))

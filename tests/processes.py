@@ -34,6 +34,7 @@ def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given
     import jax
 
     from dass_jax import train
+    from dass_jax.errors import process
 
     jax.config.update("jax_disable_most_optimizations", True)
     with output.open("w", encoding="utf-8", buffering=1) as sys.stdout:
@@ -41,7 +42,7 @@ def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if prepare is not None:
             prepare(*given)
-        train.command_line(argv)
+        process(lambda: train.main(argv))
 
 
 def ended(process: Any) -> int:

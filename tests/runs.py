@@ -73,8 +73,9 @@ def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
     return Finished(folder, code, out.getvalue(), err.getvalue())
 
 
-def interrupted(folder: pathlib.Path, epochs: int) -> Finished:
-    """The command, with Ctrl-C after so many epochs."""
+@contextlib.contextmanager
+def interrupting(epochs: int) -> Iterator[None]:
+    """Inside it Ctrl-C comes after so many epochs."""
     keep_record, seen = pipeline.keep_record, []
 
     def stopping(*given: Any) -> None:
@@ -85,6 +86,12 @@ def interrupted(folder: pathlib.Path, epochs: int) -> Finished:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "keep_record", stopping)
+        yield
+
+
+def interrupted(folder: pathlib.Path, epochs: int) -> Finished:
+    """The command, with Ctrl-C after so many epochs."""
+    with interrupting(epochs):
         return command(folder)
 
 

@@ -96,6 +96,8 @@ def test_a_wrong_file_names_the_field(text: str, named: list[str], capsys: pytes
         ("--data.source absent.npz", ["data.source = 'absent.npz'", "does not exist", "'digits'"]),
         ("--data.source .", ["data.source", "is a folder"]),
         ("--data.source run.toml", ["data.source = 'run.toml'", "not an .npz file"]),
+        ("--genotype absent.json", ["genotype file 'absent.json'", "No such file"]),
+        ("--network.name resnet", ["network.name = 'resnet'", "'resnet18'"]),
         ("--workdir run.toml", ["--workdir = 'run.toml'", "a folder"]),
     ],
 )

@@ -3,15 +3,19 @@
 import ast
 import dataclasses
 import inspect
+import json
+import math
 import pathlib
 from typing import Any, get_args
 
+import jax
 import pytest
 
-from dass_jax import bilevel, config_io
+from dass_jax import accounting, bilevel, config_io, genotype, variables
 from dass_jax import config as schema
-from dass_jax.config import Config
+from dass_jax.config import Config, title
 from dass_jax.errors import UserError
+from dass_jax.models.derived import NetworkConfig, derived
 from tests.config_files import one_line, written
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -63,13 +67,56 @@ def test_defaults_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_files_load(path: pathlib.Path) -> None:
-    assert config_io.load(path).data.source in ("digits", "cifar10.npz")
+def test_shipped_files_load_and_say_command_cost_and_number(path: pathlib.Path) -> None:
+    config_io.load(path)
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"--config configs/{path.name}" in head
+    assert all(f"#   {word}:" in head for word in ("command", "cost", "expect"))
 
 
-def test_the_cifar_file_differs_from_the_defaults_only_in_its_source() -> None:
-    changed = config_io.differences(Config(), config_io.load(CONFIGS / "cifar10_dass.toml"))
+def test_the_smallest_cifar_file_differs_from_the_defaults_only_in_its_source() -> None:
+    changed = config_io.differences(Config(), config_io.load(CONFIGS / "cifar10_dass_small.toml"))
     assert changed == ["data.source: 'digits' in the folder, 'cifar10.npz' asked for"]
+
+
+TABLE_2 = {
+    "cifar10_dass_tiny": (16, 30),
+    "cifar10_dass_small": (20, 36),
+    "cifar10_dass_medium": (12, 86),
+    "cifar10_dass_large": (14, 108),
+    "imagenet_dass_small": (14, 48),
+    "imagenet_dass_medium": (15, 86),
+    "imagenet_dass_large": (16, 128),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) -> None:
+    config = config_io.load(CONFIGS / f"{name}.toml")
+    assert (config.network.cells, config.network.channels) == TABLE_2[name]
+    changed = {line.partition(":")[0] for line in config_io.differences(Config(), config)}
+    free = {"data.source", "network.cells", "network.channels"}
+    if name.startswith("imagenet"):
+        assert (config.genotype, title(config), config.controls) == ("dass_99", "dass_99", ())
+        free |= {"method", "genotype", "controls", "network.stem", "network.drop_path"}
+        free |= {"train.pretrain_epochs", "train.pretrain_lr", "train.weight_decay"}
+    assert changed <= free
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "paper"),
+    [("small", 1_713_790, 17_050), ("medium", None, 53_650), ("large", None, 105_500)],
+)
+def test_the_files_give_the_papers_numbers_of_weights(name: str, total: int | None, paper: int) -> None:
+    config = config_io.load(CONFIGS / f"cifar10_dass_{name}.toml")
+    sizes = NetworkConfig(10, config.network.cells, config.network.channels, config.network.stem, auxiliary=False)
+    model = derived(genotype.PUBLISHED["dass_99"], sizes)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), (32, 32, 3)))[variables.PARAMS]
+    leaves = variables.layers(params, variables.prunable(params, model.rules))
+    prunable = sum(count * size for _, count, size in leaves)
+    found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    assert total in (None, found)
+    assert accounting.paper_kept(prunable, found - prunable, config.sparsity.keep) == paper
 
 
 def test_toml_round_trip_is_exact(tmp_path: pathlib.Path) -> None:
@@ -83,6 +130,39 @@ def test_toml_round_trip_is_exact(tmp_path: pathlib.Path) -> None:
     assert config_io.load(written(tmp_path, text)) == config
     assert config_io.to_toml(config_io.load(written(tmp_path, text))) == text
     assert config_io.load(written(tmp_path, "")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "controls", "called"),
+    [
+        ("", "dass", ("darts_sparse", "random"), "dass"),
+        ('method = "random"', "random", ("darts_sparse",), "random"),
+        ('method = "darts_sparse"', "darts_sparse", ("random",), "darts_sparse"),
+        ('method = "dass_op"', "dass_op", ("darts_sparse", "random"), "dass_op"),
+        ('genotype = "darts_v2"', "given", (), "darts_v2"),
+        ('genotype = "darts_v2"\ncontrols = ["random"]', "given", ("random",), "darts_v2"),
+        ('[network]\nname = "mobilenet_v2"', "given", (), "mobilenet_v2"),
+    ],
+)
+def test_what_is_not_said_follows_from_what_is(
+    text: str, method: str, controls: tuple[str, ...], called: str, tmp_path: pathlib.Path
+) -> None:
+    config = config_io.load(written(tmp_path, text))
+    assert (config.method, config.controls, title(config)) == (method, controls, called)
+    assert config_io.load(written(tmp_path, config_io.to_toml(config))) == config
+
+
+def test_a_genotype_files_content_is_kept_and_not_its_path(tmp_path: pathlib.Path) -> None:
+    cell = (("skip_connect", 0), ("sep_conv_3x3", 1))
+    path, other = tmp_path / "mine.json", tmp_path / "published.json"
+    path.write_text(json.dumps(genotype.to_json(genotype.Genotype((cell,), (cell,))), indent=2), encoding="utf-8")
+    other.write_text(json.dumps(genotype.to_json(genotype.PUBLISHED["dass_95"])), encoding="utf-8")
+    config = config_io.from_dict({"genotype": str(path)})
+    path.unlink()
+    again = config_io.load(written(tmp_path, config_io.to_toml(config)))
+    assert again == config and title(again) == "genotype"
+    assert genotype.load(again.genotype) == genotype.Genotype((cell,), (cell,))
+    assert config_io.from_dict({"genotype": str(other)}).genotype == "dass_95"
 
 
 def test_an_integer_is_a_number(tmp_path: pathlib.Path) -> None:
@@ -108,12 +188,13 @@ def _replaced(config: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(config, **{head: _replaced(getattr(config, head), rest, value) if rest else value})
 
 
+SEARCHES = "'dass', 'dass_op', 'dass_joint', 'darts_sparse', 'random'"
 BAD_FILES = {
     "not TOML": ("seed = 1\nmethod = dass", "is not TOML: Invalid value (at line 2, column 10); allowed: TOML"),
     "given twice": ("seed = 1\nseed = 2\n", "is not TOML: Cannot overwrite a value (at line 2, "),
     "unknown key": (
         "sed = 1",
-        "unknown key 'sed' (did you mean 'seed'?); allowed: method, controls, seed, seeds, data, ",
+        "unknown key 'sed' (did you mean 'seed'?); allowed: method, genotype, controls, seed, ",
     ),
     "unknown section": ("[serach]\nepochs = 1", "unknown key 'serach' (did you mean 'search'?); allowed: "),
     "unknown in section": (
@@ -146,15 +227,43 @@ BAD_FILES = {
         "[runtime]\ncheckpoints_to_keep = 1",
         "runtime.checkpoints_to_keep = 1; allowed: an integer in [2",
     ),
-    "wrong choice": ('method = "darts"', "method = 'darts'; allowed: 'dass', 'darts_sparse', 'random'"),
-    "choice of wrong type": ("method = []", "method = []; allowed: 'dass', 'darts_sparse', 'random'"),
+    "wrong choice": ('method = "darts"', f"method = 'darts'; allowed: {SEARCHES}, 'given'"),
+    "choice of wrong type": ("method = []", f"method = []; allowed: {SEARCHES}, 'given'"),
     "list expected": (
         'controls = "random"',
-        "controls = 'random'; allowed: a list of 'dass', 'darts_sparse', 'random'",
+        f"controls = 'random'; allowed: a list of {SEARCHES}",
     ),
-    "wrong item": ('controls = ["no"]', "controls = 'no'; allowed: 'dass', 'darts_sparse', 'random'"),
+    "wrong item": ('controls = ["no"]', f"controls = 'no'; allowed: {SEARCHES}"),
     "control twice": ('controls = ["random", "random"]', "allowed: different methods, none of them the main one"),
-    "control is method": ('method = "random"', "controls = ['darts_sparse', 'random']; allowed: different methods"),
+    "control is method": ('controls = ["dass"]', "controls = ['dass']; allowed: different methods"),
+    "control is genotype": (
+        'genotype = "darts_sparse"\ncontrols = ["darts_sparse"]',
+        "none of them the main one, genotype = 'darts_sparse'",
+    ),
+    "nothing given": ('method = "given"', "method = 'given' without a genotype; allowed: genotype = NAME_OR_FILE"),
+    "genotype and search": (
+        'method = "dass"\ngenotype = "dass_99"',
+        "genotype = 'dass_99' with method = 'dass'; allowed: method = 'given', or genotype = ''",
+    ),
+    "unknown genotype": ('genotype = "dass_9"', "genotype 'dass_9' is unknown (did you mean 'dass_99'?); allowed: "),
+    "damaged genotype": ("genotype = '{'", "genotype is damaged: "),
+    "network and search": (
+        'method = "random"\n[network]\nname = "resnet18"',
+        "network.name = 'resnet18' with method = 'random'; allowed: method = 'given'",
+    ),
+    "network and genotype": (
+        'genotype = "dass_99"\n[network]\nname = "resnet18"',
+        "genotype = 'dass_99' with network.name = 'resnet18'; allowed: with network.name = 'cells'",
+    ),
+    "network and controls": (
+        'controls = ["random"]\n[network]\nname = "resnet18"',
+        "controls = ['random'] with network.name = 'resnet18'; allowed: with network.name = 'cells'",
+    ),
+    "network and stem": (
+        '[network]\nname = "resnet18"\nstem = "imagenet"',
+        "network.stem = 'imagenet' with network.name = 'resnet18'; allowed: with network.name = 'cells'",
+    ),
+    "width of cells": ("[network]\nwidth = 0.5", "network.width = 0.5 with 'cells'; allowed: network.channels"),
     "odd channels": ('[search]\nstem = "imagenet"\nchannels = 9', "search.channels = 9; allowed: an even number"),
 }
 

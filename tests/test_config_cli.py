@@ -61,6 +61,8 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
         "search.hypergradient": "amended",
         "runtime.precision": "bfloat16",
         "runtime.nonfinite": "skip",
+        "network.name": "resnet18",
+        "genotype": "dass_99",
     }
     for name, default in config_io.flatten(Config()).items():
         flag = "--" + name
@@ -68,10 +70,37 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
             argv = [flag.replace(".", ".no-") if default else flag]
         else:
             argv = [flag, *(["random"] if name == "controls" else [special.get(name, kinds.get(type(default), ""))])]
-        extra = {"method": ["--controls"], **ESTIMATOR_OF}.get(name, [])
+        extra = {"method": ["--controls"], "network.width": ["--network.name", "resnet18"], **ESTIMATOR_OF}.get(
+            name, []
+        )
         changed = config_io.flatten(_parse(tmp_path, *argv, *extra, text="").config)
         expected = {name} | {flag.removeprefix("--") for flag in extra if flag.startswith("--")}
+        if expected & {"genotype", "network.name"}:
+            expected |= {"method", "controls"}
         assert {other for other in changed if changed[other] != config_io.flatten(Config())[other]} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "method", "controls"),
+    [
+        ("", "--method random", "random", ("darts_sparse",)),
+        ("", "--method darts_sparse", "darts_sparse", ("random",)),
+        ('method = "random"', "--method dass", "dass", ("darts_sparse", "random")),
+        ("", "--genotype dass_99", "given", ()),
+        ('method = "dass"', "--genotype dass_99", "given", ()),
+        ("", "--genotype dass_99 --controls random", "given", ("random",)),
+        ('genotype = "dass_95"', "--genotype dass_99", "given", ()),
+        ('genotype = "dass_95"', "--genotype= --method dass", "dass", ("darts_sparse", "random")),
+        ('controls = ["dass_op"]', "--genotype dass_99", "given", ("dass_op",)),
+        ("controls = []", "--method random", "random", ()),
+        ("", "--network.name resnet18", "given", ()),
+    ],
+)
+def test_one_flag_is_enough_for_another_method(
+    tmp_path: pathlib.Path, text: str, flags: str, method: str, controls: tuple[str, ...]
+) -> None:
+    config = _parse(tmp_path, *flags.split(), text=text).config
+    assert (config.method, config.controls) == (method, controls)
 
 
 BAD_FLAGS = {
@@ -96,11 +125,16 @@ BAD_FLAGS = {
     "above": (["--sparsity.keep", "1.5"], "sparsity.keep = 1.5; allowed: a number in (0, 1]"),
     "nan": (["--sparsity.keep", "nan"], "sparsity.keep = nan; allowed: a number in (0, 1]"),
     "minus infinity": (["--search.clip", "-inf"], "search.clip = -inf; allowed: a number greater than 0"),
-    "choice": (["--method", "darts"], "method = 'darts'; allowed: 'dass', 'darts_sparse', 'random'"),
-    "item": (["--controls", "random", "no"], "controls = 'no'; allowed: 'dass', 'darts_sparse', 'random'"),
+    "choice": (["--method", "darts"], "method = 'darts'; allowed: 'dass', 'dass_op', 'dass_joint', "),
+    "item": (["--controls", "random", "no"], "controls = 'no'; allowed: 'dass', 'dass_op', "),
     "switch with a value": (["--data.flip", "true"], "--data.flip = 'true'; allowed: the flag alone"),
     "switch with an equals sign": (["--data.no-flip=1"], "--data.no-flip = '1'; allowed: the flag alone"),
-    "contradiction": (["--method", "random"], "controls = ['darts_sparse', 'random']; allowed: different methods"),
+    "contradiction": (["--controls", "dass"], "controls = ['dass']; allowed: different methods"),
+    "genotype and method": (
+        ["--genotype", "dass_99", "--method", "dass"],
+        "genotype = 'dass_99' with method = 'dass'; allowed: ",
+    ),
+    "network and controls": (["--network.name", "resnet18", "--controls", "random"], "with network.name = 'resnet18'"),
 }
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import dass, prune
+from dass_jax.methods import dass, dass_op, prune
 from dass_jax.methods.losses import Batch, accuracy, cross_entropy
 from dass_jax.runtime import parallel
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
@@ -103,7 +103,6 @@ def sgd(decay: float = 0.01, momentum: float = 0.9) -> optax.GradientTransformat
 DENSE, SPARSE = dass.dense_weights, dass.sparse_weights(STACKS, KEEP)
 BOTH = [batch(0), batch(1)]
 SEVERAL = [batch(0), jax.tree.map(lambda *x: np.stack(x), batch(1), batch(2))]
-THREE = {"alpha": batch(0), "theta": batch(1), "scores": batch(2)}
 
 
 class Case(NamedTuple):
@@ -136,7 +135,13 @@ def accumulating(hypergradient: Any) -> Any:
 
 
 def in_three_turns(reduce: Reduce) -> bilevel.Algorithm:
-    return dass.unsplit(noisy_loss(SPARSE, reduce), optax.adam(0.1), sgd(), sgd(), reduce)
+    common = bilevel.first_order(), "upper_first", reduce
+    return dass.unsplit(noisy_loss(SPARSE, reduce), optax.adam(0.1), sgd(), sgd(), *common, cosine=True)
+
+
+def under_fixed_masks(reduce: Reduce) -> bilevel.Algorithm:
+    loss = noisy_loss(prune.masked_weights, reduce)
+    return dass_op.step(loss, optax.adam(0.1), sgd(), bilevel.unrolled(2), "upper_first", reduce)
 
 
 def single_level(reduce: Reduce) -> bilevel.Algorithm:
@@ -187,7 +192,8 @@ TABLE = {
     "lower first": Case(alternation(None, order="lower_first"), BOTH, DENSE_PARTS, DENSE_PARTS),
     "several lower steps": Case(several_steps, SEVERAL, DENSE_PARTS, DENSE_PARTS),
     "joint": Case(single_level, batch(0), DENSE_PARTS, DENSE_PARTS),
-    "dass, un-split": Case(in_three_turns, THREE, SPARSE_PARTS, SPARSE_PARTS),
+    "dass, un-split": Case(in_three_turns, BOTH, SPARSE_PARTS, SPARSE_PARTS),
+    "dass_op": Case(under_fixed_masks, BOTH, DENSE_PARTS, {*DENSE_PARTS, MASKS}),
     "unrolled, accumulated": Case(accumulating(bilevel.unrolled(2)), BOTH, DENSE_PARTS, DENSE_PARTS),
     "conjugate gradient, accumulated": Case(
         accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, DENSE_PARTS, DENSE_PARTS

@@ -33,6 +33,7 @@ def counted(command: str) -> dict[str, Any]:
         ("--genotype dass_99", 1_713_790, 1_701_468, 17_045, 275.10),
         ("--genotype darts_sparse", 2_118_142, 2_098_476, 21_057, None),
         ("--supernet", 1_930_618, 1_930_512, 19_701, None),
+        ("--network resnet18", 11_173_962, 11_164_352, 111_655, 555.42),
     ],
 )
 def test_the_published_sizes_are_exact(
@@ -59,6 +60,10 @@ def test_imagenet_has_the_published_size_of_darts() -> None:
     # The 4.7 M of the DARTS paper's Table 3, all figures of which its released code prints.
     found = counted("--genotype darts_v2 --dataset imagenet --cells 14 --channels 48")
     assert found["total"] == 4_718_752 and 0 < found["kept"] < found["prunable"] < found["total"]
+
+
+def test_the_width_of_a_published_network_counts() -> None:
+    assert counted("--network resnet18 --width 0.25")["total"] < counted("--network resnet18")["total"] / 10
 
 
 def test_the_main_function_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +136,9 @@ def test_sizes_of_the_images_and_classes_count() -> None:
         ("--genotype dass_99 --cells three", ["--cells", "'three'"]),
         ("--genotype dass_99 --dataset cifar", ["--dataset", "'cifar'", "'cifar10'"]),
         ("--genotype dass_99 --supernet", ["--supernet", "--genotype"]),
+        ("--network resnet", ["--network", "'resnet'", "'mobilenet_v2'"]),
+        ("--network resnet18 --width 0", ["--width = 0.0", "(0, 8]"]),
+        ("--network resnet18 --supernet", ["--supernet", "--network"]),
         ("", ["--genotype", "--supernet"]),
     ],
 )

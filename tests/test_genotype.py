@@ -209,3 +209,11 @@ def test_an_unreadable_file_is_named(content: bytes | None, message: str, tmp_pa
 def test_a_directory_is_not_a_genotype_file(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="cannot be read: Is a directory; allowed: a file"):
         genotype.load(str(tmp_path))
+
+
+def test_the_text_of_a_genotype_is_its_published_name_or_json_that_load_reads() -> None:
+    published = PUBLISHED["dass_95"]
+    assert genotype.to_text(published) == "dass_95"
+    other = published._replace(normal=published.reduce)
+    text = genotype.to_text(other)
+    assert text.startswith("{") and text.isprintable() and genotype.load(text) == other

@@ -27,8 +27,10 @@ FLOORS = [
     CONFIG,
     ("build",),
     ("results",),
+    ("feed",),
     ("pipeline",),
     ("train", "count"),
+    ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other; the config modules are one room."""
 

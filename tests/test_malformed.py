@@ -4,6 +4,7 @@ What a mutation leaves valid may be accepted: a bit of a comment, a pixel, a tim
 """
 
 import copy
+import io
 import json
 import math
 import pathlib
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from dass_jax import config_io, genotype
 from dass_jax.config import Config
-from dass_jax.data import arrays
+from dass_jax.data import load, npz
 from dass_jax.errors import UserError
 from dass_jax.runtime import checkpoint
 
@@ -117,23 +118,23 @@ def test_a_genotype_with_something_else_in_some_place(tmp_path: pathlib.Path, pl
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("data") / "good.npz"
     images = np.arange(2 * 6 * 4 * 4, dtype=np.uint8).reshape(2, 6, 4, 4, 1)
     labels = np.arange(6) % 3
     held = {"train_images": images[0], "train_labels": labels, "test_images": images[1], "test_labels": labels}
     np.savez_compressed(path, **held)
-    arrays.load(str(path), 0, 0)
+    npz.opened(path)
     return path.read_bytes()
 
 
 @many(250)
 @given(st.data())
-def test_a_damaged_npz(tmp_path: pathlib.Path, npz: bytes, data: st.DataObject) -> None:
+def test_a_damaged_npz(tmp_path: pathlib.Path, good: bytes, data: st.DataObject) -> None:
     path = tmp_path / "some.npz"
-    path.write_bytes(found := data.draw(damaged(npz)))
+    path.write_bytes(found := data.draw(damaged(good)))
     try:
-        arrays.load(str(path), 0, 0, 10**9)
+        load.load(load.Wanted(str(path), most_bytes=10**9))
     except UserError as error:
         assert str(path) in str(error) and "allowed: " in str(error)
     assert path.read_bytes() == found
@@ -150,32 +151,31 @@ HEADERS = st.one_of(
 
 
 @many(100)
-@given(st.sampled_from(arrays.ARRAYS), HEADERS, st.sampled_from([(1, 0), (2, 0), (3, 0), (9, 9)]))
+@given(st.sampled_from(npz.NAMES), HEADERS, st.sampled_from([(1, 0), (2, 0), (3, 0), (9, 9)]))
 def test_an_array_whose_header_lies(
-    tmp_path: pathlib.Path, npz: bytes, name: str, header: str, version: tuple[int, int]
+    tmp_path: pathlib.Path, good: bytes, name: str, header: str, version: tuple[int, int]
 ) -> None:
-    path, good = tmp_path / "liar.npz", tmp_path / "good.npz"
-    good.write_bytes(npz)
+    path = tmp_path / "liar.npz"
     text = header.encode("latin-1") + b"\n"
     lied = b"\x93NUMPY" + bytes(version) + len(text).to_bytes(2 if version == (1, 0) else 4, "little") + text
-    with zipfile.ZipFile(good) as source, zipfile.ZipFile(path, "w") as target:
+    with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(path, "w") as target:
         for member in source.namelist():
             target.writestr(member, lied if member == f"{name}.npy" else source.read(member))
     with pytest.raises(UserError) as caught:
-        arrays.load(str(path), 0, 0, 10**9)
+        load.load(load.Wanted(str(path), most_bytes=10**9))
     assert str(path) in line(caught) and "allowed: " in line(caught)
 
 
 def test_a_small_file_of_gigabytes_is_refused_before_it_is_unpacked(
-    tmp_path: pathlib.Path, npz: bytes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, good: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bomb.npz"
     zeros = np.zeros((2000, 32, 32, 1), np.uint8)
     np.savez_compressed(path, train_images=zeros, train_labels=np.zeros(2000, int), test_images=zeros, test_labels=[0])
     assert path.stat().st_size < 20_000 < zeros.nbytes
-    monkeypatch.setattr(arrays, "_member", lambda *_: pytest.fail("it is unpacked"))
+    monkeypatch.setattr(npz, "_member", lambda *_: pytest.fail("it is unpacked"))
     with pytest.raises(UserError, match=r"train_images takes 0.00205 GB in memory, all arrays 0.00411 GB; allowed: 0.001"):
-        arrays.load(str(path), 0, 0, 10**6)
+        load.load(load.Wanted(str(path), most_bytes=10**6))
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, build, config_io, pipeline, variables
+from dass_jax import bilevel, build, config_io, feed, pipeline, variables
 from dass_jax import config as schema
 from dass_jax.genotype import Genotype
-from dass_jax.runtime import parallel
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
+from dass_jax.spaces.darts import RULES
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
 
 KEEP = 0.3
@@ -59,12 +59,11 @@ class Trail(NamedTuple):
     """The stages whose Python code JAX walked through, once for each walk."""
 
 
-def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = False) -> Trail:
+def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
     """Runs a chain as the pipeline does, without writing anything."""
     facts = {"current": {"seconds": dict.fromkeys(pipeline.CLOCKS, 0.0)}}
-    train, test = (parallel.replicate(split, s.devices) for split in build.examples(s))
-    r = pipeline.Run(s, path, Progress(io.StringIO()), Signals(), None, None, facts, {}, train, test, [])
-    stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
+    r = pipeline.Run(s, path, Progress(io.StringIO()), Signals(), None, None, facts, {}, feed.of(s), [])
+    stages = build.search_stages(s, method)[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 
     def watched(stage: Stage) -> Stage:
@@ -130,6 +129,42 @@ def test_step_2_trains_scores_and_architecture_and_no_weight(search: Trail) -> N
     assert set(search.states["step2"][0].variables) == {ALPHA, PARAMS, BATCH_STATS, SCORES}
     assert changed(search, "step2") == {ALPHA, SCORES, BATCH_STATS}
     assert not differing(search.states["step1"][-1].variables[PARAMS], search.states["step2"][-1].variables[PARAMS])
+
+
+def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(tmp_path: pathlib.Path) -> None:
+    s = setting()
+    (stage,) = build.search_stages(s, "dass_op")[0]
+    assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
+    trail = follow(s, tmp_path, "search", method="dass_op")
+    first, last = trail.states["step1"][0].variables, trail.states["step1"][-1].variables
+    assert set(first) == {ALPHA, PARAMS, BATCH_STATS, MASKS}
+    assert changed(trail, "step1") == {ALPHA, PARAMS, BATCH_STATS}
+    masks, stacks = variables.flatten(first[MASKS]), variables.flatten(variables.prunable(first[PARAMS], RULES))
+    assert set(masks) == set(stacks)
+    for path, mask in masks.items():
+        before, after = (variables.flatten(v[PARAMS])[path] for v in (first, last))
+        assert before[mask == 0].tobytes() == after[mask == 0].tobytes(), path
+        # Eq. 3 orders a layer's weights as their magnitudes do.
+        count = math.prod(mask.shape[: stacks[path]])
+        for kept, weights in zip(mask.reshape(count, -1), np.abs(before).reshape(count, -1), strict=True):
+            assert kept.sum() == kept.size - int((1 - KEEP) * kept.size)
+            assert weights[kept == 0].max(initial=0) <= weights[kept == 1].min(), path
+    moved = [variables.flatten(first[PARAMS])[path] != variables.flatten(last[PARAMS])[path] for path in masks]
+    assert any(leaf.any() for leaf in moved)
+
+
+def test_dass_joint_trains_everything_with_a_rate_for_each_level(tmp_path: pathlib.Path) -> None:
+    s = setting()
+    (stage,) = build.search_stages(s, "dass_joint")[0]
+    assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
+    assert stage.learning_rate(0) == (s.config.search.theta_lr, s.config.search.scores_lr)
+    trail = follow(s, tmp_path, "search", method="dass_joint")
+    assert changed(trail, "step1") == {ALPHA, PARAMS, SCORES, BATCH_STATS}
+    first = trail.states["step1"][0].variables
+    weights = variables.select(first[PARAMS], first[SCORES])
+    signs = jax.tree.map(lambda w, s: bool((np.sign(w) == np.sign(s)).all()), weights, first[SCORES])
+    assert all(jax.tree.leaves(signs)), "scores start from the weights"
+    assert {"upper_loss", "lower_loss", "scores_loss"} <= set(trail.records["step1"][0])
 
 
 def test_step_2_goes_on_with_the_architecture_and_starts_the_scores_optimizer_anew(search: Trail) -> None:

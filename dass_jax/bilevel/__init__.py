@@ -14,7 +14,7 @@ from dass_jax.bilevel.hypergradients import (
     unrolled,
 )
 from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample, State
-from dass_jax.bilevel.transforms import freeze_pruned, scale_by_given_learning_rate, sgd
+from dass_jax.bilevel.transforms import freeze_pruned, scale_by_given_learning_rate, sgd, with_rate
 from dass_jax.bilevel.turns import AlternationInfo, JointInfo, Through, alternate, descend, in_turn, joint
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "scale_by_given_learning_rate",
     "sgd",
     "unrolled",
+    "with_rate",
 ]

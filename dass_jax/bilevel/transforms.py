@@ -21,6 +21,16 @@ def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def with_rate(transform: optax.GradientTransformation, index: int) -> optax.GradientTransformationExtraArgs:
+    """`transform` with entry `index` of a vector `learning_rate`: for levels of one update with their own schedules."""
+    inner = optax.with_extra_args_support(transform)
+
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **extra: Any) -> Any:
+        return inner.update(updates, state, params, learning_rate=learning_rate[index], **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTransformationExtraArgs:
     """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
     return optax.flatten(

@@ -1,11 +1,12 @@
 """From a configuration to functions: the one room that knows both. Nothing that it calls reads the configuration."""
 
 from dass_jax.build.search import hypergradient_of, search_stages, search_transforms
-from dass_jax.build.setting import Setting, examples, key, setting
+from dass_jax.build.setting import Setting, centred, examples, key, setting, view
 from dass_jax.build.training import model, training_stages
 
 __all__ = [
     "Setting",
+    "centred",
     "examples",
     "hypergradient_of",
     "key",
@@ -14,4 +15,5 @@ __all__ = [
     "search_transforms",
     "setting",
     "training_stages",
+    "view",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from dass_jax.build.setting import Setting, activations, stage_seed
 from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Search
 from dass_jax.data import arrays
 from dass_jax.genotype import Genotype
-from dass_jax.methods import dass
+from dass_jax.methods import dass, dass_op, prune
 from dass_jax.runtime import loop, parallel, seeds
 from dass_jax.runtime.stage import Stage
 from dass_jax.spaces.darts import Space, SupernetConfig, darts
@@ -42,31 +42,49 @@ def hypergradient_of(config: Config) -> bilevel.Hypergradient:
     return bilevel.ESTIMATORS[name](**{field: getattr(arguments, field) for field in HYPERGRADIENT_ARGUMENTS[name]})
 
 
+class _Part(NamedTuple):
+    """What a stage of a search does, and how it begins: (key, last state) → first state."""
+
+    algorithm: bilevel.Algorithm
+    begin: Callable[[jax.Array, Any], bilevel.State]
+
+
+def _parts(s: Setting, space: Space) -> dict[str, _Part]:
+    """Everything that a search may consist of, by the name of its program."""
+    c, keep = s.config.search, s.config.sparsity.keep
+    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
+    stacks = variables.prunable(shapes[PARAMS], space.rules)
+    alpha, sgd = search_transforms(c)
+    common = hypergradient_of(s.config), c.order, parallel.mean, s.config.hypergradient.cosine
+
+    def loss(weights: dass.Weights) -> bilevel.Loss:
+        return bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), c.accumulate)
+
+    def fresh(key: jax.Array) -> Variables:
+        first, second = jax.random.split(key)
+        return {**space.init(first, s.image_shape), ALPHA: relaxation.init(second, space.alpha_shapes)}
+
+    dense, sparse, masked = map(loss, (dass.dense_weights, dass.sparse_weights(stacks, keep), prune.masked_weights))
+    step1 = dass.step(PARAMS, dense, alpha, sgd, *common)
+    step2 = dass.step(variables.SCORES, sparse, alpha, sgd, *common)
+    fixed = dass_op.step(masked, alpha, sgd, *common)
+    joint = dass.unsplit(sparse, alpha, bilevel.with_rate(sgd, 0), bilevel.with_rate(sgd, 1), *common)
+    return {
+        "step1": _Part(step1, lambda key, _: step1.init(fresh(key))),
+        "step2": _Part(step2, lambda _, state: dass.begin_step2(state, step2, stacks)),
+        "dass_op": _Part(fixed, lambda key, _: fixed.init(dass_op.with_masks(fresh(key), stacks, keep))),
+        "dass_joint": _Part(joint, lambda key, _: joint.init(dass.with_scores(fresh(key), stacks))),
+    }
+
+
 def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Variables], tuple[Any, Genotype]]]:
     """The stages of a method's search, and how edge weights and genotype are read off the variables.
 
-    "dass" is Step 1 and Step 2; "darts_sparse" is Step 1 for as many epochs as the two take together.
+    "dass" is Step 1 and Step 2. The others have one stage, of as many epochs as the two take together: "darts_sparse"
+    Step 1, "dass_op" Step 1 under fixed masks, "dass_joint" the un-split problem. It has Step 1's name for its draws.
     """
     c, space = s.config.search, _space(s)
-    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
-    stacks = variables.prunable(shapes[PARAMS], space.rules)
-    alpha_transform, sgd = search_transforms(c)
-    hypergradient, cosine = hypergradient_of(s.config), s.config.hypergradient.cosine
-
-    def step(collection: str, weights: dass.Weights) -> bilevel.Algorithm:
-        loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), c.accumulate)
-        return dass.step(collection, loss, alpha_transform, sgd, hypergradient, c.order, parallel.mean, cosine)
-
-    step1 = step(PARAMS, dass.dense_weights)
-    step2 = step(variables.SCORES, dass.sparse_weights(stacks, s.config.sparsity.keep))
-
-    def start(key: jax.Array, _: Any) -> bilevel.State:
-        first, second = jax.random.split(key)
-        return step1.init({**space.init(first, s.image_shape), ALPHA: relaxation.init(second, space.alpha_shapes)})
-
-    def start2(_: jax.Array, state: bilevel.State) -> bilevel.State:
-        return dass.begin_step2(state, step2, stacks)
-
+    parts = _parts(s, space)
     fraction = s.config.data.validation_fraction
     halves = {seed: arrays.split_search(s.dataset.train, fraction, seed) for seed in s.seeds}
 
@@ -81,16 +99,19 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
 
         return lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds)
 
-    def stage(name: str, epochs: int, alternation: bilevel.Algorithm, begin: Any, rate: float) -> Stage:
+    prepare = programs.prepare(s, cutout=0, paths=None)
+
+    def stage(name: str, part: str, epochs: int, *rates: float) -> Stage:
+        cosines = [loop.cosine(rate, c.final_lr, epochs) for rate in rates]
         return Stage(
             name=name,
             clock="search",
-            program=f"search {name}",
+            program=f"search {part}",
             epochs=epochs,
-            epoch=programs.epoch(s, alternation.update, programs.prepare(s, cutout=0, paths=None)),
-            start=programs.starting(s, "search", begin),
+            epoch=programs.epoch(s, parts[part].algorithm.update, prepare),
+            start=programs.starting(s, "search", parts[part].begin),
             indices=indices(name),
-            learning_rate=loop.cosine(rate, c.final_lr, epochs),
+            learning_rate=cosines[0] if len(rates) == 1 else lambda epoch: tuple(rate(epoch) for rate in cosines),
             drop_path=lambda epoch: 0.0,
             masks=lambda v: None,
         )
@@ -99,10 +120,9 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
         weights = relaxation.softmax(v[ALPHA])
         return weights, space.derive(weights)
 
-    if method == "darts_sparse":
-        return [stage("step1", c.epochs + c.prune_epochs, step1, start, c.theta_lr)], read
-    stages = [
-        stage("step1", c.epochs, step1, start, c.theta_lr),
-        stage("step2", c.prune_epochs, step2, start2, c.scores_lr),
-    ]
-    return stages, read
+    if method == "dass":
+        step1 = stage("step1", "step1", c.epochs, c.theta_lr)
+        return [step1, stage("step2", "step2", c.prune_epochs, c.scores_lr)], read
+    part = "step1" if method == "darts_sparse" else method
+    rates = (c.theta_lr, c.scores_lr) if method == "dass_joint" else (c.theta_lr,)
+    return [stage("step1", part, c.epochs + c.prune_epochs, *rates)], read

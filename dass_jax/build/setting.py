@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dass_jax.config import Config
-from dass_jax.data import arrays
+from dass_jax.data import arrays, colour, load, pictures, stream
 from dass_jax.errors import UserError
 from dass_jax.genotype import reductions
 from dass_jax.nn.heads import auxiliary_fits
@@ -26,8 +27,7 @@ class Setting(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        height, width, channels = self.dataset.train.images.shape[1:]
-        return height, width, channels
+        return self.dataset.shape
 
 
 def setting(config: Config) -> Setting:
@@ -36,22 +36,48 @@ def setting(config: Config) -> Setting:
     Raises:
       UserError: if data, sizes and devices do not go together.
     """
-    dataset = arrays.load(config.data.source, config.data.limit, config.seed, memory.host_bytes())
+    dataset = load.load(_wanted(config))
     devices = parallel.local_devices(config.runtime.devices)
-    for name, part in (("search", config.search), ("train", config.train)):
+    searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
+    for name in ("search", "train") if searches else ("train",):
+        part = getattr(config, name)
         parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
         parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
     found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
-    searches = any(method != "random" for method in (config.method, *config.controls))
     if searches and config.search.batch_size > split:
         raise UserError(f"search.batch_size = {config.search.batch_size}; allowed: at most {split}, the smaller split")
-    if config.train.batch_size > len(dataset.train.images):
-        size = len(dataset.train.images)
+    if config.train.batch_size > dataset.train.size:
+        size = dataset.train.size
         raise UserError(f"train.batch_size = {config.train.batch_size}; allowed: at most {size}, the training images")
-    if config.network.auxiliary:
+    if found.image_shape[2] != 3 and any(getattr(config.data, name) for name in colour.Jitter._fields):
+        raise UserError(
+            f"data.{', data.'.join(colour.Jitter._fields)}: one is set and the images have {found.image_shape[2]} "
+            "channels; allowed: 0 on anything but RGB"
+        )
+    if config.network.name == "cells" and config.network.auxiliary:
         _check_auxiliary(found)
     return found
+
+
+def _wanted(config: Config) -> load.Wanted:
+    c = config.data
+    return load.Wanted(
+        source=c.source,
+        limit=c.limit,
+        seed=config.seed,
+        folder=c.folder,
+        image_size=c.image_size,
+        streaming=c.streaming,
+        margin=_margin(config),
+        imagenet_statistics=c.statistics == "imagenet",
+        most_bytes=memory.host_bytes() if config.runtime.memory_check else None,
+    )
+
+
+def _margin(config: Config) -> float:
+    """Whole images are evaluated as they are trained on; after random boxes, without their borders."""
+    return pictures.MARGIN if config.data.crop_scale else 1.0
 
 
 def _check_auxiliary(s: Setting) -> None:
@@ -82,9 +108,32 @@ def key(s: Setting, name: str, epoch: int = 0) -> jax.Array:
     return seeds.each(of_seed, s.seeds, jnp.stack)
 
 
+def view(s: Setting, name: str, epoch: int, number: int) -> stream.View:
+    """How the training images of an epoch of a stage are cut out, by their places in its `number` indices.
+
+    An image's random box depends on the seed, the stage, the epoch and its place in the epoch of that seed.
+    """
+    size, least = s.config.data.image_size, s.config.data.crop_scale
+    if not least:
+        return load.view(size, _margin(s.config))
+
+    def random(image: np.ndarray, place: int) -> np.ndarray:
+        seed, own = divmod(place, number // len(s.seeds))
+        draws = np.random.default_rng((*stage_seed(s.seeds[seed], name), epoch, own))
+        return pictures.cut(image, pictures.random_box(draws, image.shape[:2], least), size)
+
+    return random
+
+
+def centred(s: Setting) -> stream.View:
+    """How the test images are cut out."""
+    return load.view(s.config.data.image_size, _margin(s.config))
+
+
 def examples(s: Setting) -> tuple[loop.Examples, loop.Examples]:
-    """The training and the test split."""
+    """The training and the test split, where they are in memory."""
     train, test = s.dataset.train, s.dataset.test
+    assert isinstance(train, arrays.Split) and isinstance(test, arrays.Split)
     return loop.Examples(train.images, train.labels), loop.Examples(test.images, test.labels)
 
 

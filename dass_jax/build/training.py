@@ -1,4 +1,4 @@
-"""The stages of a derived network's training, from a configuration."""
+"""The stages of a network's training, from a configuration."""
 
 import functools
 from collections.abc import Callable
@@ -12,22 +12,26 @@ from dass_jax.build import programs
 from dass_jax.build.setting import Setting, activations, stage_seed
 from dass_jax.genotype import Genotype
 from dass_jax.methods import prune
-from dass_jax.models.derived import Model, NetworkConfig, derived
+from dass_jax.models.baselines import baseline
+from dass_jax.models.derived import NetworkConfig, derived
+from dass_jax.models.model import Model
 from dass_jax.nn.layers import Average
 from dass_jax.runtime import loop, parallel, seeds
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import MASKS, PARAMS, Variables
 
 
-def model(s: Setting, genotype: Genotype, auxiliary: bool, average: Average) -> Model:
-    """The derived network of a genotype."""
+def model(s: Setting, genotype: Genotype | None, auxiliary: bool, average: Average) -> Model:
+    """The network of a genotype or, where there is none, the published one that the configuration names."""
     n = s.config.network
+    if genotype is None:
+        return baseline(n.name, s.dataset.classes, n.width, average, activations(s.config))
     sizes = NetworkConfig(s.dataset.classes, n.cells, n.channels, n.stem, auxiliary)
     return derived(genotype, sizes, average, activations(s.config))
 
 
-def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callable[..., Any]]:
-    """Pre-training, score learning and fine-tuning of a genotype's network, and the function that evaluates it."""
+def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage], Callable[..., Any]]:
+    """Pre-training, score learning and fine-tuning of `model`'s network, and the function that evaluates it."""
     c, network, keep = s.config.train, s.config.network, s.config.sparsity.keep
     net = model(s, genotype, network.auxiliary, parallel.mean)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
@@ -44,8 +48,8 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
     def stage(
         name: str, clock: str, epochs: int, rate: float, descent: bilevel.Algorithm, begin: Any, masks: Any
     ) -> Stage:
-        everything = np.arange(len(s.dataset.train.images))
-        paths = net.paths if network.drop_path > 0 else None
+        everything = np.arange(s.dataset.train.size)
+        prepare = programs.prepare(s, s.config.data.cutout, net.paths if network.drop_path > 0 else None)
 
         def of_seed(epoch: int, seed: int) -> np.ndarray:
             return loop.shuffled(everything, c.batch_size, (*stage_seed(seed, name), epoch))
@@ -55,7 +59,7 @@ def training_stages(s: Setting, genotype: Genotype) -> tuple[list[Stage], Callab
             clock=clock,
             program=f"{'scores' if descent is scores else 'weights'} of {genotype}",
             epochs=epochs,
-            epoch=programs.epoch(s, descent.update, programs.prepare(s, s.config.data.cutout, paths)),
+            epoch=programs.epoch(s, descent.update, prepare),
             start=programs.starting(s, "network", begin),
             indices=lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),

@@ -7,6 +7,7 @@ is padded with 0, black, before it is normalised; cutout is done after, so its 0
 Images go in as [N, H, W, C] bytes and come out as [C, H, W, N], the order of all activations here.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,8 +56,7 @@ def random_draws(key: jax.Array, batch: int, size: tuple[int, int], augmentation
 
 def normalise(images: jax.Array, mean: jax.Array, std: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     """(images / 255 − mean) / std of bytes [N, H, W, C], with mean and std [C], as `dtype` [C, H, W, N]."""
-    planes = jnp.transpose(images, (3, 1, 2, 0)).astype(dtype) / 255
-    return (planes - _per_channel(mean, dtype)) / _per_channel(std, dtype)
+    return _standardised(_planes(images, dtype), mean, std, dtype)
 
 
 def augment(
@@ -66,15 +66,28 @@ def augment(
     mean: jax.Array,
     std: jax.Array,
     dtype: Any = jnp.float32,
+    recolour: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Bytes [N, H, W, C] cropped, mirrored, normalised and cut out as `draws` say, as `dtype` [C, H, W, N].
 
-    With padding 0, no flip and cutout 0 this is `normalise`.
+    With padding 0, no flip and cutout 0 this is `normalise`. `recolour` changes the images [C, H, W, N] on the scale
+    0 … 1 before they are normalised.
     """
     if augmentation.padding or augmentation.flip:
         images = _crop_and_mirror(images, draws, augmentation.padding)
-    planes = normalise(images, mean, std, dtype)
+    if recolour is None:
+        planes = normalise(images, mean, std, dtype)
+    else:
+        planes = _standardised(recolour(_planes(images, dtype)), mean, std, dtype)
     return _cut_out(planes, draws, augmentation.cutout) if augmentation.cutout else planes
+
+
+def _planes(images: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.transpose(images, (3, 1, 2, 0)).astype(dtype) / 255
+
+
+def _standardised(planes: jax.Array, mean: jax.Array, std: jax.Array, dtype: Any) -> jax.Array:
+    return (planes - _per_channel(mean, dtype)) / _per_channel(std, dtype)
 
 
 def _per_channel(values: jax.Array, dtype: Any) -> jax.Array:

@@ -9,7 +9,7 @@ the search of the baseline DARTS_sparse. In the paper α follows the first-order
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -63,23 +63,57 @@ def step(
     return bilevel.alternate(upper, lower, hypergradient, order, reduce, cosine)
 
 
+class UnsplitInfo(NamedTuple):
+    """What the three levels saw in one turn: α (upper), θ (lower), s."""
+
+    upper: bilevel.Info
+    lower: bilevel.Info
+    scores: bilevel.Info
+
+
 def unsplit(
     loss: bilevel.Loss,
     alpha_transform: optax.GradientTransformation,
     theta_transform: optax.GradientTransformation,
     scores_transform: optax.GradientTransformation,
+    hypergradient: bilevel.Hypergradient,
+    order: str,
     reduce: bilevel.Reduce,
+    cosine: bool = False,
 ) -> bilevel.Algorithm:
     """Eq. 5 before it is split into two steps: α, then θ, then s in every iteration, all on the sparse loss.
 
-    `update` takes the batches {"alpha": validation, "theta": training, "scores": training}.
+    `update` takes the batches (validation, training): θ and s move on the same training images, one after the other,
+    each seeing what the one before it has just done. α follows the hypergradient through θ, with s held fixed.
+
+    Args:
+      order: "upper_first" (α, θ, s) or "lower_first" (θ, s, α).
+
+    Raises:
+      ValueError: on any other order.
     """
+    turns_of = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
+    if order not in turns_of:
+        raise ValueError(f"order = {order!r}; allowed: {', '.join(map(repr, turns_of))}")
     levels = {
-        "alpha": bilevel.Level(ALPHA, loss, alpha_transform),
-        "theta": bilevel.Level(PARAMS, loss, theta_transform),
+        "upper": bilevel.Level(ALPHA, loss, alpha_transform),
+        "lower": bilevel.Level(PARAMS, loss, theta_transform),
         "scores": bilevel.Level(SCORES, loss, scores_transform),
     }
-    return bilevel.in_turn(levels, reduce=reduce)
+    turns = bilevel.in_turn(
+        levels,
+        {"upper": bilevel.Through("lower", hypergradient)},
+        order=turns_of[order],
+        reduce=reduce,
+        cosine=cosine,
+    )
+
+    def update(state: bilevel.State, batches: Any, key: Any, **extra: Any) -> tuple[bilevel.State, UnsplitInfo]:
+        upper, lower = batches
+        state, infos = turns.update(state, {"upper": upper, "lower": lower, "scores": lower}, key, **extra)
+        return state, UnsplitInfo(**infos)
+
+    return bilevel.Algorithm(turns.init, update)
 
 
 def with_scores(v: Variables, stacks: Any) -> Variables:

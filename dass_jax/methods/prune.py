@@ -23,6 +23,15 @@ def masked_weights(v: Variables) -> Any:
     return sparsity.apply_masks(v[PARAMS], v[MASKS])
 
 
+def under_masks(algorithm: bilevel.Algorithm) -> bilevel.Algorithm:
+    """The algorithm with `variables["masks"]` handed to its transforms, for `bilevel.freeze_pruned`."""
+
+    def update(state: bilevel.State, batch: Any, key: Any, **extra: Any) -> Any:
+        return algorithm.update(state, batch, key, masks=state.variables[MASKS], **extra)
+
+    return bilevel.Algorithm(algorithm.init, update)
+
+
 def network_loss(apply: Callable[..., Any], weights: Weights, auxiliary_weight: float) -> bilevel.Loss:
     """Cross-entropy of a derived network, plus `auxiliary_weight` times the auxiliary head's where there is one.
 
@@ -54,12 +63,7 @@ def train_weights(
     """
     loss = bilevel.accumulated(network_loss(apply, masked_weights, auxiliary_weight), parts)
     level = bilevel.Level(PARAMS, loss, optax.chain(transform, bilevel.freeze_pruned()))
-    descent = bilevel.descend(level, reduce)
-
-    def update(state: bilevel.State, batch: Batch, key: Any, **extra: Any) -> Any:
-        return descent.update(state, batch, key, masks=state.variables[MASKS], **extra)
-
-    return bilevel.Algorithm(descent.init, update)
+    return under_masks(bilevel.descend(level, reduce))
 
 
 def learn_scores(

@@ -1,24 +1,16 @@
 """The network of a genotype at any size. Source: DARTS' published networks; DASS (arXiv 2207.06968) Section 5."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dass_jax import variables
 from dass_jax.genotype import Cell, Genotype, reductions
+from dass_jax.models.model import Model, of_module
 from dass_jax.nn import heads, layers
-from dass_jax.nn.initial import initialise
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, first_is_reduced
-
-RULES: variables.Rules = (
-    (r".*/factorized/weight", 1),
-    (r".*/weight", 0),
-    (r".*/(scale|bias)", None),
-)
 
 
 class NetworkConfig(NamedTuple):
@@ -29,22 +21,6 @@ class NetworkConfig(NamedTuple):
     channels: int = 36
     stem: str = "cifar"
     auxiliary: bool = True
-
-
-class Model(NamedTuple):
-    """A trainable network as pure functions.
-
-    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
-    apply(params, batch_stats, images [C, H, W, N], train, path_scale)
-      → (logits, auxiliary logits or None, batch_stats);
-      path_scale [*paths, N] multiplies each droppable edge (0, or 1/(1 − p)); None: no drop-path.
-    paths: (cells, nodes, pairs), the leading shape of path_scale
-    """
-
-    init: Callable[..., variables.Variables]
-    apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
-    paths: tuple[int, int, int]
-    rules: variables.Rules
 
 
 class DerivedCell(nn.Module):
@@ -113,20 +89,4 @@ def derived(
     """The model of the given genotype and sizes; `average` and `dtype` as in `spaces.darts`."""
     network = Network(genotype, config, average, dtype)
     pairs = max(len(node) for cell in genotype for node in cell)
-
-    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
-        height, width, channels = image_shape
-        images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES)
-
-    def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
-        (logits, auxiliary), updates = network.apply(
-            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
-            images,
-            train,
-            path_scale,
-            mutable=[variables.BATCH_STATS],
-        )
-        return logits, auxiliary, updates.get(variables.BATCH_STATS, batch_stats)
-
-    return Model(init, apply, (config.cells, len(genotype.normal), pairs), RULES)
+    return of_module(network, (config.cells, len(genotype.normal), pairs))

@@ -13,7 +13,7 @@ from dass_jax.nn import kernels
 from dass_jax.nn.precision import widened
 
 Norm = Callable[..., nn.Module]
-
+Activation = Callable[[jax.Array], jax.Array]
 
 Average = Callable[[Any], Any]
 """The mean of a pytree over all devices that share a batch."""
@@ -66,9 +66,9 @@ class BatchNorm(nn.Module):
         return scale, shift
 
 
-def batch_norm(train: bool, affine: bool, average: Average = one_device) -> Norm:
+def batch_norm(train: bool, affine: bool, average: Average = one_device, epsilon: float = BatchNorm.epsilon) -> Norm:
     """What the modules below call to make their `BatchNorm`s: `norm(name=…)`, with any field overridden."""
-    return functools.partial(BatchNorm, train=train, affine=affine, average=average)
+    return functools.partial(BatchNorm, train=train, affine=affine, average=average, epsilon=epsilon)
 
 
 class SparseWeight(nn.Module):
@@ -138,3 +138,21 @@ class ReLUConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.norm(name="norm")(SparseConv(self.channels, name="pointwise")(nn.relu(x)))
+
+
+class ConvNorm(nn.Module):
+    """k×k convolution with zero padding (k − 1)/2, BN and, where there is one, the activation."""
+
+    channels: int
+    norm: Norm
+    kernel: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    activation: Activation | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        padding = (self.kernel - 1) // 2
+        convolution = SparseConv(self.channels, self.kernel, self.stride, 1, padding, self.depthwise, name="conv")
+        x = self.norm(name="norm")(convolution(x))
+        return x if self.activation is None else self.activation(x)

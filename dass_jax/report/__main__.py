@@ -1,18 +1,20 @@
-"""`python -m dass_jax.report RUN`: writes RUN/report.html and prints its path."""
+"""`python -m dass_jax.report FOLDER`: the report of a run or of an experiment; prints its path."""
 
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from dass_jax.errors import Parser, guarded
-from dass_jax.report.page import build
+from dass_jax.report import experiment, page
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0."""
-    parser = Parser(prog="python -m dass_jax.report", description="Writes RUN/report.html.")
-    parser.add_argument("run", metavar="RUN", type=pathlib.Path, help="run folder: config.toml, metrics.jsonl, …")
-    print(build(parser.parse_args(argv).run))
+    parser = Parser(prog="python -m dass_jax.report", description="Writes FOLDER/report.html.")
+    text = "run folder (config.toml, metrics.jsonl, …) or experiment folder (experiment.json, results.csv, …)"
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help=text)
+    folder = parser.parse_args(argv).folder
+    print((experiment.build if experiment.is_experiment(folder) else page.build)(folder))
     return 0
 
 

@@ -44,13 +44,35 @@ def names(stage: str) -> tuple[str, str]:
 
 def series(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, quantity: str) -> list[Series]:
     """The curves of `quantity` (loss, accuracy or cosine), of the methods that have epochs in `stage`."""
-    keys = ("lower_" + quantity, "upper_" + quantity) if stage in SEARCH else (quantity, "test_" + quantity)
+    searching = stage in SEARCH
+    keys = ("lower_" + quantity, "upper_" + quantity) if searching else (quantity, "test_" + quantity)
+    return _named(epochs, methods, stage, keys)
+
+
+def _named(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, keys: tuple[str, str]) -> list[Series]:
     found = []
     for index, method in enumerate(methods):
         rows = of_stage(epochs, method, stage)
         if rows:
             found.append(Series(method, colour(index), *(_line(rows, key) for key in keys)))
     return found
+
+
+def gaps(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str) -> list[Series]:
+    """As `seen`, the accuracy on seen less that on unseen images, seed by seed, in points; `unseen` is empty."""
+    seen, unseen = ("lower_accuracy", "upper_accuracy") if stage in SEARCH else ("accuracy", "test_accuracy")
+    differences = tuple(
+        each._replace(values={"gap": each.values[seen] - each.values[unseen]})
+        for each in epochs
+        if each.values.keys() >= {seen, unseen}
+    )
+    return _named(differences, methods, stage, ("gap", ""))
+
+
+def of_cells(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, quantity: str) -> list[Series]:
+    """A search's `quantity` (skips, entropy): the normal cell's as `seen`, the reduction cell's as `unseen`."""
+    found = _named(epochs, methods, stage, (f"{quantity}_normal", f"{quantity}_reduce"))
+    return [each for each in found if each.seen.epoch.size]
 
 
 def both(each: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,12 +96,13 @@ def value_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -
 
 
 def gap_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
-    """Accuracy on seen minus accuracy on unseen images, in points, over `epochs`."""
+    """Accuracy on seen minus accuracy on unseen images, in points, over `epochs`; `curves` are those of `gaps`."""
     figure, axes = _panel()
     axes.axhline(0, color="#555555", linewidth=0.8)
     for index, each in reversed(list(enumerate(curves))):
-        epoch, seen, unseen = both(each)
-        axes.plot(epoch, seen - unseen, color=each.colour, linewidth=_width(index), **_dots(epoch))
+        _band(axes, each.seen, each.colour)
+        epoch = each.seen.epoch
+        axes.plot(epoch, each.seen.value, color=each.colour, linewidth=_width(index), **_dots(epoch))
     _finish(figure, axes, curves, epochs, [])
     tidy(axes, f"{stage}: generalisation gap", "epoch", "accuracy difference [points]")
     return figure
@@ -95,6 +118,22 @@ def cosine_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
         axes.plot(line.epoch, line.value, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
     _finish(figure, axes, curves, epochs, [])
     tidy(axes, f"{stage}: α's gradient against first order", "epoch", "cosine")
+    return figure
+
+
+def cells_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -> Figure:
+    """Skip connections, or entropy in nats, of both cells; `curves` are those of `of_cells`."""
+    figure, axes = _panel()
+    for index, each in reversed(list(enumerate(curves))):
+        for line, dashes in ((each.seen, "-"), (each.unseen, "--")):
+            _band(axes, line, each.colour)
+            axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
+    normal = Line2D([], [], color="#555555", label="normal")
+    reduction = Line2D([], [], color="#555555", linestyle="--", label="reduction")
+    _finish(figure, axes, curves, epochs, [normal, reduction])
+    unit = "skip connections" if quantity == "skips" else "entropy [nats]"
+    tidy(axes, f"{stage}: {quantity} of the cells", "epoch", unit)
+    axes.set_ylim(bottom=0)
     return figure
 
 

@@ -17,11 +17,20 @@ def build(run: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: if `run` is no run folder, is damaged or cannot be written to.
     """
-    html = render(read(run))
-    target, part = run / "report.html", run / f"report.html.{os.getpid()}.part"
+    # A lone surrogate, which JSON can hold, has no UTF-8 form.
+    return write_whole(run / "report.html", render(read(run)).encode("utf-8", errors="replace"))
+
+
+def write_whole(target: pathlib.Path, data: bytes) -> pathlib.Path:
+    """Writes a file, in a folder that is made if need be, whole or not at all; returns its path.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        # A lone surrogate, which JSON can hold, has no UTF-8 form.
-        part.write_bytes(html.encode("utf-8", errors="replace"))
+        target.parent.mkdir(exist_ok=True)
+        part.write_bytes(data)
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -14,8 +14,10 @@ from dass_jax.report.results import Outcome, outcomes
 
 SEARCH = ("step1", "step2")
 TRAINING = ("pretrain", "scores", "finetune")
+_LEVELS = ("lower_loss", "lower_accuracy", "upper_loss", "upper_accuracy", "upper_cosine")
+_CELLS = ("skips_normal", "skips_reduce", "entropy_normal", "entropy_reduce")
 _QUANTITIES = {
-    **dict.fromkeys(SEARCH, ("lower_loss", "lower_accuracy", "upper_loss", "upper_accuracy", "upper_cosine")),
+    **dict.fromkeys(SEARCH, (*_LEVELS, *_CELLS)),
     **dict.fromkeys(TRAINING, ("loss", "accuracy", "test_loss", "test_accuracy")),
 }
 _EDGES_TO_NODES = {len(edges(nodes)): nodes for nodes in range(1, 21)}
@@ -29,9 +31,10 @@ class Epoch(NamedTuple):
     epoch: int  # from 1
     epochs: int  # of the whole stage
     seconds: float
-    values: dict[str, float]  # quantity -> loss, accuracy in per cent, or cosine; only what was measured
+    values: dict[str, float]  # quantity -> loss, accuracy in per cent, …; only what was measured
     weights: dict[str, np.ndarray]  # cell -> float[edges, operations], after the softmax; empty in training stages
     seed: int | None  # None: the run has only one
+    stopped: bool = False  # the stage ended here, before its last epoch
 
 
 class Run(NamedTuple):
@@ -135,6 +138,7 @@ def _epoch(data: dict[str, Any], origin: str) -> Epoch:
         values,
         {cell: _weights(weights[cell], f"{origin}: edge_weights: {cell}") for cell in cells},
         seed(data, origin) if "seed" in data else None,
+        data.get("stopped") is True,
     )
 
 

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
     """What one method reached: accuracies in per cent, weights and multiply-accumulates (MACs) as counts."""
 
     method: str
-    genotype: Genotype
+    genotype: Genotype | None  # None: a network that is not made of cells
     accuracy: dict[str, float]  # dense, sparse, test_images
     parameters: dict[str, float]  # total, prunable, kept, kept_with_bn_bias, paper
     macs: dict[str, float]  # dense, nonzero; for one image
@@ -173,9 +173,10 @@ def _of_method(data: Any, method: str, origin: str) -> list[Outcome]:
 
 def _outcome(data: Any, method: str, origin: str) -> Outcome:
     data = section(data, origin)
+    cells = field(data, "genotype", origin)
     return Outcome(
         method=method,
-        genotype=from_json(field(data, "genotype", origin), f"{origin}: genotype"),
+        genotype=None if cells is None else from_json(cells, f"{origin}: genotype"),
         accuracy=_numbers(data, "accuracy", ("dense", "sparse", "test_images"), origin),
         parameters=_numbers(data, "parameters", ("total", "prunable", "kept", "kept_with_bn_bias", "paper"), origin),
         macs=_numbers(data, "macs", ("dense", "nonzero"), origin),

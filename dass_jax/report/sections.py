@@ -2,6 +2,8 @@
 
 import math
 
+from matplotlib.figure import Figure
+
 from dass_jax.genotype import Cell, Genotype
 from dass_jax.report import bars, curves, heatmap, markup
 from dass_jax.report.cells import cell_figure, dot
@@ -10,7 +12,7 @@ from dass_jax.report.results import Layer, decimal, first_seeds, titled
 from dass_jax.report.style import colour
 
 _STAGES = {
-    "step1": "Step 1: architecture search with dense operations",
+    "step1": "Step 1: architecture search (dense operations; in dass_op and dass_joint sparse ones)",
     "step2": "Step 2: architecture search with sparse operations",
     "pretrain": "Step 3: training of the dense network",
     "scores": "Step 3: learning of the pruning scores",
@@ -20,7 +22,9 @@ _STAGES = {
 
 def cells(run: Run) -> str:
     names = methods(run)
-    found = [(each.method, each.seed, each.genotype) for each in run.outcomes]
+    found = [(each.method, each.seed, each.genotype) for each in run.outcomes if each.genotype is not None]
+    if run.outcomes and not found:
+        return ""
     if run.genotypes:
         main = names[0] if names else "found architecture"
         found = [(main, seed, genotype) for seed, genotype in run.genotypes.items()] + [
@@ -86,7 +90,7 @@ def _stage(run: Run, stage: str) -> str:
     caption = f"Solid: {seen}. No {unseen} values were measured in this stage."
     if curves.has_gap(found["accuracy"]):
         alt = f"Generalisation gap over {total} epochs of {who}"
-        figures.append((curves.gap_figure(found["accuracy"], stage, total), alt))
+        figures.append((curves.gap_figure(curves.gaps(run.epochs, methods(run), stage), stage, total), alt))
         shaded = "" if len(run.seeds) > 1 else f"; it is shaded for {found['accuracy'][0].method}"
         caption = (
             f"Solid: {seen}, dashed: {unseen}; accuracy in per cent. The gap, in points, is the accuracy on {seen} "
@@ -97,6 +101,15 @@ def _stage(run: Run, stage: str) -> str:
         alt = f"Cosine between α's gradient and its first-order part over {total} epochs of {who}"
         figures.append((curves.cosine_figure(turned, stage, total), alt))
         caption += " The cosine is between the gradient that α follows and its first-order part; 1 is first order."
+    if collapse := _collapse(run, stage, total):
+        figures += collapse
+        caption += (
+            " Skip connections are counted in the cells that would be derived after each epoch; entropy is the mean of "
+            "the edges', which falls to 0 as one operation takes all."
+        )
+    for each in run.epochs:
+        if each.stage == stage and each.stopped:
+            caption += f" {each.method}: ended by search.stop_at_skips after epoch {each.epoch}."
     if len(run.seeds) > 1:
         caption += " All figures are means over the seeds; bands: one standard deviation (n − 1) to either side."
     if stage in SEARCH:
@@ -111,6 +124,20 @@ def _stage(run: Run, stage: str) -> str:
     )
     last = markup.rows_table(header, [curves.last_epoch(each) for each in found["accuracy"]], main=(0,))
     return markup.heading(_STAGES[stage], 3) + markup.panels([*images, last], caption)
+
+
+def _collapse(run: Run, stage: str, total: int) -> list[tuple[Figure, str]]:
+    """Skip connections and entropy of a search's cells, each with its text; nothing where they are not recorded."""
+    figures = []
+    for quantity, meaning in (
+        ("skips", "Skip connections that the cells would have"),
+        ("entropy", "Entropy of the edges"),
+    ):
+        lines = curves.of_cells(run.epochs, methods(run), stage, quantity)
+        if lines:
+            text = f"{meaning}, over {total} epochs of {', '.join(each.method for each in lines)}"
+            figures.append((curves.cells_figure(lines, stage, quantity, total), text))
+    return figures
 
 
 def weights(run: Run) -> str:

@@ -15,6 +15,16 @@ GROWTH = 4
 """A call takes at most so many times the steps of the one before: a step that was fast by chance misleads less."""
 
 
+class Series(NamedTuple):
+    """Steps that are taken by calls of some of them."""
+
+    total: int
+    part: int
+    """No call goes beyond a multiple of it."""
+    call: Callable[[Any, int, int], tuple[Any, Any]]
+    """(state, first, last) → (state, infos as NumPy arrays, with zeros for all other steps than first … last − 1)."""
+
+
 class Done(NamedTuple):
     """How far a series of steps has come."""
 
@@ -26,27 +36,27 @@ class Done(NamedTuple):
     """Steps that the next call takes."""
 
 
-def in_calls(
-    call: Callable[[int, int], Any], total: int, seconds: float, between: Callable[[Done, Any], None], done: Done
-) -> tuple[Any, Done]:
-    """The steps 0 … total − 1, or those that `done` leaves, by calls of about `seconds`; at least one call.
+Between = Callable[[Any, Done, Any], None]
+"""(state, how far it has come, infos): is told so after each call; by raising it ends the series."""
 
-    Args:
-      call: (first, last) → infos as NumPy arrays, with zeros for all other steps than first … last − 1.
-      between: is told after each call how far it has come, with the infos; by raising it ends the series.
+
+def in_calls(series: Series, state: Any, seconds: float, between: Between, done: Done) -> tuple[Any, Any, Done]:
+    """The steps of a series that `done` leaves, by calls of about `seconds`; at least one call.
 
     Returns:
-      The infos of all steps, and that they are done.
+      (state, infos of all steps, done).
     """
     while True:
-        last, start = min(done.steps + done.size, total), time.monotonic()
-        leaves, structure = jax.tree.flatten(call(done.steps, last))
+        start = time.monotonic()
+        last = min(done.steps + done.size, (done.steps // series.part + 1) * series.part, series.total)
+        state, infos = series.call(state, done.steps, last)
+        leaves, structure = jax.tree.flatten(infos)
         took = time.monotonic() - start
         if done.infos:  # each figure is zero in all calls but one, so that the sum is that one to the bit
             leaves = [np.add(kept, new) for kept, new in zip(done.infos, leaves, strict=True)]
         size = int(seconds * max(last - done.steps, 1) / max(took, 1e-9))
         done = Done(last, tuple(leaves), done.seconds + took, max(1, min(size, GROWTH * done.size)))
         infos = jax.tree.unflatten(structure, leaves)
-        between(done, infos)
-        if done.steps == total:
-            return infos, done
+        between(state, done, infos)
+        if done.steps == series.total:
+            return state, infos, done

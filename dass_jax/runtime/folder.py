@@ -56,7 +56,7 @@ def make(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(path: pathlib.Path) -> Iterator[None]:
+def claimed(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
     """Within the block no other process can claim the folder, which must exist. The lock goes with the process, however
     it ends; a file system that knows no locks gives none.
 
@@ -68,7 +68,7 @@ def claimed(path: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"--workdir = {str(path)!r} is in use by another process; allowed: to wait for its end, or "
+                f"{flag} = {str(path)!r} is in use by another process; allowed: to wait for its end, or "
                 "another folder"
             ) from error
         except OSError as error:

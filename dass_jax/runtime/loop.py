@@ -40,9 +40,10 @@ def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> C
       skip: go on after a step that is not finite.
 
     Returns:
-      (state, examples, indices, key, learning_rate, drop_path, first, last) → (state, infos), where indices are int32
-      [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and infos have a leading axis
-      over all steps, with zeros for those before step `first` and from step `last` on.
+      (state, examples, indices, key, learning_rate, drop_path, first, last, begin) → (state, infos), where indices are
+      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and infos have a leading
+      axis over all steps, with zeros for those before step `first` and from step `last` on. If the indices are only a
+      part of an epoch, `begin` is the number in it of their first step.
     """
 
     def run(
@@ -54,12 +55,13 @@ def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> C
         drop_path: Any,
         first: Any,
         last: Any,
+        begin: Any = 0,
     ) -> Any:
         # jit, so that what is traced for the shapes of the infos is not traced again for the loop.
         @jax.jit
         def step(state: State, number: Any) -> Any:
             rows = indices[number]
-            draw, inner = jax.random.split(jax.random.fold_in(key, number))
+            draw, inner = jax.random.split(jax.random.fold_in(key, begin + number))
             if rows.ndim == 1:
                 batch = prepare(examples, rows, draw, drop_path)
             else:
@@ -100,7 +102,7 @@ def _some(step: Callable[..., Any], carry: Any, steps: int, first: Any, last: An
 
 
 def several(epoch: Callable[..., Any], skip: bool = False) -> Callable[..., tuple[State, Any]]:
-    """The function of several epochs: as `epoch`, with a leading axis over epochs for all but state and examples.
+    """The function of several whole epochs: as `epoch`, with a leading axis over epochs for all but state and examples.
 
     After an epoch with figures that are not finite none of the others takes place, unless `skip`.
     """
@@ -109,7 +111,7 @@ def several(epoch: Callable[..., Any], skip: bool = False) -> Callable[..., tupl
         def one(carry: tuple[State, Any], own: Any) -> Any:
             state, going = carry
             *given, first, last = own
-            state, infos = epoch(state, examples, *given, first, jnp.where(going, last, first))
+            state, infos = epoch(state, examples, *given, first, jnp.where(going, last, first), jnp.int32(0))
             return (state, going if skip else going & sound(infos)), infos
 
         (state, _), infos = jax.lax.scan(one, (state, jnp.array(True)), inputs)

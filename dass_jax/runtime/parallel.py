@@ -69,6 +69,12 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.tree.map(lambda x: jax.device_put(np.stack([x] * len(devices)), everywhere), tree)
 
 
+def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """`tree`, whose leading axis is that of the devices, with each part on its device."""
+    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.device_put(x, everywhere), tree)
+
+
 def unreplicate(tree: Any) -> Any:
     """The first device's copy, as NumPy arrays of their own."""
     return jax.tree.map(lambda x: np.array(x[0]), tree)

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dass_jax import relaxation
 from dass_jax.errors import UserError
+from dass_jax.genotype import Genotype, skips
 from dass_jax.runtime import seeds, soundness
 from dass_jax.runtime.stage import Stage
 
@@ -50,6 +52,20 @@ def means(lines: list[dict[str, Any]]) -> dict[str, float]:
 def figures(info: Any) -> dict[str, float]:
     """The scalars of an epoch by name, rounded."""
     return {name: round(float(value), 6) for name, value in soundness.named(info).items()}
+
+
+def of_cells(edge_weights: Any, found: Genotype) -> dict[str, Any]:
+    """What a line of a search says of the cells: the edge weights by cell; of each cell the skip connections that it
+    would have if it were derived now, and its edges' mean entropy in nats.
+
+    Args:
+      edge_weights: cell → [edges, operations], after the softmax.
+      found: the genotype derived from them.
+    """
+    counts = {f"skips_{name}": skips(cell) for name, cell in found._asdict().items()}
+    entropies = {f"entropy_{name}": round(float(relaxation.entropy(w)), 6) for name, w in edge_weights.items()}
+    weights = {name: np.asarray(w).round(6).tolist() for name, w in edge_weights.items()}
+    return {**counts, **entropies, "edge_weights": weights}
 
 
 def check_finite(record: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Unsound(NamedTuple):
 def named(info: Any) -> dict[str, Any]:
     """The figures of an info by name: with a prefix for each level of a bi-level step."""
     if hasattr(info, "upper"):
-        levels = {level: named(getattr(info, level)) for level in ("lower", "upper")}
+        levels = {level: named(getattr(info, level)) for level in sorted(info._fields)}
         return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
     found = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
     return found if info.cosine is None else {**found, "cosine": info.cosine}

@@ -20,10 +20,12 @@ class Stage(NamedTuple):
     """Stages of equal name here share one compiled program."""
     epochs: int
     epoch: Callable[..., Any]
+    """`loop.epoch` of its update."""
     start: Callable[[Any], State]
     """The last stage's state → this stage's first; a chain's first stage ignores its argument."""
     indices: Callable[[int], np.ndarray]
-    learning_rate: Callable[[int], float]
+    learning_rate: Callable[[int], float | tuple[float, ...]]
+    """Several, where the levels of one update have schedules of their own."""
     drop_path: Callable[[int], float]
     masks: Callable[[Variables], Any]
     """variables → the masks under which the network is evaluated; a search has none."""

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from dass_jax.errors import Stopped, UserError
-from dass_jax.runtime import calls, loop, parallel, soundness
-from dass_jax.runtime.calls import Done
+from dass_jax.runtime import calls, parallel, soundness
+from dass_jax.runtime.calls import Done, Series
 from dass_jax.runtime.signals import Signals
 
 
@@ -36,63 +35,49 @@ class Place(NamedTuple):
     label: str
     epoch: int
     """Number of the first one, from 1."""
+    epochs: int
+    """How many there are."""
     seeds: Sequence[int] | None
     """None for a run that has only one."""
 
 
-def run(
-    program: Callable[..., Any], state: Any, examples: Any, inputs: tuple[Any, ...], done: Done, watch: Watch, at: Place
-) -> tuple[Any, Any, Done]:
-    """The epochs of `inputs` (with leading axes over epochs; the first is indices) beyond what is `done`.
+def run(series: Series, state: Any, done: Done, watch: Watch, at: Place) -> tuple[Any, Any, Done]:
+    """The steps of some epochs, as a feed hands them out, beyond those that are `done`.
 
     Args:
-      program: `loop.several` of an epoch, on the devices.
       state: on the devices; it is given away.
 
     Returns:
-      (state on the devices, infos of all steps as NumPy arrays, done).
+      (state on the devices, infos of all steps as NumPy arrays with leading axes over epochs and steps, done).
 
     Raises:
       Stopped: after a signal, with a pause kept.
       UserError: after a step that is not finite, unless these are skipped; the state before it is kept as a pause if
         there is one seed, of several some have gone on.
     """
-    indices = inputs[0]
-    epochs, steps = len(indices), indices.shape[1 if at.seeds is None else 2]
-    held, kept_at = [state], time.monotonic()
+    kept_at = time.monotonic()
 
-    def call(first: int, last: int) -> Any:
-        held[0], infos = program(held[0], examples, *inputs, *loop.bounds(first, last, epochs, steps))
-        return parallel.unreplicate(infos)
-
-    def between(done: Done, infos: Any) -> None:
+    def between(state: Any, done: Done, infos: Any) -> None:
         nonlocal kept_at
         found = None if watch.skip else soundness.first(infos)
         if found is not None:
-            now = parallel.unreplicate(held[0])
+            now = parallel.unreplicate(state)
             if at.seeds is None:
-                there = done._replace(steps=found.epoch * steps + found.step, infos=soundness.before(infos, found))
-                watch.pause(now, there)
+                number = found.epoch * (series.total // at.epochs) + found.step
+                watch.pause(now, done._replace(steps=number, infos=soundness.before(infos, found)))
             raise UserError(soundness.message(found, at.label, at.seeds, at.epoch, now.variables))
         due = watch.minutes > 0 and time.monotonic() - kept_at > 60 * watch.minutes
-        if watch.signals.asked is not None or (due and done.steps < epochs * steps):
-            watch.pause(parallel.unreplicate(held[0]), done)
+        if watch.signals.asked is not None or (due and done.steps < series.total):
+            watch.pause(parallel.unreplicate(state), done)
             kept_at = time.monotonic()
         watch.signals.check()
 
-    infos, done = calls.in_calls(call, epochs * steps, watch.seconds, between, done)
-    return held[0], infos, done
+    return calls.in_calls(series, state, watch.seconds, between, done)
 
 
-def evaluate(
-    program: Callable[..., Any], network: Any, examples: Any, rows: tuple[Any, Any], signals: Signals, seconds: float
-) -> dict[str, Any]:
+def evaluate(series: Series, network: Any, signals: Signals, seconds: float) -> dict[str, Any]:
     """The sums over a split, by calls of about so many seconds; float64. Raises Stopped."""
-
-    def call(first: int, last: int) -> Any:
-        return parallel.unreplicate(program(network, examples, *rows, np.int32(first), np.int32(last)))
-
-    infos, _ = calls.in_calls(call, len(rows[0]), seconds, lambda *_: signals.check(), Done())
+    _, infos, _ = calls.in_calls(series, network, seconds, lambda *_: signals.check(), Done())
     return jax.tree.map(lambda x: x.sum(-1, dtype="float64"), infos)
 
 

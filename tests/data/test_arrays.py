@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dass_jax.data import arrays
+from dass_jax.data import arrays, load
 from dass_jax.errors import UserError
 
 
@@ -30,14 +30,14 @@ def _saved(folder: pathlib.Path, **changes: Any) -> str:
 
 def _refused(source: str, limit: int = 0) -> str:
     with pytest.raises(UserError) as caught:
-        arrays.load(source, limit, 0)
+        load.load(load.Wanted(source, limit))
     message = str(caught.value)
     assert "\n" not in message and "allowed: " in message
     return message
 
 
 def test_digits_are_stratified_and_do_not_depend_on_the_seed() -> None:
-    data, again = arrays.load("digits", 0, 0), arrays.load("digits", 0, 99)
+    data, again = load.load(load.Wanted("digits", 0, 0)), load.load(load.Wanted("digits", 0, 99))
     assert data.train.images.shape == (1437, 8, 8, 1) and data.test.images.shape == (360, 8, 8, 1)
     assert data.train.images.dtype == np.uint8 and data.train.labels.dtype == np.int32
     assert data.classes == 10 and data.train.images.max() == 255
@@ -63,7 +63,7 @@ def test_a_constant_channel_can_be_divided_by() -> None:
 @pytest.mark.parametrize("label_type", [np.uint8, np.int16, np.int64])
 def test_npz_keeps_the_images_and_infers_the_classes(tmp_path: pathlib.Path, label_type: type) -> None:
     labels: np.ndarray = _good()["train_labels"].astype(label_type)
-    data = arrays.load(_saved(tmp_path, train_labels=labels), 0, 0)
+    data = load.load(load.Wanted(_saved(tmp_path, train_labels=labels), 0, 0))
     np.testing.assert_array_equal(data.train.images, _good()["train_images"])
     np.testing.assert_array_equal(data.train.labels, labels)
     assert data.classes == 5 and data.mean.shape == data.std.shape == (3,)
@@ -71,19 +71,19 @@ def test_npz_keeps_the_images_and_infers_the_classes(tmp_path: pathlib.Path, lab
 
 
 def test_images_without_a_channel_axis_have_one_channel(tmp_path: pathlib.Path) -> None:
-    data = arrays.load(_saved(tmp_path, **_good(None)), 0, 0)
+    data = load.load(load.Wanted(_saved(tmp_path, **_good(None)), 0, 0))
     assert data.train.images.shape == (12, 6, 5, 1) and data.test.images.shape == (7, 6, 5, 1)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _saved(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert len(arrays.load("~/images.npz", 0, 0).train.labels) == 12
+    assert len(load.load(load.Wanted("~/images.npz", 0, 0)).train.labels) == 12
 
 
 def test_limit_takes_a_random_subset_of_the_training_images_only() -> None:
-    whole = arrays.load("digits", 0, 0)
-    some, same, other = (arrays.load("digits", 50, seed) for seed in (1, 1, 2))
+    whole = load.load(load.Wanted("digits", 0, 0))
+    some, same, other = (load.load(load.Wanted("digits", 50, seed)) for seed in (1, 1, 2))
     assert some.train.images.shape == (50, 8, 8, 1) and len(some.test.labels) == 360
     np.testing.assert_array_equal(some.train.images, same.train.images)
     assert (some.train.images != other.train.images).any() and (some.train.images != whole.train.images[:50]).any()
@@ -142,8 +142,10 @@ def test_wrong_arrays_are_refused(tmp_path: pathlib.Path, changes: dict[str, Any
 def test_wrong_files_are_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "text.npz").write_text("not a zip file")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    assert "nowhere.npz' does not exist; allowed: 'digits' or an .npz file" in _refused(str(tmp_path / "nowhere.npz"))
-    assert "is a folder; allowed: 'digits' or an .npz file" in _refused(str(tmp_path))
+    assert "nowhere.npz' does not exist; allowed: 'digits', 'tfds:NAME', an .npz file" in _refused(
+        str(tmp_path / "nowhere.npz")
+    )
+    assert "is a folder with neither; allowed: 'digits'" in _refused(str(tmp_path))
     assert "text.npz' is not an .npz file; allowed" in _refused(str(tmp_path / "text.npz"))
     assert "one.npy' is not an .npz file; allowed" in _refused(str(tmp_path / "one.npy"))
 

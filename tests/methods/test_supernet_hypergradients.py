@@ -11,7 +11,7 @@ import pytest
 
 from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Level, Point, Sample
-from dass_jax.data import arrays
+from dass_jax.data import digits
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
 from dass_jax.runtime import parallel
@@ -52,10 +52,10 @@ def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same)
 
 def problem(collection: str) -> Problem:
     upper, lower, v = levels(collection)
-    digits = arrays.load("digits", 0, 0).train
-    images = np.moveaxis(digits.images[:16].astype(np.float64) / 16 - 0.5, [0, 3], [3, 0])
+    train = digits.opened()[0]
+    images = np.moveaxis(train.images[:16].astype(np.float64) / 16 - 0.5, [0, 3], [3, 0])
     samples = [
-        Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(digits.labels[:16][half])), KEY)
+        Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(train.labels[:16][half])), KEY)
         for half in (slice(0, 8), slice(8, 16))
     ]
     # A first step, so that there is momentum.

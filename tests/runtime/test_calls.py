@@ -25,23 +25,31 @@ def part(first: int, last: int) -> dict[str, Any]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(1e-9, 10), min_size=8, max_size=8), st.integers(0, 7))
-def test_whatever_the_calls_the_infos_are_the_same(clock: list[float], cut: int) -> None:
+@given(st.lists(st.floats(1e-9, 10), min_size=8, max_size=8), st.integers(0, 7), st.integers(1, 7))
+def test_whatever_the_calls_the_infos_are_the_same(clock: list[float], cut: int, size: int) -> None:
     times = iter(np.cumsum([t for pair in zip([0.0] * 8, clock, strict=True) for t in pair]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls.time, "monotonic", lambda: float(next(times)))
         seen: list[Done] = []
 
-        def stopping(done: Done, infos: Any) -> None:
+        taken: list[tuple[int, int]] = []
+
+        def call(state: int, first: int, last: int) -> tuple[int, dict[str, Any]]:
+            taken.append((first, last))
+            return state + 1, part(first, last)
+
+        def stopping(state: int, done: Done, infos: Any) -> None:
             seen.append(done)
             if len(seen) == 1:
                 raise Stopped(signal.SIGTERM)
 
+        series = calls.Series(7, size, call)
         start = Done(cut, tuple(part(0, cut)[name] for name in sorted(VALUES)) if cut else ())
         with pytest.raises(Stopped):
-            calls.in_calls(part, 7, 1.0, stopping, start)
-        found, done = calls.in_calls(part, 7, 1.0, stopping, seen[0])
-    assert done.steps == 7
+            calls.in_calls(series, 0, 1.0, stopping, start)
+        state, found, done = calls.in_calls(series, len(taken), 1.0, stopping, seen[0])
+    assert done.steps == 7 and state == len(taken)
+    assert all(first // size == (last - 1) // size for first, last in taken if first < last)
     for name, value in VALUES.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
@@ -50,16 +58,16 @@ def test_whatever_the_calls_the_infos_are_the_same(clock: list[float], cut: int)
 def test_a_call_takes_the_steps_of_its_time_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, taken = [0.0], []
 
-    def call(first: int, last: int) -> dict[str, Any]:
+    def call(state: None, first: int, last: int) -> tuple[None, dict[str, Any]]:
         now[0] += 0.1 * (last - first)
         taken.append(last - first)
-        return {"x": np.zeros(100)}
+        return state, {"x": np.zeros(100)}
 
     monkeypatch.setattr(calls.time, "monotonic", lambda: now[0])
-    calls.in_calls(call, 100, 1.05, lambda *_: None, Done())
+    calls.in_calls(calls.Series(100, 100, call), None, 1.05, lambda *_: None, Done())
     assert taken[:3] == [1, 4, 10] and sum(taken) == 100 and max(taken) == 10
     taken.clear()
-    calls.in_calls(call, 5, 0.0, lambda *_: None, Done())
+    calls.in_calls(calls.Series(5, 5, call), None, 0.0, lambda *_: None, Done())
     assert taken == [1] * 5
 
 

@@ -48,6 +48,8 @@ def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
 
 def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
     """w [I, O]: [N, H, W, I] → [N, H, W, O]."""
+    # As in `kernels.pointwise`: what x comes from is computed with x's own axes.
+    x = lax.optimization_barrier(x)
     return (x.reshape(-1, len(w)) @ w).reshape(*x.shape[:-1], -1)
 
 

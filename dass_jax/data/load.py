@@ -1,0 +1,134 @@
+"""The data of a run: the one place that chooses by `data.source` where images come from and how they are held."""
+
+import os.path
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dass_jax.data import arrays, digits, folders, npz, pictures, stream, tfds
+from dass_jax.errors import UserError
+
+IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+"""Mean and standard deviation of ImageNet's training images (RGB, 0 … 1), as everyone uses them."""
+FORMS = (
+    f"'digits', '{tfds.PREFIX}NAME', an .npz file or a folder of .npy files with {', '.join(npz.NAMES)}, "
+    "or a folder with train/<class>/ and test/ or val/"
+)
+_BLOCK = 256
+"""Images in a batch when all of a split are read."""
+
+
+class Wanted(NamedTuple):
+    """What is asked for; `dass_jax.config.Data` says what each means."""
+
+    source: str
+    limit: int = 0
+    seed: int = 0
+    folder: str = ""
+    image_size: int = 0
+    streaming: bool = False
+    margin: float = 1.0
+    """Of `pictures.centre_box`, for all images in memory and for the evaluation of streamed ones."""
+    imagenet_statistics: bool = False
+    most_bytes: int | None = None
+    """Of images in memory; None = no bound."""
+
+
+def load(wanted: Wanted) -> arrays.Dataset:
+    """The data, its training set cut to `limit` images drawn at random with `seed` (0 = all).
+
+    Raises:
+      UserError: if the source cannot be read or does not hold what is wanted.
+    """
+    train, test, classes = opened(wanted.source, wanted.folder, wanted.most_bytes)
+    train = arrays.limited(train, wanted.limit, wanted.seed)
+    shape = _shape(train, wanted.image_size)
+    if wanted.streaming:
+        splits: list[arrays.Split | arrays.Source] = [_source(part, wanted) for part in (train, test)]
+    else:
+        decoded = [part.size for part in (train, test) if not _is_ready(part, wanted)]
+        _check_bytes(wanted, sum(decoded), shape)
+        splits = [_in_memory(part, shape, wanted) for part in (train, test)]
+    mean, std = _statistics(splits[0], shape, wanted)
+    return arrays.Dataset(splits[0], splits[1], classes, mean, std, shape)
+
+
+def opened(
+    source: str, folder: str, most_bytes: int | None
+) -> tuple[arrays.Split | arrays.Source, arrays.Split | arrays.Source, int]:
+    """(train, test, number of classes) as the source has them. Raises UserError."""
+    if source == "digits":
+        return digits.opened()
+    if source.startswith(tfds.PREFIX):
+        return tfds.opened(source.removeprefix(tfds.PREFIX), folder)
+    path = pathlib.Path(os.path.expanduser(source))
+    if path.is_file():
+        return npz.opened(path, most_bytes)
+    if (path / "train").is_dir():
+        return folders.opened(path)
+    if any((path / f"{name}.npy").exists() for name in npz.NAMES):
+        return npz.opened_folder(path)
+    found = "is a folder with neither" if path.is_dir() else "does not exist"
+    raise UserError(f"data.source = {str(path)!r} {found}; allowed: {FORMS}")
+
+
+def _shape(train: arrays.Split | arrays.Source, image_size: int) -> tuple[int, int, int]:
+    """(H, W, C) of the images as the network sees them: of a source the first one tells."""
+    first = train.images[0] if isinstance(train, arrays.Split) else train.example(0)[0]
+    height, width, channels = first.shape
+    return (image_size, image_size, channels) if image_size else (height, width, channels)
+
+
+def view(image_size: int, margin: float) -> stream.View:
+    """Every image as it is evaluated: the centre at `image_size`, or for 0 the image as it is."""
+
+    def centre(image: np.ndarray, place: int) -> np.ndarray:
+        return pictures.cut(image, pictures.centre_box(image.shape[:2], margin), image_size) if image_size else image
+
+    return centre
+
+
+def _source(part: arrays.Split | arrays.Source, wanted: Wanted) -> arrays.Source:
+    return part if isinstance(part, arrays.Source) else arrays.one_by_one(part, f"data.source = {wanted.source!r}")
+
+
+def _is_ready(part: arrays.Split | arrays.Source, wanted: Wanted) -> bool:
+    """Whether it is in memory, or mapped into it, as it is wanted."""
+    return isinstance(part, arrays.Split) and not wanted.image_size
+
+
+def _in_memory(part: arrays.Split | arrays.Source, shape: tuple[int, int, int], wanted: Wanted) -> arrays.Split:
+    if isinstance(part, arrays.Split) and _is_ready(part, wanted):
+        return part
+    images, labels = np.empty((part.size, *shape), np.uint8), np.empty(part.size, np.int32)
+    start, source = 0, _source(part, wanted)
+    rows = np.arange(part.size)
+    for found in stream.batches(source, rows, view(wanted.image_size, wanted.margin), shape, _BLOCK):
+        images[start : start + found.size], labels[start : start + found.size] = found
+        start += found.size
+    return arrays.Split(images, labels)
+
+
+def _check_bytes(wanted: Wanted, number: int, shape: tuple[int, int, int]) -> None:
+    needed = number * int(np.prod(shape))
+    if wanted.most_bytes is not None and needed > wanted.most_bytes:
+        raise UserError(
+            f"data.streaming = false with {number} images of {'×'.join(map(str, shape))} needs {needed / 1e9:.3g} GB "
+            f"and {wanted.most_bytes / 1e9:.3g} GB are available; allowed: data.streaming = true, data.limit or a "
+            "smaller data.image_size"
+        )
+
+
+def _statistics(
+    train: arrays.Split | arrays.Source, shape: tuple[int, int, int], wanted: Wanted
+) -> tuple[np.ndarray, np.ndarray]:
+    if wanted.imagenet_statistics:
+        if shape[2] != 3:
+            raise UserError(f"data.statistics = 'imagenet' on images of {shape[2]} channels; allowed: 'own', or RGB")
+        return IMAGENET
+    if isinstance(train, arrays.Split):
+        return arrays.channel_statistics(train.images)
+    centred = view(wanted.image_size, wanted.margin)
+    blocks = stream.batches(train, np.arange(train.size), centred, shape, _BLOCK)
+    return arrays.statistics_of(block.images for block in blocks)

@@ -1,0 +1,50 @@
+"""Reading many images in a given order: by several threads, a bounded number ahead of their use, batch by batch.
+
+grain has the threads, the bound and the order; which rows are read is the caller's. A batch depends on its rows and
+places alone, so what is read does not depend on threads or speed.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dass_jax.data.arrays import Source, Split
+from dass_jax.errors import UserError
+
+View = Callable[[np.ndarray, int], np.ndarray]
+"""(uint8 [H, W, C] as it was read, place in the order) → uint8 [S, S, C] as the network sees it."""
+
+
+def batches(source: Source, rows: np.ndarray, view: View, shape: tuple[int, ...], size: int) -> Iterator[Split]:
+    """The examples `rows` (integers [N]) in that order, `size` at a time, the last batch perhaps smaller.
+
+    At most 2 · `size` images are held, beside the batch that was handed out.
+
+    Args:
+      view: of each image, with its place 0 … N − 1 in `rows`.
+      shape: what `view` must return, (H, W, C).
+
+    Raises:
+      UserError: if an image cannot be read or has another shape, or grain is not installed.
+    """
+    try:
+        import grain
+    except ImportError as error:
+        raise UserError(
+            "data.source and data.streaming need the package grain to read images one by one; "
+            "allowed: after pip install 'dass_jax[data]'"
+        ) from error
+
+    def example(place: int) -> tuple[np.ndarray, np.int32]:
+        row = int(rows[place])
+        image, label = source.example(row)
+        image = view(image, place)
+        if image.shape != tuple(shape):
+            has, wanted = ("×".join(map(str, found)) for found in (image.shape, shape))
+            raise UserError(f"{source.name(row)} is {has}; allowed: {wanted} as the first one, or data.image_size")
+        return image, np.int32(label)
+
+    options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
+    for images, labels in grain.MapDataset.range(len(rows)).map(example).to_iter_dataset(options).batch(size):
+        yield Split(images, labels)

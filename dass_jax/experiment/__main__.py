@@ -1,0 +1,43 @@
+"""`python -m dass_jax.experiment FILE [--out DIR]`: the runs of an experiment, its results.csv and its report."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from dass_jax.errors import Parser, process
+from dass_jax.experiment import plan
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; the exit code is 1 if a run has failed, else 0. Raises Stopped after SIGINT or SIGTERM."""
+    parser = Parser(
+        prog="python -m dass_jax.experiment", description="Does all runs of an experiment, then its report."
+    )
+    parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="TOML file of the experiment")
+    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="folder; default: runs/<name of FILE>")
+    parser.add_argument("--list", action="store_true", help="name the runs and do nothing")
+    given = parser.parse_args(argv)
+    wanted = plan.load(given.file)
+    if given.list:
+        print("\n".join(f"{run.name}  {run.network}" for run in wanted.runs))
+        return 0
+    # JAX is imported once the file is known to be right: a wrong one is answered at once.
+    from dass_jax import train
+    from dass_jax.experiment.execute import carry_out
+    from dass_jax.report import experiment as report
+    from dass_jax.runtime.progress import Progress
+
+    path = given.out or pathlib.Path("runs") / given.file.stem
+    progress = Progress()
+    train.prepare_jax(wanted.runs[0].config.runtime.compilation_cache)
+    rows = carry_out(wanted, path, progress)
+    page = report.build(path)
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        progress.say(f"failed: {row['run']}: {row['error']}")
+    print(f"experiment folder: {path}\nreport: {page}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    process(lambda: main(sys.argv[1:]))

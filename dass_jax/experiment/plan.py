@@ -1,0 +1,192 @@
+"""An experiment's TOML file as a list of checked runs.
+
+    title = "…"
+    base = "../cifar10_cpu.toml"          the configuration that all runs start from, relative to this file
+    [set]                                 fields that differ from it in all runs
+    data.limit = 4000
+    [axes]                                every combination is a run; the first axis varies slowest
+    seed = [0, 1, 2]
+    method = ["dass", "darts_sparse"]
+    [[runs]]                              optional: all combinations again for each of these, with their own values
+    name = "Medium"
+    network.cells = 12
+    [report]                              what is drawn, see `Report`
+
+A field has the name that it has on the command line of a run.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from dass_jax import config_io
+from dass_jax.config import Config, NotNegative, Range, Text
+from dass_jax.errors import UserError, nearest
+
+TableName = Literal["methods", "keep", "tests", "seeds"]
+FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds"]
+OWN = ("controls", "seeds")
+"""Fields of a run that an experiment replaces: methods and seeds are axes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The `[report]` table."""
+
+    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds")
+    figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds")
+    keep: Annotated[float, Range(0, 1)] = 0.0
+    """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""
+    published: Literal["none", "cifar10"] = "none"
+    """Whose published accuracies stand beside ours: `cifar10` has those of the DASS paper."""
+    watts: NotNegative = 0.0
+    """Power of the machine under load, for energy and CO2; 0 = not known, no column."""
+    grams_per_kwh: NotNegative = 0.0
+    """CO2 of the electricity used, in grams for each kWh."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    title: Annotated[str, Text("a title", empty=True)] = ""
+    base: Annotated[str, Text("the path of a run's TOML file")] = "(missing)"
+    set: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
+    axes: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
+    runs: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
+    report: Report = Report()
+
+
+class Planned(NamedTuple):
+    """One run: the name of its folder, what its network is called, and its configuration."""
+
+    name: str
+    network: str
+    config: Config
+
+
+class Plan(NamedTuple):
+    """An experiment: `text` is the file's own, `runs` are in the order in which they are done."""
+
+    title: str
+    text: str
+    runs: tuple[Planned, ...]
+    report: Report
+
+
+def load(path: pathlib.Path) -> Plan:
+    """The plan in a TOML file.
+
+    Raises:
+      UserError: if the file or its base cannot be read, or says something not allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise UserError(
+            f"experiment file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"experiment file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
+    try:
+        file = config_io.structured(data, _File)
+        if "base" not in data:
+            raise UserError("base is missing; allowed: base = FILE, the TOML file of a run, relative to this one")
+        base = config_io.load(path.parent / file.base)
+        runs = tuple(_runs(base, file))
+        _check(runs, file.report)
+    except UserError as error:
+        raise UserError(f"experiment file {str(path)!r}: {error}") from error
+    return Plan(file.title or path.stem, text, runs, file.report)
+
+
+def _runs(base: Config, file: _File) -> Iterator[Planned]:
+    common = {name: _conform(name, value, "set") for name, value in _dotted(file.set).items()}
+    axes = {name: _axis(name, values) for name, values in _dotted(file.axes).items()}
+    for table in file.runs or [{}]:
+        if not isinstance(table, Mapping):
+            raise UserError(f"runs = {config_io.short(table)}; allowed: a table [[runs]] for each")
+        label = table.get("name", "")
+        if not isinstance(label, str) or not label.isprintable():
+            raise UserError(f"runs.name = {config_io.short(label)}; allowed: what the tables call the network")
+        given = _dotted({key: value for key, value in table.items() if key != "name"})
+        own = {name: _conform(name, value, "runs") for name, value in given.items()}
+        free = {name: values for name, values in axes.items() if name not in own}
+        for values in itertools.product(*free.values()):
+            config = _config(base, {**common, **own, **dict(zip(free, values, strict=True))})
+            yield Planned(_name(label, config), label or _network(config), config)
+
+
+def _dotted(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables as dotted name → value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _dotted(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
+    return found
+
+
+def _hint(name: str, place: str) -> Any:
+    fields = dict(config_io.leaves())
+    if name in OWN:
+        raise UserError(f"{place}.{name}: a run of an experiment has one method and one seed; allowed: as [axes]")
+    if name not in fields:
+        raise UserError(
+            f"unknown key {config_io.short(f'{place}.{name}')}{nearest(name, fields)}; "
+            "allowed: the fields of a run, see python -m dass_jax.train --help"
+        )
+    return fields[name]
+
+
+def _conform(name: str, value: Any, place: str) -> Any:
+    try:
+        return config_io.conform(_hint(name, place), value)
+    except config_io.Refused as error:
+        raise UserError(f"{place}.{name} = {error}") from error
+
+
+def _axis(name: str, values: Any) -> list[Any]:
+    hint = _hint(name, "axes")
+    if not isinstance(values, list) or not values or len({repr(value) for value in values}) < len(values):
+        raise UserError(
+            f"axes.{name} = {config_io.short(values)}; allowed: a list of different values, "
+            f"each {config_io.allowed(hint)}"
+        )
+    return [_conform(name, value, "axes") for value in values]
+
+
+def _config(base: Config, changes: dict[str, Any]) -> Config:
+    tree: dict[str, Any] = {**dataclasses.asdict(base), "controls": (), "seeds": 1}
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        part = tree
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    return config_io.from_dict(tree)
+
+
+def _name(label: str, config: Config) -> str:
+    """Of the folder: readable and, by the digest, of this configuration alone."""
+    slug = "".join(letter if letter.isalnum() else "_" for letter in label)
+    parts = [*([slug] if slug else []), config.method, f"keep{config.sparsity.keep:g}", f"seed{config.seed}"]
+    return "-".join([*parts, config_io.digest(config)])
+
+
+def _network(config: Config) -> str:
+    return f"{config.network.cells} cells, {config.network.channels} channels"
+
+
+def _check(runs: tuple[Planned, ...], report: Report) -> None:
+    digests = [config_io.digest(run.config) for run in runs]
+    for index, digest in enumerate(digests):
+        if digest in digests[:index]:
+            raise UserError(f"runs: {runs[index].name} is there twice; allowed: runs that differ in what they compute")
+    if bool(report.watts) != bool(report.grams_per_kwh):
+        raise UserError(
+            f"report.watts = {report.watts:g} and report.grams_per_kwh = {report.grams_per_kwh:g}; "
+            "allowed: both, or none of them"
+        )
+    if report.keep and report.keep not in {run.config.sparsity.keep for run in runs}:
+        raise UserError(f"report.keep = {report.keep:g}; allowed: a sparsity.keep of the experiment, or 0")

@@ -1,0 +1,81 @@
+"""`results.csv`: one row for each run of an experiment, rewritten whole after each."""
+
+import csv
+import io
+import json
+import pathlib
+from typing import Any
+
+from dass_jax.experiment.plan import Plan, Planned, Report
+from dass_jax.runtime import folder
+
+CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
+COLUMNS = (
+    *("run", "network", "method", "keep", "seed", "status", "dense", "sparse", "test_images"),
+    *("total", "prunable", "kept", "kept_with_bn_bias", "macs_dense", "macs_nonzero", "nid", "compression"),
+    *(f"seconds_{clock}" for clock in CLOCKS),
+    *("seconds", "seconds_shared", "co2_g", "latency_ms", "genotype", "error"),
+)
+"""Accuracies in per cent; seconds are what the run would cost alone, `seconds_shared` the part of them that another run
+of the experiment has spent; CO2 in grams, of `seconds`; latency of one image in milliseconds, where it was measured."""
+
+
+def write(plan: Plan, path: pathlib.Path) -> list[dict[str, Any]]:
+    """Rewrites `path`/results.csv from the run folders; returns its rows. A latency entered there by hand stays."""
+    file = path / "results.csv"
+    before = {row["run"]: row.get("latency_ms") or "" for row in _read(file)}
+    rows = [row_of(run, path, plan.report, before.get(run.name, "")) for run in plan.runs]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    folder.write_text(file, text.getvalue())
+    return rows
+
+
+def _read(file: pathlib.Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as stream:
+        return [row for row in csv.DictReader(stream) if row.get("run")]
+
+
+def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") -> dict[str, Any]:
+    """The row of a run of the experiment in `path`; a column without a value is left out."""
+    config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
+    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method}
+    row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
+    if not (own / "results.json").exists():
+        failed = error.exists()
+        row["status"] = "failed" if failed else "begun" if folder.has_begun(own) else "waiting"
+        return row | ({"error": error.read_text(encoding="utf-8").partition("\n")[0]} if failed else {})
+    row["status"] = "finished"
+    found = json.loads((own / "results.json").read_text(encoding="utf-8"))
+    row |= {name: found["accuracy"][name] for name in ("dense", "sparse", "test_images")}
+    row |= {name: found["parameters"][name] for name in ("total", "prunable", "kept", "kept_with_bn_bias")}
+    row |= {f"macs_{name}": found["macs"][name] for name in ("dense", "nonzero")}
+    row |= {name: found[name] for name in ("nid", "compression")}
+    row |= {f"seconds_{clock}": found["seconds"].get(clock, "") for clock in CLOCKS}
+    row["seconds"] = round(sum(found["seconds"].values()), 2)
+    row["seconds_shared"] = round(shared_seconds(own / "metrics.jsonl"), 2)
+    if report.watts:
+        row["co2_g"] = round(grams(row["seconds"], report), 3)
+    row["latency_ms"] = found.get("latency_ms", latency)
+    row["genotype"] = json.dumps(found["genotype"], separators=(",", ":")) if found.get("genotype") else ""
+    return row
+
+
+def error_file(path: pathlib.Path, name: str) -> pathlib.Path:
+    """Where the error of a run is left: outside its folder, which it may never have got."""
+    return path / "errors" / f"{name}.txt"
+
+
+def shared_seconds(metrics: pathlib.Path) -> float:
+    """Seconds of the epochs that were taken over from another run."""
+    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+    return float(sum(line["seconds"] for line in lines if line.get("shared")))
+
+
+def grams(seconds: float, report: Report) -> float:
+    """CO2 of so many seconds at the machine's power: kWh = W · s / 3.6e6."""
+    return report.watts * seconds / 3.6e6 * report.grams_per_kwh

@@ -1,0 +1,55 @@
+"""What every trainable network offers, whether it is made from a genotype or published as it is."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dass_jax import variables
+from dass_jax.nn.initial import initialise
+
+RULES: variables.Rules = (
+    (r".*/factorized/weight", 1),
+    (r".*/weight", 0),
+    (r".*/(scale|bias)", None),
+)
+"""Every weight of a convolution or a linear layer may be pruned, BN and biases may not."""
+
+
+class Model(NamedTuple):
+    """A trainable network as pure functions.
+
+    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
+    apply(params, batch_stats, images [C, H, W, N], train, path_scale)
+      → (logits, auxiliary logits or None, batch_stats);
+      path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
+    paths: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual one
+    """
+
+    init: Callable[..., variables.Variables]
+    apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
+    paths: tuple[int, ...]
+    rules: variables.Rules
+
+
+def of_module(network: nn.Module, paths: tuple[int, ...]) -> Model:
+    """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
+
+    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
+        height, width, channels = image_shape
+        images = jnp.zeros((channels, height, width, 2))
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES)
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
+        (logits, auxiliary), updates = network.apply(
+            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
+            images,
+            train,
+            path_scale,
+            mutable=[variables.BATCH_STATS],
+        )
+        return logits, auxiliary, updates.get(variables.BATCH_STATS, batch_stats)
+
+    return Model(init, apply, paths, RULES)

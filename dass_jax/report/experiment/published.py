@@ -1,0 +1,54 @@
+"""Published figures beside which ours may stand: the DASS paper, arXiv 2207.06968v5, CIFAR-10.
+
+The paper's accuracies are those of one batch of 64 test images (89.06 % = 57/64), so each has a standard error of about
+four points: orderings and gaps are to be compared, not single figures.
+"""
+
+from typing import NamedTuple
+
+SOURCE = (
+    "Published: DASS, arXiv 2207.06968v5, Tables 4 to 6, CIFAR-10, 20 cells and 36 channels unless named otherwise. "
+    "Its accuracies are those of one batch of 64 test images: a standard error of about 4 points."
+)
+
+
+class Figure(NamedTuple):
+    """Sparse accuracy in per cent as the paper gives it, and thousands of kept weights by its own count."""
+
+    accuracy: float
+    kept_thousands: float | None = None
+    about: bool = False
+    """Read off a figure, so with one decimal."""
+
+
+# (method, network, keep); a network without a name is set beside the paper's Small.
+CIFAR10 = {
+    ("dass", "Small", 0.01): Figure(89.06, 17.0),
+    ("dass", "Medium", 0.01): Figure(92.18, 53.65),
+    ("dass", "Large", 0.01): Figure(95.31, 105.5),
+    ("dass_op", "Small", 0.01): Figure(85.7, about=True),
+    ("darts_sparse", "Small", 0.01): Figure(81.25),
+}
+GAPS = {("dass", "darts_sparse", "Small", keep): gap for keep, gap in ((0.1, 1.57), (0.05, 1.04), (0.01, 7.81))}
+"""(method, other method, network, keep) → points by which the first is better."""
+
+
+def accuracy(source: str, method: str, network: str, keep: float) -> Figure | None:
+    """The published figure for a run of that kind; None where there is none."""
+    return CIFAR10.get((method, _size(network), keep)) if source == "cifar10" else None
+
+
+def gap(source: str, method: str, other: str, network: str, keep: float) -> float | None:
+    """Published points by which `method` is better than `other`; None where there is none."""
+    if source != "cifar10":
+        return None
+    size = _size(network)
+    if (method, other, size, keep) in GAPS:
+        return GAPS[method, other, size, keep]
+    found = GAPS.get((other, method, size, keep))
+    return None if found is None else -found
+
+
+def _size(network: str) -> str:
+    """A network that is called by its sizes has no name of its own: it stands beside the paper's Small."""
+    return "Small" if network.endswith(" channels") else network

@@ -1,0 +1,69 @@
+"""What a few seeds tell: mean, deviation, confidence interval, and tests between methods over the seeds they share."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Summary(NamedTuple):
+    """Of a sample: its size, mean, standard deviation (n − 1) and half the width of the mean's 95 % confidence interval
+    by Student's t; NaN for what so few values do not have."""
+
+    size: int
+    mean: float
+    std: float
+    half: float
+
+
+class Comparison(NamedTuple):
+    """A method less another, seed by seed: the summary of the differences and the two-sided p values that they have no
+    mean (paired t) and no median (Wilcoxon's signed ranks); NaN where a test does not apply."""
+
+    difference: Summary
+    p_t: float
+    p_wilcoxon: float
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Of the values that are numbers."""
+    known = [value for value in values if not math.isnan(value)]
+    count = len(known)
+    if count < 2:
+        return Summary(count, known[0] if known else math.nan, math.nan, math.nan)
+    mean, std = float(np.mean(known)), float(np.std(known, ddof=1))
+    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+    return Summary(count, mean, std, half)
+
+
+def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
+    """`one` less `other`, both seed → value, over the seeds that both have.
+
+    Differences that are all equal have no spread to test by, and so no p of the t-test; where they are all zero there
+    is none of either.
+    """
+    seeds = [seed for seed in one if seed in other]
+    pairs = [(one[seed], other[seed]) for seed in seeds if not math.isnan(one[seed] - other[seed])]
+    differences = np.array([first - second for first, second in pairs])
+    found = summary(differences.tolist())
+    if found.size < 2:
+        return Comparison(found, math.nan, math.nan)
+    spread = np.ptp(differences) > 1e-9 * np.abs(differences).max()
+    p_t = float(stats.ttest_rel(*np.transpose(pairs)).pvalue) if spread else math.nan
+    # Rounded to what accuracies are given to: ranks are tied by equal differences, not by how these came about.
+    ranked = differences.round(6)
+    p_wilcoxon = float(stats.wilcoxon(ranked).pvalue) if ranked.any() else math.nan
+    return Comparison(found, p_t, p_wilcoxon)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The places of the (cost, accuracy) points that none is better than in both, by rising cost."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    best, found = -math.inf, []
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            found.append(index)
+    return found

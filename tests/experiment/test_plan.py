@@ -1,0 +1,121 @@
+"""The file of an experiment: which runs it means, and one line for each wrong one."""
+
+import pathlib
+
+import pytest
+
+from dass_jax import config_io
+from dass_jax.errors import UserError
+from dass_jax.experiment import plan
+from tests.config_files import one_line
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
+COUNTS = {"table5": 25, "table6": 30, "fig12": 10, "cpu_cifar10": 45, "cpu_mnist": 45}
+
+
+def read(folder: pathlib.Path, text: str) -> plan.Plan:
+    (folder / "run.toml").write_text('method = "random"\nseed = 9\ncontrols = ["dass"]\n[network]\nchannels = 4\n')
+    path = folder / "new.toml"
+    path.write_text(text, encoding="utf-8")
+    return plan.load(path)
+
+
+def test_every_combination_is_a_run_and_the_first_axis_varies_slowest(tmp_path: pathlib.Path) -> None:
+    text = """
+        base = "run.toml"
+        [set]
+        data.limit = 100
+        [axes]
+        seed = [0, 1]
+        method = ["dass", "random"]
+        sparsity.keep = [0.1, 0.05]
+    """
+    found = read(tmp_path, text)
+    configs = [run.config for run in found.runs]
+    assert [(c.seed, c.method, c.sparsity.keep) for c in configs] == [
+        (seed, method, keep) for seed in (0, 1) for method in ("dass", "random") for keep in (0.1, 0.05)
+    ]
+    assert {(c.data.limit, c.network.channels, c.controls, c.seeds) for c in configs} == {(100, 4, (), 1)}
+    assert (found.title, found.text) == ("new", text) and {run.network for run in found.runs} == {
+        "20 cells, 4 channels"
+    }
+    assert found.runs[1].name == f"dass-keep0.05-seed0-{config_io.digest(configs[1])}"
+    assert len({run.name for run in found.runs}) == 8
+
+
+def test_each_table_of_runs_goes_through_the_axes_that_it_does_not_set(tmp_path: pathlib.Path) -> None:
+    text = """
+        base = "run.toml"
+        axes = { seed = [0, 1], method = ["dass", "random"] }
+        [[runs]]
+        [[runs]]
+        name = "Large one"
+        method = "dass"
+        network = { cells = 3 }
+    """
+    runs = read(tmp_path, text).runs
+    assert [(run.network, run.config.method, run.config.seed) for run in runs] == [
+        *(("20 cells, 4 channels", method, seed) for seed in (0, 1) for method in ("dass", "random")),
+        ("Large one", "dass", 0),
+        ("Large one", "dass", 1),
+    ]
+    assert runs[-1].config.network.cells == 3 and runs[-1].name.startswith("Large_one-dass-")
+
+
+def test_without_axes_there_is_the_base_alone(tmp_path: pathlib.Path) -> None:
+    (run,) = read(tmp_path, 'base = "run.toml"\ntitle = "One"').runs
+    assert (run.config.method, run.config.seed) == ("random", 9)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_shipped_experiments_load(name: str) -> None:
+    found = plan.load(EXPERIMENTS / f"{name}.toml")
+    assert len(found.runs) == COUNTS[name]
+    assert f"{COUNTS[name]} runs" in found.text, "the cost in the header"
+    assert f"python -m dass_jax.experiment configs/experiments/{name}.toml" in found.text
+
+
+def test_all_shipped_experiments_are_known_here() -> None:
+    assert {path.stem for path in EXPERIMENTS.glob("*.toml")} == set(COUNTS)
+
+
+BASE = 'base = "run.toml"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("titel = 1", "unknown key 'titel' (did you mean 'title'?); allowed: title, base, set, axes, runs, report"),
+        ("", "base is missing; allowed: base = FILE"),
+        ('base = "none.toml"', "none.toml' cannot be read"),
+        (BASE + "set = 3", "set = 3; allowed: a table"),
+        (BASE + "[set]\nsparsity.kep = 0.1", "unknown key 'set.sparsity.kep' (did you mean 'sparsity.keep'?)"),
+        (BASE + "[set]\nsparsity.keep = 0", "set.sparsity.keep = 0; allowed: a number in (0, 1]"),
+        (BASE + "[axes]\nseeds = [1]", "axes.seeds: a run of an experiment has one method and one seed"),
+        (BASE + '[set]\ncontrols = ["dass"]', "set.controls: a run of an experiment has one method"),
+        (BASE + "[axes]\nseed = 1", "axes.seed = 1; allowed: a list of different values, each an integer in"),
+        (BASE + "[axes]\nseed = []", "axes.seed = []; allowed: a list of different values"),
+        (BASE + "[axes]\nseed = [1, 1]", "axes.seed = [1, 1]; allowed: a list of different values"),
+        (BASE + '[axes]\nmethod = ["das"]', "axes.method = 'das'; allowed: 'dass'"),
+        (BASE + "runs = [1]", "runs = 1; allowed: a table [[runs]] for each"),
+        (BASE + "[[runs]]\nname = 4", "runs.name = 4; allowed: what the tables call the network"),
+        (BASE + "[[runs]]\n[[runs]]", "is there twice; allowed: runs that differ"),
+        (BASE + "[report]\nwatts = 65", "report.watts = 65 and report.grams_per_kwh = 0; allowed: both"),
+        (BASE + "[report]\nwats = 65", "unknown key 'report.wats' (did you mean 'watts'?)"),
+        (BASE + '[report]\ntables = ["metods"]', "report.tables = 'metods'; allowed: 'methods', 'keep'"),
+        (BASE + "[report]\nkeep = 0.5", "report.keep = 0.5; allowed: a sparsity.keep of the experiment, or 0"),
+        (BASE + "[set]\nseed = -1", "set.seed = -1; allowed: an integer in [0, 2147483647]"),
+        ("base = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_one_line(tmp_path: pathlib.Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert message in one_line(caught) and "new.toml" in str(caught.value)
+
+
+def test_tables_and_figures_are_those_of_the_report() -> None:
+    from dass_jax.report.experiment.figures import FIGURES
+    from dass_jax.report.experiment.tables import TABLES
+
+    assert plan.Report().tables == tuple(TABLES) and plan.Report().figures == tuple(FIGURES)

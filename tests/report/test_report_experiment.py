@@ -1,0 +1,245 @@
+"""The report of an experiment: its statistics against closed forms and scipy, its tables from a folder written here."""
+
+import csv
+import json
+import math
+import pathlib
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dass_jax.errors import UserError
+from dass_jax.report import experiment
+from dass_jax.report.__main__ import main
+from dass_jax.report.experiment import data, figures, published, statistics, tables
+from tests.report.test_report import Page, training_epoch
+
+ACCURACY = {
+    ("dass", 0.1): [80.0, 82.0, 84.0],
+    ("dass", 0.01): [70.0, 71.0, 75.0],
+    ("darts_sparse", 0.1): [79.0, 80.0, 81.0],
+    ("darts_sparse", 0.01): [65.0, 64.0, None],
+}
+"""(method, keep) → sparse accuracy of the seeds 0, 1, 2; None: the run has failed."""
+HEADER = ["run", "network", "method", "keep", "seed", "status", "dense", "sparse", "kept", "macs_dense", "macs_nonzero"]
+HEADER += ["nid", "seconds", "seconds_shared", "co2_g", "latency_ms", "error"]
+
+
+def written(folder: pathlib.Path, latency: str = "", **report: Any) -> pathlib.Path:
+    """An experiment's folder of twelve runs, of which one has failed and none trained but in finetune."""
+    about = {"tables": list(tables.TABLES), "figures": list(figures.FIGURES), "keep": 0.0, "published": "cifar10"}
+    about |= {"watts": 0.0, "grams_per_kwh": 0.0} | report
+    folder.mkdir()
+    (folder / "experiment.json").write_text(json.dumps({"title": "<Orderings>", "report": about}))
+    rows = []
+    for (method, keep), values in ACCURACY.items():
+        for seed, sparse in enumerate(values):
+            run = f"{method}-{keep}-{seed}"
+            row = dict.fromkeys(HEADER, "") | {"run": run, "network": "2 cells, 4 channels", "method": method}
+            row |= {"keep": keep, "seed": seed, "status": "failed", "error": "no memory"}
+            if sparse is not None:
+                kept = round(10000 * keep) + (100 if method == "dass" else 0)
+                row |= {"status": "finished", "dense": 90.0, "sparse": sparse, "kept": kept, "macs_dense": 2e6}
+                row |= {"macs_nonzero": 200 * kept, "nid": 1.5, "seconds": 3600, "seconds_shared": 600, "error": ""}
+                row["latency_ms"] = latency
+                (folder / "runs" / run).mkdir(parents=True)
+                lines = [training_epoch(method, "finetune", epoch, test_accuracy=50.0 + seed) for epoch in (1, 2)]
+                (folder / "runs" / run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            rows.append(row)
+    with (folder / "results.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, HEADER)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def read(tmp_path: pathlib.Path) -> data.Experiment:
+    return data.read(written(tmp_path / "out"))
+
+
+def test_summary_of_four_values_by_hand() -> None:
+    found = statistics.summary([2.0, 4.0, 4.0, 6.0, math.nan])
+    # Σ(x − 4)² = 8, so the variance is 8/3; t of 97.5 % with 3 degrees of freedom is 3.182446 (tables).
+    assert found.size == 4 and found.mean == 4.0
+    assert found.std == pytest.approx(math.sqrt(8 / 3))
+    assert found.half == pytest.approx(3.182446 * math.sqrt(8 / 3) / 2, rel=1e-6)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    samples = np.random.default_rng(0).normal(10.0, 3.0, (2000, 5))
+    found = [statistics.summary(sample) for sample in samples.tolist()]
+    assert np.mean([abs(each.mean - 10.0) < each.half for each in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(("values", "count", "mean"), [([], 0, math.nan), ([3.0], 1, 3.0), ([math.nan], 0, math.nan)])
+def test_too_few_values_have_no_spread(values: list[float], count: int, mean: float) -> None:
+    found = statistics.summary(values)
+    assert found.size == count and math.isnan(found.std) and math.isnan(found.half)
+    np.testing.assert_equal(found.mean, mean)
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    one, other = {0: 3.0, 1: 5.0, 2: 4.0, 7: 0.0}, {0: 2.0, 1: 1.0, 2: 2.0, 3: 9.0}
+    found = statistics.compare(one, other)
+    assert (found.difference.size, found.difference.mean) == (3, pytest.approx(7 / 3))
+    # t = mean / (std / √n) with 2 degrees of freedom, whose distribution function is 1/2 + t / (2 √(2 + t²)).
+    t = (7 / 3) / (math.sqrt(7 / 3) / math.sqrt(3))
+    assert found.p_t == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert found.p_wilcoxon == pytest.approx(2 / 2**3), "all three ranks of one sign: 2 of the 8 signs are as extreme"
+
+
+def test_p_values_are_scipys() -> None:
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(1.0, 1.0, 8), rng.normal(0.0, 1.0, 8)
+    found = statistics.compare(dict(enumerate(one)), dict(enumerate(other)))
+    assert found.p_t == pytest.approx(stats.ttest_1samp(one - other, 0.0).pvalue)
+    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(one, other).pvalue, rel=1e-6)
+    back = statistics.compare(dict(enumerate(other)), dict(enumerate(one)))
+    assert (back.p_t, back.p_wilcoxon) == pytest.approx((found.p_t, found.p_wilcoxon))
+    assert back.difference.mean == pytest.approx(-found.difference.mean)
+
+
+@pytest.mark.parametrize(("step", "wilcoxon"), [(0.0, math.nan), (0.1, 0.25)])
+def test_equal_differences_have_no_t_test(step: float, wilcoxon: float) -> None:
+    one = {0: 80.3, 1: 71.7, 2: 65.1}
+    found = statistics.compare(one, {seed: value - step for seed, value in one.items()})
+    assert math.isnan(found.p_t) and found.difference.mean == pytest.approx(step)
+    np.testing.assert_allclose(found.p_wilcoxon, wilcoxon)
+
+
+def test_the_pareto_front_is_what_nothing_beats() -> None:
+    points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0), (3.0, 55.0), (0.5, 50.0), (9.0, 60.0)]
+    beaten = [any((a <= x and b >= y) and (a, b) != (x, y) for a, b in points) for x, y in points]
+    assert statistics.pareto(points) == [4, 2] == sorted(np.flatnonzero(~np.array(beaten)), key=lambda i: points[i])
+
+
+def test_the_published_figures_are_the_papers() -> None:
+    assert published.accuracy("cifar10", "dass", "20 cells, 36 channels", 0.01).accuracy == 89.06
+    assert published.accuracy("cifar10", "dass", "Large", 0.01) == published.Figure(95.31, 105.5)
+    assert published.accuracy("cifar10", "dass", "ResNet-18", 0.01) is None
+    assert published.accuracy("none", "dass", "Small", 0.01) is None
+    gaps = [published.gap("cifar10", "dass", "darts_sparse", "Small", keep) for keep in (0.1, 0.05, 0.01, 0.2)]
+    assert gaps == [1.57, 1.04, 7.81, None]
+    assert published.gap("cifar10", "darts_sparse", "dass", "Small", 0.01) == -7.81
+    small, dense = (published.accuracy("cifar10", method, "Small", 0.01) for method in ("dass", "darts_sparse"))
+    assert small.accuracy - dense.accuracy == pytest.approx(gaps[2])
+
+
+def test_the_methods_table_stands_at_the_smallest_keep_with_published_figures(read: data.Experiment) -> None:
+    found = tables.methods(read)
+    assert found.title == "Methods at 99 % of the weights pruned"
+    dass, darts = found.rows
+    half = stats.t.ppf(0.975, 2) * math.sqrt(7) / math.sqrt(3)
+    assert dass[:6] == ["dass", "3", "72.00", f"{math.sqrt(7):.2f}", f"{half:.2f}", "89.06"]
+    assert dass[6:] == ["90.00", "200", "17", "2.000", "0.040", "1.500", "3,600.0"]
+    assert darts[:6] == ["darts_sparse", "2", "64.50", "0.71", "6.35", "81.25"] and darts[8] == "-"
+    assert len(found.header) == len(dass) and ("published", "[%]") in found.header
+
+
+def test_the_table_of_pruning_ratios_shows_what_is_missing(tmp_path: pathlib.Path) -> None:
+    found = tables.keep(data.read(written(tmp_path / "out")))
+    assert [row[:4] for row in found.rows] == [
+        ["90 %", "dass", "3", "82.00"],
+        ["90 %", "darts_sparse", "3", "80.00"],
+        ["99 %", "dass", "3", "72.00"],
+        ["99 %", "darts_sparse", "2", "64.50"],
+    ]
+    assert [row[6] for row in found.rows] == ["-", "-", "89.06", "81.25"]
+
+
+def test_the_table_of_tests_has_each_pair_at_each_ratio(read: data.Experiment) -> None:
+    at_90, at_99 = tables.tests(read).rows
+    wanted = statistics.compare({0: 80.0, 1: 82.0, 2: 84.0}, {0: 79.0, 1: 80.0, 2: 81.0})
+    assert at_90[:4] == ["90 %", "dass − darts_sparse", "3", "+2.00"]
+    assert at_90[6:] == [f"{wanted.p_t:.3f}", "0.250", "+1.57"]
+    assert at_99[2:4] == ["2", "+6.00"] and at_99[-1] == "+7.81"
+
+
+def test_the_table_of_seeds_has_a_hyphen_for_the_failed_one(read: data.Experiment) -> None:
+    found = tables.seeds(read)
+    assert [title for title, _ in found.header] == ["method", "seed 0", "seed 1", "seed 2", "mean", "std"]
+    assert found.rows[1] == ["darts_sparse", "65.00", "64.00", "-", "64.50", "0.71"]
+
+
+def test_without_published_figures_and_power_their_columns_are_not_there(tmp_path: pathlib.Path) -> None:
+    plain = data.read(written(tmp_path / "plain", published="none"))
+    for table in (tables.methods(plain), tables.keep(plain), tables.tests(plain)):
+        assert all(title not in ("published", "CO₂") for title, _ in table.header)
+        assert {len(row) for row in table.rows} == {len(table.header)}
+    power = tables.methods(data.read(written(tmp_path / "power", watts=65, grams_per_kwh=475)))
+    assert power.header[-1] == ("CO₂", "[g]") and "65 W · time · 475 g/kWh" in power.caption
+
+
+def test_csv_and_markdown_hold_the_table() -> None:
+    table = tables.Table("T", "c", [("method", ""), ("time", "[s]")], [["a|b, c", "3,600.0"]])
+    assert list(csv.reader(tables.to_csv(table).splitlines())) == [["method", "time [s]"], ["a|b, c", "3600.0"]]
+    assert "| method | time [s] |\n|:---|---:|\n| a\\|b, c | 3,600.0 |" in tables.to_markdown(table)
+
+
+def test_the_page_the_tables_and_the_figures_are_written(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path / "out", watts=65, grams_per_kwh=475)
+    assert main([str(folder)]) == 0 and capsys.readouterr().out.strip() == str(folder / "report.html")
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "This experiment is unfinished" in page.words and "no memory" in page.words and "<Orderings>" in page.words
+    assert "9.17 h spent on them; each alone 11.00 h" in page.words
+    assert f"{65 * 9.1666667 / 1000 * 475:.1f} g of the time spent" in page.words
+    assert {path.name for path in (folder / "tables").iterdir()} == {
+        f"{n}.{e}" for n in tables.TABLES for e in ("csv", "md")
+    }
+    names = {"accuracy_by_pruning_ratio", "learning_finetune", "generalisation_gap_finetune", "accuracy_macs"}
+    drawn = {path.stem: path for path in (folder / "figures").iterdir()}
+    assert set(drawn) == names | {"accuracy_parameters", "seeds"}
+    for path in drawn.values():
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    assert sum(tag == "img" for tag, _ in page.tags) == len(drawn)
+    assert "No latency was measured" in page.words
+
+
+def test_a_measured_latency_takes_the_place_of_macs(tmp_path: pathlib.Path) -> None:
+    (drawing,) = figures.latency(data.read(written(tmp_path / "out", latency="1.25")))
+    assert drawing.name == "accuracy_latency" and drawing.caption.startswith("Latency as measured.")
+    places = {line.get_xdata()[0] for line in drawing.figure.axes[0].lines if len(line.get_xdata()) == 1}
+    assert places == {1.25}
+
+
+def test_the_gap_is_the_mean_over_seeds_of_train_less_test(read: data.Experiment) -> None:
+    (drawing,) = figures.gap(read)
+    lines = [
+        line for line in drawing.figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_color() != "#555555"
+    ]
+    # Training accuracy is 60; test accuracy 50, 51, 52 of three seeds of dass, and 50, 51 of darts_sparse.
+    assert sorted(line.get_ydata().tolist() for line in lines) == [[9.0, 9.0], [9.5, 9.5]]
+    assert len(drawing.figure.axes[0].collections) == 2, "a band for each"
+
+
+def test_an_experiment_without_a_finished_run_has_a_page(tmp_path: pathlib.Path) -> None:
+    folder = written(tmp_path / "out")
+    text = (folder / "results.csv").read_text().replace("finished", "waiting")
+    (folder / "results.csv").write_text(text)
+    assert "12, of which 0 are finished" in Page(experiment.build(folder).read_text(encoding="utf-8")).words
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("experiment.json", "{", "", "experiment.json cannot be read"),
+        ("experiment.json", '"keep": 0.0', '"keep": "a"', "report: keep = 'a'; allowed: a number"),
+        ("experiment.json", '"seeds"', '"sed"', "report.tables: 'sed' is unknown (did you mean 'seeds'?)"),
+        ("results.csv", "80.0", "high", "results.csv, row 1: sparse = 'high'; allowed: a number, or nothing"),
+        ("results.csv", ",0.1,", ",,", "results.csv, row 1: keep is missing; allowed: a number"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: pathlib.Path, name: str, old: str, new: str, message: str) -> None:
+    folder = written(tmp_path / "out")
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        experiment.build(folder)
+    assert message in str(caught.value)
