@@ -59,7 +59,9 @@ def in_memory(s: Setting) -> Feed:
         steps = _steps(s, stage.indices(0))
         skip = s.config.runtime.nonfinite == "skip"
         arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
-        program = compile(f"{stage.program}, {together} epochs a call", loop.several(stage.epoch, skip), arguments, True)
+        program = compile(
+            f"{stage.program}, {together} epochs a call", loop.several(stage.epoch, skip), arguments, True
+        )
 
         def of_epochs(epoch: int) -> Series:
             given = inputs(epoch)

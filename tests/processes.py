@@ -82,7 +82,7 @@ def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> No
 
 
 def starved_at(kind: str, nth: int, folder: pathlib.Path) -> None:
-    """From the nth checkpoint on the disk is "full" (no file can grow beyond 8 KiB, what the command says can) or "read-only"."""
+    """From the nth checkpoint on the disk is "full" (no file grows beyond 8 KiB) or "read-only"."""
     from dass_jax.runtime import checkpoint
 
     save, seen = checkpoint.save, []

@@ -102,7 +102,9 @@ GOOD = genotype.to_json(genotype.PUBLISHED["dass_99"])
 
 @many(200)
 @given(st.sampled_from(_places(GOOD)), JUNK.filter(lambda junk: not isinstance(junk, bytes)))
-def test_a_genotype_with_something_else_in_some_place(tmp_path: pathlib.Path, place: tuple[Any, ...], junk: Any) -> None:
+def test_a_genotype_with_something_else_in_some_place(
+    tmp_path: pathlib.Path, place: tuple[Any, ...], junk: Any
+) -> None:
     data = copy.deepcopy(GOOD)
     inner = data
     for key in place[:-1]:
@@ -174,7 +176,9 @@ def test_a_small_file_of_gigabytes_is_refused_before_it_is_unpacked(
     np.savez_compressed(path, train_images=zeros, train_labels=np.zeros(2000, int), test_images=zeros, test_labels=[0])
     assert path.stat().st_size < 20_000 < zeros.nbytes
     monkeypatch.setattr(npz, "_member", lambda *_: pytest.fail("it is unpacked"))
-    with pytest.raises(UserError, match=r"train_images takes 0.00205 GB in memory, all arrays 0.00411 GB; allowed: 0.001"):
+    with pytest.raises(
+        UserError, match=r"train_images takes 0.00205 GB in memory, all arrays 0.00411 GB; allowed: 0.001"
+    ):
         load.load(load.Wanted(str(path), most_bytes=10**6))
 
 

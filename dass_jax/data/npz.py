@@ -8,7 +8,6 @@ import functools
 import math
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,21 +20,6 @@ NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 T = TypeVar("T")
 _WANTED = f"an .npz file with {', '.join(NAMES)}"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_DAMAGE = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What zipfile, zlib and NumPy raise for damaged files: each kind of damage something else."""
 
 
 def opened(path: pathlib.Path, most: int | None = None) -> tuple[arrays.Split, arrays.Split, int]:
@@ -75,14 +59,12 @@ def _read(path: pathlib.Path, place: str, most: int | None) -> Mapping[str, np.n
                 there = ", ".join(archive.files) or "nothing"
                 raise UserError(f"{place} has no {', '.join(missing)} (there is: {there}); allowed: {_WANTED}")
             declared = {name: _guarded(functools.partial(_declared, archive.zip, name), name, place) for name in NAMES}
-            total, largest = sum(declared.values()), max(declared, key=lambda name: declared[name])
-            if most is not None and total > most:
-                raise UserError(
-                    f"{place}: {largest} takes {declared[largest] / 1e9:.3g} GB in memory, all arrays "
-                    f"{total / 1e9:.3g} GB; allowed: {most / 1e9:.3g} GB, which are available, or a folder of .npy files"
-                )
+            if most is not None:
+                _check_bytes(declared, most, place)
             return {name: _member(archive, name, place) for name in NAMES}
-    except _DAMAGE as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"{place} cannot be read: {error}; allowed: {_WANTED}") from error
 
 
@@ -92,6 +74,15 @@ def _member(archive: Any, name: str, place: str) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UserError(f"{place}: {name} is not an array; allowed: an array of integers")
     return array
+
+
+def _check_bytes(declared: Mapping[str, int], most: int, place: str) -> None:
+    total, largest = sum(declared.values()), max(declared, key=lambda name: declared[name])
+    if total > most:
+        raise UserError(
+            f"{place}: {largest} takes {declared[largest] / 1e9:.3g} GB in memory, all arrays {total / 1e9:.3g} GB; "
+            f"allowed: {most / 1e9:.3g} GB, which are available, or a folder of .npy files"
+        )
 
 
 def _declared(archive: zipfile.ZipFile, name: str) -> int:
@@ -107,9 +98,11 @@ def _declared(archive: zipfile.ZipFile, name: str) -> int:
 
 
 def _guarded(read: Callable[[], T], name: str, place: str) -> T:
-    """What `read` returns; raises UserError, naming the array, for whatever a damaged file makes NumPy raise."""
+    """What `read` returns; raises UserError, naming the array, for whatever a damaged file brings about."""
     try:
         return read()
-    except _DAMAGE as error:
+    except (
+        Exception
+    ) as error:  # zipfile, zlib, NumPy and what it reads headers with raise something else for each damage
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         raise UserError(f"{place}: {name} cannot be read: {reason}; allowed: an array of integers") from error

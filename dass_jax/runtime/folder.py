@@ -68,8 +68,7 @@ def claimed(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{flag} = {str(path)!r} is in use by another process; allowed: to wait for its end, or "
-                "another folder"
+                f"{flag} = {str(path)!r} is in use by another process; allowed: to wait for its end, or another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

@@ -41,9 +41,9 @@ def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> C
 
     Returns:
       (state, examples, indices, key, learning_rate, drop_path, first, last, begin) → (state, infos), where indices are
-      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and infos have a leading
-      axis over all steps, with zeros for those before step `first` and from step `last` on. If the indices are only a
-      part of an epoch, `begin` is the number in it of their first step.
+      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and infos have a
+      leading axis over all steps, with zeros for those before step `first` and from step `last` on. If the indices are
+      only a part of an epoch, `begin` is the number in it of their first step.
     """
 
     def run(

@@ -37,7 +37,11 @@ def test_other_errors_stay_what_they_are(tmp_path: pathlib.Path, error: BaseExce
 
 def test_a_folder_is_had_by_one_and_free_again_afterwards(tmp_path: pathlib.Path) -> None:
     for _ in range(2):
-        with folder.claimed(tmp_path), pytest.raises(UserError, match="in use by another process"), folder.claimed(tmp_path):
+        with (
+            folder.claimed(tmp_path),
+            pytest.raises(UserError, match="in use by another process"),
+            folder.claimed(tmp_path),
+        ):
             pytest.fail("two have it")
 
 
