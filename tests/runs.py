@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -74,14 +75,16 @@ def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
 
 
 @contextlib.contextmanager
-def interrupting(epochs: int) -> Iterator[None]:
-    """Inside it Ctrl-C comes after so many epochs."""
+def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
+    """Inside it Ctrl-C, or the signal of that number, comes after so many epochs."""
     keep_record, seen = pipeline.keep_record, []
 
     def stopping(*given: Any) -> None:
         keep_record(*given)
         seen.append(given)
-        if len(seen) == epochs:
+        if len(seen) == epochs and number is not None:
+            os.kill(os.getpid(), number)
+        elif len(seen) == epochs:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
