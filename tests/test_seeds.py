@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tomli_w
 
-from dass_jax import bilevel, build, config_io, genotype, pipeline, train
+from dass_jax import bilevel, build, config_io, feed, genotype, pipeline, train
 from dass_jax.build import programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
-from dass_jax.runtime import parallel, records, seeds
+from dass_jax.runtime import records, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.variables import ALPHA, PARAMS, SCORES
@@ -99,9 +99,8 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
     monkeypatch.setattr(pipeline, "keep_record", keep_record)
 
     def begun(s: build.Setting, programs: dict[str, Any]) -> Kept:
-        examples = (parallel.replicate(split, s.devices) for split in build.examples(s))
         facts: dict[str, Any] = {"current": {}}
-        r = pipeline.Run(s, tmp_path, Progress(io.StringIO()), Signals(), None, None, facts, programs, *examples, [])
+        r = pipeline.Run(s, tmp_path, Progress(io.StringIO()), Signals(), None, None, facts, programs, feed.of(s), [])
         kept[id(facts)] = Kept(r, [], [])
         return kept[id(facts)]
 
