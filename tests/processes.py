@@ -47,7 +47,7 @@ def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given
 
 def ended(process: Any) -> int:
     """The exit code, negative for a signal's, of a process that must end by itself."""
-    process.join(300)
+    process.join(600)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode  # type: ignore[no-any-return]
 

@@ -40,7 +40,7 @@ def killed(folder: pathlib.Path, lines: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     argv = [sys.executable, "-m", "dass_jax.train", *arguments(folder)]
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while (folder / "metrics.jsonl").read_bytes().count(b"\n") < lines:
         assert process.poll() is None and time.monotonic() < deadline, "the process ended before it could be killed"
         time.sleep(0.002)
