@@ -112,7 +112,8 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         total = _steps(s, indices)
         steps = steps_in_part(total, indices.size // total)
         like = plan.parted(indices, count, steps, devices)
-        arguments = (state, _abstract(like.places[0].shape, s.image_shape), like.indices, *rest, *_bounds(0, 0, steps))
+        empty, none = _abstract(like.places[0].shape, s.image_shape), np.int32(0)
+        arguments = (state, empty, like.indices, *rest, none, none, none)
         program = compile(f"{stage.program}, {steps} steps a call", stage.epoch, arguments, True)
 
         def of_epoch(epoch: int) -> Series:
@@ -120,8 +121,8 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
             parted = plan.parted(indices, count, steps, devices)
             view = build.view(s, stage.name, epoch, indices.size)
 
-            def start(state: Any, examples: loop.Examples, first: int, last: int) -> tuple[Any, Any]:
-                return program(state, examples, parted.indices, *rest, *_bounds(first, last, steps))  # type: ignore[no-any-return]
+            def start(state: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
+                return program(state, examples, parted.indices, *rest, *bounds, np.int32(number * steps))
 
             def read(number: int) -> Iterator[loop.Examples]:
                 return parts(train, indices.ravel(), view, parted.places[number:])
@@ -139,9 +140,8 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         arguments = (network, empty, parted.indices, weights[0], np.int32(0), np.int32(0))
         program = compile(f"{name}, {steps} steps a call", function, arguments, False)
 
-        def start(network: Any, examples: loop.Examples, first: int, last: int) -> tuple[Any, Any]:
-            own_first, own_last, begin = _bounds(first, last, steps)
-            return network, program(network, examples, parted.indices, weights[begin // steps], own_first, own_last)
+        def start(network: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
+            return network, program(network, examples, parted.indices, weights[number], *bounds)
 
         def read(number: int) -> Iterator[loop.Examples]:
             return parts(test, rows.ravel(), build.centred(s), parted.places[number:])
@@ -155,46 +155,42 @@ def _in_parts(
     total: int,
     steps: int,
     read: Callable[[int], Iterator[loop.Examples]],
-    start: Callable[[Any, loop.Examples, int, int], tuple[Any, Any]],
+    start: Callable[..., tuple[Any, Any]],
     axis: Any,
 ) -> Series:
     """The `total` steps whose examples come in parts of `steps`.
 
     Args:
       read: number → that part and those after it.
-      start: (state, part, first, last) → (state, infos on the devices, whose last axis is over the steps of the part).
+      start: (state, part, its number, first, last) → (state, infos on the devices); first and last are counted from the
+        part's first step, and the last axis of the infos is that of its steps.
       axis: what is put before the axes of the infos.
     """
     held: dict[int, loop.Examples] = {}
     coming: list[Iterator[loop.Examples]] = []
 
     def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
-        number = first // steps
+        number = min(first, total - 1) // steps
+        begin, end = number * steps, (number + 1) * steps
         if not coming:
             coming.append(read(number))
         if number not in held:
             held[number] = next(coming[0])
-        state, infos = start(state, held[number], first, last)
-        if last == (number + 1) * steps < total:
+        state, infos = start(state, held[number], number, np.int32(first - begin), np.int32(last - begin))
+        if last == end < total:
             held[number + 1] = next(coming[0])  # while the devices work
         infos = parallel.unreplicate(infos)
-        if last == (number + 1) * steps:
+        if last == end:
             del held[number]
 
         def placed(own: np.ndarray) -> np.ndarray:
             whole = np.zeros((*own.shape[:-1], total), own.dtype)
-            whole[..., number * steps : (number + 1) * steps] = own
+            whole[..., begin:end] = own
             return whole[axis]
 
         return state, jax.tree.map(placed, infos)
 
     return Series(total, steps, call)
-
-
-def _bounds(first: int, last: int, steps: int) -> tuple[np.int32, np.int32, np.int32]:
-    """Which steps of their part the steps first … last − 1 of an epoch are, and at which of its steps that begins."""
-    begin = first // steps * steps
-    return np.int32(first - begin), np.int32(last - begin), np.int32(begin)
 
 
 def _steps(s: Setting, indices: np.ndarray) -> int:

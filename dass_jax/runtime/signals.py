@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+import jax
+
 from dass_jax.errors import Stopped
 
 T = TypeVar("T")
@@ -34,11 +36,12 @@ class Signals:
     def waiting(self, work: Callable[[], T]) -> T:
         """`work()`, in a thread of its own. After a signal it is abandoned and `Stopped` raised: the process must then
         end without waiting for it."""
-        done, outcome = threading.Event(), list[Any]()
+        done, outcome, wide = threading.Event(), list[Any](), jax.config.jax_enable_x64
 
         def run() -> None:
             try:
-                outcome.append((work(), None))
+                with jax.enable_x64(wide):  # which each thread has for itself
+                    outcome.append((work(), None))
             except BaseException as error:
                 outcome.append((None, error))
             done.set()

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,6 +89,9 @@ def test_a_signal_is_noted_once_and_handlers_come_back() -> None:
 def test_waiting_hands_on_results_and_errors_and_ends_at_a_signal() -> None:
     noted, never = signals.Signals(), threading.Event()
     assert noted.waiting(lambda: 7) == 7
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            assert noted.waiting(lambda: jnp.ones(1).dtype) == ("float64" if wide else "float32")
     with pytest.raises(ZeroDivisionError):
         noted.waiting(lambda: 1 // 0)
     threading.Timer(0.1, lambda: setattr(noted, "asked", signal.SIGINT)).start()
