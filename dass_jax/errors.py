@@ -58,7 +58,7 @@ def process(command: Callable[[], int]) -> NoReturn:
 
     signal.signal(signal.SIGTERM, stop)
     code = guarded(command)
-    if code > 128:  # a compilation may be under way, for which the interpreter would wait
+    if code:  # the interpreter would wait for a compilation that is under way, and for the threads of a failed save
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
