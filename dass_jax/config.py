@@ -15,6 +15,7 @@ NetworkName = Literal["cells", "resnet18", "mobilenet_v2", "efficientnet_v2_s"]
 StatisticsName = Literal["own", "imagenet"]
 StemName = Literal["cifar", "imagenet"]
 PrecisionName = Literal["float32", "bfloat16"]
+NonfiniteName = Literal["stop", "skip"]
 OrderName = Literal["upper_first", "lower_first"]
 HypergradientName = Literal["first_order", "unrolled", "finite_difference", "neumann", "conjugate_gradient", "amended"]
 HYPERGRADIENT_ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -276,6 +277,14 @@ class Runtime:
     epochs_per_call: Annotated[int, Range(1, 1000)] = 1
     """Epochs in one compiled call (the largest divisor of a stage's epochs up to this); checkpoints and test accuracies
     come at the end of a call."""
+    call_seconds: NotNegative = 0.5
+    """Steps for about so many seconds make one compiled call, at least one step: for so long a signal to stop, or a
+    pause's checkpoint, waits for its turn; 0 = one step a call."""
+    checkpoint_minutes: NotNegative = 10.0
+    """Within a longer epoch the state is also kept after so many minutes, and after a signal to stop; 0 = only then."""
+    nonfinite: NonfiniteName = "stop"
+    """After a step whose loss or gradient is not finite: `stop` the run with the state before it kept, or `skip` the
+    step, which changes nothing then; the epoch's metrics count the skipped steps."""
     checkpoints_to_keep: Annotated[int, Range(2, 1000)] = 3
     """Most recent checkpoints left in the run's folder."""
     memory_check: bool = True

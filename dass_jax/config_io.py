@@ -29,10 +29,21 @@ from dass_jax.config import (
 )
 from dass_jax.errors import UserError, nearest
 
-NOT_IN_RESULT = frozenset({"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"})
-"""Fields that cannot change a run's numbers: left out of `digest` and `differences`."""
+_HOW = {name: getattr(Config.runtime, name) for name in ("call_seconds", "checkpoint_minutes", "nonfinite")}
 
-LATER = {"seeds": 1, "genotype": "", "network.name": "cells", "network.width": 1.0}
+NOT_IN_RESULT = frozenset(
+    f"runtime.{name}" for name in ("checkpoints_to_keep", "memory_check", "compilation_cache", *_HOW)
+)
+"""Fields that cannot change a run's numbers (`nonfinite` those of a run that has stopped, as they are): left out of
+`digest` and `differences`."""
+
+LATER = {
+    "seeds": 1,
+    "genotype": "",
+    "network.name": "cells",
+    "network.width": 1.0,
+    **{f"runtime.{name}": value for name, value in _HOW.items()},
+}
 """Fields that came later: where they have these values, folders keep the names that they had before."""
 
 _KINDS = {

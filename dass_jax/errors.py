@@ -6,13 +6,23 @@ code 2. Everything else that is raised is a fault of this package and keeps its 
 
 import argparse
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """Wrong input; the message is one complete line."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the command to end, and what it has done so far is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -29,12 +39,33 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command line's body; the exit code is 2 after a `UserError` and 130 after Ctrl-C."""
+    """Runs a command line's body; the exit code is 2 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM and 141
+    when who reads the output, like `head`, has seen enough."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return error.code if isinstance(error, Stopped) else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the interpreter's last flush goes
+        return 141
+
+
+def process(command: Callable[[], int]) -> NoReturn:
+    """A whole process of `guarded`: SIGTERM is like Ctrl-C."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    code = guarded(command)
+    if code:  # the interpreter would wait for a compilation that is under way, and for the threads of a failed save
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -17,6 +17,7 @@ from dass_jax.build import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
 from dass_jax.runtime import loop, parallel, plan
+from dass_jax.runtime.calls import Series
 from dass_jax.runtime.stage import Stage
 
 PART_BYTES = 64 * 2**20
@@ -25,18 +26,19 @@ nothing beside its work, and little beside the memory of a training step."""
 
 Compile = Callable[[str, Any, tuple[Any, ...], bool], Any]
 """(name of the program, function, arguments, whether the first is donated) → the program, compiled."""
-Advance = Callable[[Any, int], tuple[Any, Any]]
-"""(state on the devices, epoch) → (state on the devices, infos of the epochs of one call, as NumPy arrays)."""
+Advance = Callable[[int], Series]
+"""Epoch → the steps of that epoch and those of the same call that follow it, on a state on the devices; infos have
+leading axes over epochs and steps, with the one over several seeds in between."""
 
 
 class Feed(NamedTuple):
     """The two things that programs are fed for."""
 
     advance: Callable[[Setting, Stage, Any, int, Compile], Advance]
-    """(setting, with the seeds that run now, stage, state on the devices, epochs in a call, compile) → what runs a
-    call."""
-    evaluate: Callable[[str, Any, Any, int, Compile], Callable[[], Any]]
-    """(name, `loop.evaluation`, network on the devices, batch size, compile) → what sums over the test split."""
+    """(setting, with the seeds that run now, stage, state on the devices, epochs in a call, compile) → their steps."""
+    evaluate: Callable[[str, Any, Any, int, Compile], Series]
+    """(name, `loop.evaluation`, network on the devices, batch size, compile) → the steps over the test split, on that
+    network; the last axis of their sums is that of the steps."""
 
 
 def of(s: Setting) -> Feed:
@@ -54,19 +56,33 @@ def in_memory(s: Setting) -> Feed:
             indices, keys, *rates = zip(*each, strict=True)
             return np.stack(indices), jnp.stack(keys), *(jax.tree.map(_stacked, *rate) for rate in rates)
 
-        name = f"{stage.program}, {together} epochs a call"
-        program = compile(name, loop.several(stage.epoch), (state, train, *inputs(0)), True)
+        steps = _steps(s, stage.indices(0))
+        skip = s.config.runtime.nonfinite == "skip"
+        arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
+        program = compile(
+            f"{stage.program}, {together} epochs a call", loop.several(stage.epoch, skip), arguments, True
+        )
 
-        def run(state: Any, first: int) -> tuple[Any, Any]:
-            state, infos = program(state, train, *inputs(first))
-            return state, parallel.unreplicate(infos)
+        def of_epochs(epoch: int) -> Series:
+            given = inputs(epoch)
 
-        return run
+            def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
+                state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
+                return state, parallel.unreplicate(infos)
 
-    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Callable[[], Any]:
-        arguments = network, test, *loop.in_order(s.dataset.test.size, batch)
-        program = compile(name, function, arguments, False)
-        return lambda: parallel.unreplicate(program(*arguments))
+            return Series(together * steps, together * steps, call)
+
+        return of_epochs
+
+    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
+        rows, counted = loop.in_order(s.dataset.test.size, batch)
+        program = compile(name, function, (network, test, rows, counted, np.int32(0), np.int32(0)), False)
+
+        def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
+            sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
+            return network, parallel.unreplicate(sums)
+
+        return Series(len(rows), len(rows), call)
 
     return Feed(advance, evaluate)
 
@@ -93,49 +109,93 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
         count = len(s.seeds)
         indices, *rest = _inputs(s, stage, 0)
-        total = indices.shape[0] if count == 1 else indices.shape[1]
+        total = _steps(s, indices)
         steps = steps_in_part(total, indices.size // total)
         like = plan.parted(indices, count, steps, devices)
-        empty = _abstract(like.places[0].shape, s.image_shape)
-        name = f"{stage.program}, {steps} steps a call"
-        program = compile(name, stage.steps, (state, empty, like.indices, *rest, np.int32(0)), True)
+        empty, none = _abstract(like.places[0].shape, s.image_shape), np.int32(0)
+        arguments = (state, empty, like.indices, *rest, none, none, none)
+        program = compile(f"{stage.program}, {steps} steps a call", stage.epoch, arguments, True)
 
-        def run(state: Any, epoch: int) -> tuple[Any, Any]:
+        def of_epoch(epoch: int) -> Series:
             indices, *rest = _inputs(s, stage, epoch)
             parted = plan.parted(indices, count, steps, devices)
             view = build.view(s, stage.name, epoch, indices.size)
-            found: list[Any] = []
-            for number, examples in enumerate(parts(train, indices.ravel(), view, parted.places)):
-                state, infos = program(state, examples, parted.indices, *rest, np.int32(number * steps))
-                found.append(infos)
-                if number:
-                    found[-2] = parallel.unreplicate(found[-2])  # waits until the part before is done
-            found[-1] = parallel.unreplicate(found[-1])
-            return state, _means(found, 0 if count == 1 else 1)
 
-        return run
+            def start(state: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
+                return program(state, examples, parted.indices, *rest, *bounds, np.int32(number * steps))
 
-    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Callable[[], Any]:
+            def read(number: int) -> Iterator[loop.Examples]:
+                return parts(train, indices.ravel(), view, parted.places[number:])
+
+            return _in_parts(total, steps, read, start, np.newaxis)
+
+        return of_epoch
+
+    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
         rows, counted = loop.in_order(test.size, batch)
         steps = steps_in_part(len(rows), batch)
         parted = plan.parted(rows, 1, steps, devices)
         weights = counted.reshape(-1, steps, batch)
         empty = _abstract(parted.places[0].shape, s.image_shape)
-        program = compile(
-            f"{name}, {steps} steps a call", function, (network, empty, parted.indices, weights[0]), False
-        )
+        arguments = (network, empty, parted.indices, weights[0], np.int32(0), np.int32(0))
+        program = compile(f"{name}, {steps} steps a call", function, arguments, False)
 
-        def run() -> Any:
-            read = parts(test, rows.ravel(), build.centred(s), parted.places)
-            each = [
-                parallel.unreplicate(program(network, examples, parted.indices, weight))
-                for examples, weight in zip(read, weights, strict=True)
-            ]
-            return jax.tree.map(lambda *sums: np.sum(sums, axis=0, dtype=np.float64), *each)
+        def start(network: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
+            return network, program(network, examples, parted.indices, weights[number], *bounds)
 
-        return run
+        def read(number: int) -> Iterator[loop.Examples]:
+            return parts(test, rows.ravel(), build.centred(s), parted.places[number:])
+
+        return _in_parts(len(rows), steps, read, start, ...)
 
     return Feed(advance, evaluate)
+
+
+def _in_parts(
+    total: int,
+    steps: int,
+    read: Callable[[int], Iterator[loop.Examples]],
+    start: Callable[..., tuple[Any, Any]],
+    axis: Any,
+) -> Series:
+    """The `total` steps whose examples come in parts of `steps`.
+
+    Args:
+      read: number → that part and those after it.
+      start: (state, part, its number, first, last) → (state, infos on the devices); first and last are counted from the
+        part's first step, and the last axis of the infos is that of its steps.
+      axis: what is put before the axes of the infos.
+    """
+    held: dict[int, loop.Examples] = {}
+    coming: list[Iterator[loop.Examples]] = []
+
+    def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
+        number = min(first, total - 1) // steps
+        begin, end = number * steps, (number + 1) * steps
+        if not coming:
+            coming.append(read(number))
+        if number not in held:
+            held[number] = next(coming[0])
+        state, infos = start(state, held[number], number, np.int32(first - begin), np.int32(last - begin))
+        if last == end < total:
+            held[number + 1] = next(coming[0])  # while the devices work
+        infos = parallel.unreplicate(infos)
+        if last == end:
+            del held[number]
+
+        def placed(own: np.ndarray) -> np.ndarray:
+            whole = np.zeros((*own.shape[:-1], total), own.dtype)
+            whole[..., begin:end] = own
+            return whole[axis]
+
+        return state, jax.tree.map(placed, infos)
+
+    return Series(total, steps, call)
+
+
+def _steps(s: Setting, indices: np.ndarray) -> int:
+    """Of an epoch with these indices."""
+    return indices.shape[0 if len(s.seeds) == 1 else 1]
 
 
 def _inputs(s: Setting, stage: Stage, epoch: int) -> tuple[Any, ...]:
@@ -156,8 +216,3 @@ def _shaped(split: Split, devices: int) -> loop.Examples:
 
 def _abstract(images: tuple[int, ...], shape: tuple[int, ...]) -> loop.Examples:
     return loop.Examples(jax.ShapeDtypeStruct((*images, *shape), np.uint8), jax.ShapeDtypeStruct(images, np.int32))
-
-
-def _means(infos: list[Any], axis: int) -> Any:
-    """The mean over the steps, which are in parts along `axis`; with a leading axis for the one epoch."""
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis).mean(axis)[None], *infos)

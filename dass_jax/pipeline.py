@@ -1,8 +1,8 @@
 """A run, read from top to bottom: each method's search, its network's training, pruning and fine-tuning, the results.
 
-Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a run that is started again
-goes on from there and ends with the same bits. Several seeds search as one batch; what they found is then trained in
-one batch for each different genotype.
+Every epoch ends with a line of metrics and a checkpoint, which holds where the run stands; a signal in the middle of an
+epoch leaves a pause. A run that is started again goes on from there and ends with the same bits. Several seeds search
+as one batch; what they found is then trained in one batch for each different genotype.
 """
 
 import functools
@@ -18,11 +18,26 @@ from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
-from dass_jax.runtime import checkpoint, folder, loop, memory, networks, parallel, records, seeds, shelf
+from dass_jax.runtime import (
+    checkpoint,
+    folder,
+    loop,
+    memory,
+    networks,
+    parallel,
+    pauses,
+    records,
+    seeds,
+    shelf,
+    steps,
+)
+from dass_jax.runtime.calls import Done
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
+PAUSES = "pauses"
 CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
 
 
@@ -32,43 +47,46 @@ class Run(NamedTuple):
     setting: Setting
     path: pathlib.Path
     progress: Progress
+    signals: Signals
     checkpoints: Any
     events: Any
     facts: dict[str, Any]
     programs: dict[str, Any]
     feed: feed.Feed
     resumed: list[checkpoint.Checkpoint]
-    """The checkpoint to go on from; taken out by the stage that it belongs to."""
+    """The checkpoint or pause to go on from; taken out by the stage that it belongs to."""
     shared: shelf.Shelf | None = None
     """Where runs that have stages in common find and leave them."""
 
 
-def run(setting: Setting, path: pathlib.Path, progress: Progress, shared: shelf.Shelf | None = None) -> dict[str, Any]:
+def run(
+    setting: Setting, path: pathlib.Path, progress: Progress, signals: Signals, shared: shelf.Shelf | None = None
+) -> dict[str, Any]:
     """Runs or continues a configuration in the folder `path`; returns what results.json holds.
 
     Raises:
-      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss is not
-        finite.
+      UserError: if no checkpoint of an interrupted run can be read, a stage does not fit into memory, or a loss or a
+        gradient is not finite.
+      Stopped: after a signal, with everything kept.
     """
     config = setting.config
     checkpoints = checkpoint.manager(path / "checkpoints", config.runtime.checkpoints_to_keep)
-    newest = checkpoint.newest(checkpoints)
+    newest, said = pauses.newest(path / PAUSES, checkpoints)
+    for line in said:
+        progress.say(line)
     resumed: list[checkpoint.Checkpoint] = []
     facts: dict[str, Any] = {"step": 0, "metrics_bytes": 0, "methods": {}, "current": {}}
     if newest is not None:
-        for skipped in newest.skipped:
-            progress.say(f"{skipped}: going back to checkpoint {newest.step}")
-        for step in [step for step in checkpoints.all_steps() if step > newest.step]:
-            checkpoints.delete(step)
         resumed.append(newest)
         facts = newest.facts
         at = facts["at"]
         whose = f" of {seeds.named(at['seeds'])}" if config.seeds > 1 else ""
         where = f"{at['method']} · {at['stage']}, epoch {at['epoch']}{whose}"
-        progress.say(f"going on after {where} (checkpoint {newest.step})")
+        held = f"pause {newest.step}, {at['step']} steps later" if "step" in at else f"checkpoint {newest.step}"
+        progress.say(f"going on after {where} ({held})")
     folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
     events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-    r = Run(setting, path, progress, checkpoints, events, facts, {}, feed.of(setting), resumed, shared)
+    r = Run(setting, path, progress, signals, checkpoints, events, facts, {}, feed.of(setting), resumed, shared)
     try:
         for method in (title(config), *config.controls):
             if method not in facts["methods"]:
@@ -80,6 +98,7 @@ def run(setting: Setting, path: pathlib.Path, progress: Progress, shared: shelf.
         events.close()
     found = results.of_run(facts["methods"], title(config), config.controls)
     folder.write_json(path / "results.json", found)
+    pauses.clear(path / PAUSES)
     return found
 
 
@@ -179,31 +198,34 @@ def run_chain(
     Args:
       shared: where the end of the first stage is taken from or, if nothing lies there yet, put for other runs.
     """
-    first, done = 0, 0
+    first, epochs, done = 0, 0, Done()
     state: Any = None
     here = {"method": method, "chain": chain, "seeds": list(r.setting.seeds)}
     if r.resumed and here.items() <= r.facts["at"].items():
         newest, at = r.resumed.pop(), r.facts["at"]
-        first, done = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
+        first, epochs = [stage.name for stage in stages].index(at["stage"]), at["epoch"]
         if at.get("stopped"):
-            done = stages[first].epochs
+            epochs = stages[first].epochs
         template = None
         for stage in stages[: first + 1]:
             template = jax.eval_shape(stage.start, template)
-        state = checkpoint.restore(template, newest.leaves)
+        leaves, done = pauses.opened(newest)
+        state = checkpoint.restore(template, leaves)
+    fresh = state is None
     for stage in stages[first:]:
         place = shared if stage is stages[0] else None
-        kept = shelf.take(place) if place and done == 0 else None
+        kept = shelf.take(place) if place and fresh else None
         if kept is not None:
             state = taken_over(r, method, chain, stage, kept)
             continue
-        if done == 0:
-            state = stage.start(state)
-        state = run_stage(r, method, chain, stage, state, done, measure)
+        if fresh:
+            state = r.signals.waiting(functools.partial(stage.start, state))
+        r.facts["at"] = {**here, "stage": stage.name, "epoch": epochs}
+        state = run_stage(r, method, chain, stage, state, epochs, done, measure)
         if place:
             accuracy = known_of(r)[0].get("accuracy", {})
             shelf.put(place, state, shelf.facts(r.path, method, stage.name, accuracy))
-        done = 0
+        fresh, epochs, done = True, 0, Done()
     return state
 
 
@@ -225,37 +247,52 @@ def taken_over(r: Run, method: str, chain: str, stage: Stage, kept: checkpoint.C
     return state
 
 
-def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: int, measure: Any) -> bilevel.State:
-    """Runs the epochs of a stage after the first `done`."""
-    if done == stage.epochs:
+def run_stage(
+    r: Run, method: str, chain: str, stage: Stage, state: Any, epochs: int, done: Done, measure: Any
+) -> bilevel.State:
+    """Runs the epochs of a stage after the first `epochs` and after what is `done` of the next."""
+    if epochs == stage.epochs:
         return state
     label, section = label_of(r, method, stage), "search" if chain == "search" else "train"
-    together = loop.largest_divisor(stage.epochs - done, r.setting.config.runtime.epochs_per_call)
+    together = loop.largest_divisor(stage.epochs, r.setting.config.runtime.epochs_per_call)
 
     on_devices = parallel.replicate(state, r.setting.devices)
     advance = r.feed.advance(r.setting, stage, on_devices, together, functools.partial(compiled, r, label, section))
-    with r.progress.stage(label, done, stage.epochs) as bar:
-        for first in range(done, stage.epochs, together):
-            start = time.monotonic()
+    whose = r.setting.seeds if r.setting.config.seeds > 1 else None
+    with r.progress.stage(label, epochs, stage.epochs) as bar:
+        for first in range(epochs, stage.epochs, together):
+            place, look = steps.Place(label, first + 1, together, whose), watch(r)
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
-                on_devices, infos = advance(on_devices, first)
+                on_devices, infos, done = steps.run(advance(first), on_devices, done, look, place)
                 state = parallel.unreplicate(on_devices)
-            share = spend(r, stage.clock, time.monotonic() - start)
-            whose = r.setting.seeds if r.setting.config.seeds > 1 else None
-            epochs = records.of_call(method, stage, whose, first, share, infos)
+            lines = records.of_call(method, stage, whose, first, done.seconds / len(r.setting.seeds), infos)
             if chain == "search" or _due(r, stage, first, together):
-                for line, measured in zip(epochs[-1], measure(stage, state.variables), strict=True):
+                found = steps.keeping(look, state, done, functools.partial(measure, stage, state.variables))
+                for line, measured in zip(lines[-1], found, strict=True):
                     line |= measured
-            last = epochs[-1][-1]
+            last = lines[-1][-1]
             if last.get("stopped"):
                 r.progress.say(f"{label}: ended by search.stop_at_skips after epoch {last['epoch']}")
-            for lines in epochs:
-                for line in lines:
+            spend(r, stage.clock, done.seconds)
+            for of_epoch in lines:
+                for line in of_epoch:
                     keep_record(r, chain, line, state if line is last else None)
-                bar.epoch(records.means(lines))
+                bar.epoch(records.means(of_epoch))
             if last.get("stopped"):
                 break
+            done = Done(size=done.size)
     return state
+
+
+def watch(r: Run) -> steps.Watch:
+    """What is looked for between two calls."""
+    c = r.setting.config.runtime
+
+    def pause(state: bilevel.State, done: Done) -> None:
+        r.checkpoints.wait_until_finished()
+        pauses.save(r.path / PAUSES, state, done, r.facts)
+
+    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:
@@ -292,7 +329,9 @@ def compiled(
     if name not in r.programs:
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
-            r.programs[name] = parallel.program(function, r.setting.devices, arguments, donate)
+            r.programs[name] = r.signals.waiting(
+                lambda: parallel.program(function, r.setting.devices, arguments, donate)
+            )
         spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:
             check_memory(r, label, section, r.programs[name], arguments)
@@ -314,9 +353,9 @@ def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[
     c = r.setting.config.train
     network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}, r.setting.devices)
     compile = functools.partial(compiled, r, "evaluation", "train")
-    measure = r.feed.evaluate(name, evaluate, network, c.batch_size // c.accumulate, compile)
+    batches = r.feed.evaluate(name, evaluate, network, c.batch_size // c.accumulate, compile)
     with r.progress.busy("evaluation", announce=False):
-        found = measure()
+        found = steps.evaluate(batches, network, r.signals, r.setting.config.runtime.call_seconds)
     return [
         {
             "test_loss": round(float(sums["loss"]) / size, 6),

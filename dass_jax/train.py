@@ -8,7 +8,7 @@ from typing import Any
 
 from dass_jax import config_cli, config_io
 from dass_jax.config import Config
-from dass_jax.errors import UserError, guarded
+from dass_jax.errors import UserError, process
 
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
@@ -17,8 +17,8 @@ def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
     return pathlib.Path("runs") / f"{config_file.stem}-{seeds}-{config_io.digest(config)}"
 
 
-def claim_folder(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
-    """Makes `path` the folder of this run; returns its results if it is finished already.
+def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
+    """The results of the run in folder `path` if it is over; None if it is not, or not begun.
 
     A folder in which no epoch has ended holds nothing that could be lost: another configuration may have it.
 
@@ -35,13 +35,10 @@ def claim_folder(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
                 f"--workdir = {str(path)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "allowed: the same configuration, or another folder"
             )
-        if not differing:
-            results = path / "results.json"
-            return json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
-    elif path.is_dir() and any(path.iterdir()):
+        results = path / "results.json"
+        return json.loads(results.read_text(encoding="utf-8")) if results.exists() and not differing else None
+    if path.is_dir() and not folder.is_fresh(path):
         raise UserError(f"--workdir = {str(path)!r} is not empty and no run folder; allowed: a new or an empty folder")
-    folder.make(path)
-    folder.write_text(own, config_io.to_toml(config))
     return None
 
 
@@ -64,24 +61,39 @@ def perform(
       shared: a `runtime.shelf.Shelf`, for runs that have stages in common.
 
     Raises:
-      UserError: as `claim_folder` and `pipeline.run`.
+      UserError: for whatever the user can mend, see `finished`, `runtime.folder` and `pipeline.run`.
+      Stopped: after SIGINT or SIGTERM.
     """
-    from dass_jax import build, pipeline, report
+    from dass_jax import build, report
     from dass_jax.runtime import folder
 
     setting = build.setting(config)
-    results = claim_folder(path, config)
-    if results is None:
-        progress.say(f"run folder: {path}")
-        folder.write_json(path / "environment.json", folder.environment(config.seed, setting.devices))
-        results = pipeline.run(setting, path, progress, shared)
-    else:
-        progress.say(f"already finished: {path}")
-    return results, report.build(path)
+    results = finished(path, config)
+    with folder.writable(path):
+        if results is None:
+            folder.make(path)
+            with folder.claimed(path):
+                # Another process may have finished the run, or begun another, until this one had the folder.
+                results = finished(path, config) or run(setting, path, progress, shared)
+        else:
+            progress.say(f"already finished: {path}")
+        return results, report.build(path)
+
+
+def run(setting: Any, path: pathlib.Path, progress: Any, shared: Any) -> dict[str, Any]:
+    """Runs or continues the run in its folder; its results."""
+    from dass_jax import pipeline
+    from dass_jax.runtime import folder, signals
+
+    folder.write_text(path / "config.toml", config_io.to_toml(setting.config))
+    progress.say(f"run folder: {path}")
+    folder.write_json(path / "environment.json", folder.environment(setting.config.seed, setting.devices))
+    with signals.noted() as noted:
+        return pipeline.run(setting, path, progress, noted, shared)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; the exit code is 0."""
+    """The command line; the exit code is 0. Raises as `perform`."""
     config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
     # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import report
@@ -96,4 +108,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    process(lambda: main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -66,22 +67,24 @@ def arguments(folder: pathlib.Path) -> list[str]:
     return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
 
 
-def command(folder: pathlib.Path) -> Finished:
+def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = guarded(lambda: train.main(arguments(folder)))
+        code = guarded(lambda: train.main(argv or arguments(folder)))
     return Finished(folder, code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
-def interrupting(epochs: int) -> Iterator[None]:
-    """Inside it Ctrl-C comes after so many epochs."""
+def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
+    """Inside it Ctrl-C, or the signal of that number, comes after so many epochs."""
     keep_record, seen = pipeline.keep_record, []
 
     def stopping(*given: Any) -> None:
         keep_record(*given)
         seen.append(given)
-        if len(seen) == epochs:
+        if len(seen) == epochs and number is not None:
+            os.kill(os.getpid(), number)
+        elif len(seen) == epochs:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:

@@ -68,6 +68,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
         "search.order": "lower_first",
         "search.hypergradient": "amended",
         "runtime.precision": "bfloat16",
+        "runtime.nonfinite": "skip",
         "network.name": "resnet18",
         "data.statistics": "imagenet",
         "genotype": "dass_99",

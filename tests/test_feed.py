@@ -1,6 +1,6 @@
 """Streamed examples against the same in memory: the same steps, the same sums, the same bits; and bounded memory."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,7 +9,9 @@ import pytest
 from dass_jax import build, config_io, feed
 from dass_jax.build import Setting
 from dass_jax.genotype import Genotype
-from dass_jax.runtime import loop, parallel
+from dass_jax.runtime import calls, loop, parallel, steps
+from dass_jax.runtime.calls import Done
+from dass_jax.runtime.signals import Signals
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 GENOTYPE = Genotype(
@@ -51,30 +53,61 @@ def compiler(s: Setting, names: list[str] | None = None) -> feed.Compile:
     return compile
 
 
-def after_epochs(s: Setting, chain: str, epochs: range) -> tuple[Any, list[Any], list[str]]:
-    """(state, infos of each epoch, names of programs) of the first stage of a chain."""
+def nothing(*_: Any) -> None:
+    """Between two calls."""
+
+
+class After(NamedTuple):
+    state: Any
+    infos: list[Any]
+    names: list[str]
+    """Of the programs."""
+
+
+def after_epochs(s: Setting, chain: str, epochs: range, seconds: float) -> After:
+    """After some epochs of the first stage of a chain, by calls of so many seconds."""
     stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
-    state, infos, names = parallel.replicate(stages[0].start(None), s.devices), [], []
-    advance = of(s).advance(s, stages[0], state, 1, compiler(s, names))
+    found = After(None, [], [])
+    state = parallel.replicate(stages[0].start(None), s.devices)
+    advance = of(s).advance(s, stages[0], state, 1, compiler(s, found.names))
     for epoch in epochs:
-        state, info = advance(state, epoch)
-        infos.append(info)
-    return parallel.unreplicate(state), infos, names
+        state, infos, _ = calls.in_calls(advance(epoch), state, seconds, nothing, Done())
+        found.infos.append(infos)
+    return found._replace(state=parallel.unreplicate(state))
 
 
 @pytest.mark.parametrize(("chain", "devices", "seeds"), [("search", 2, 1), ("training", 1, 2), ("training", 2, 1)])
-def test_streamed_epochs_are_those_in_memory(chain: str, devices: int, seeds: int) -> None:
-    (one, infos, _), (other, streamed, names) = (
-        after_epochs(setting(streaming, devices, seeds), chain, range(2)) for streaming in (False, True)
+def test_streamed_epochs_are_those_in_memory_to_the_bit(chain: str, devices: int, seeds: int) -> None:
+    one, other = (
+        after_epochs(setting(streaming, devices, seeds), chain, range(2), 0.0 if streaming else 1e9)
+        for streaming in (False, True)
     )
     per_call = {("search", 1): 2, ("training", 1): 2, ("training", 2): 1}[chain, seeds]
-    assert [name.rpartition(", ")[2] for name in names] == [f"{per_call} steps a call"]  # of 4: there are parts
-    moved = [np.abs(x).max() for x in jax.tree.leaves(one.variables[PARAMS])]
+    assert [name.rpartition(", ")[2] for name in other.names] == [f"{per_call} steps a call"]  # of 4: there are parts
+    moved = [np.abs(x).max() for x in jax.tree.leaves(one.state.variables[PARAMS])]
     assert max(moved) > 0
-    if per_call > 1:  # both are loops over the steps; of a single one XLA makes no loop and rounds differently
-        jax.tree.map(np.testing.assert_array_equal, other, one)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), other, one)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), streamed, infos)
+    jax.tree.map(np.testing.assert_array_equal, other.state, one.state)
+    jax.tree.map(np.testing.assert_array_equal, other.infos, one.infos)
+
+
+def test_an_epoch_in_parts_goes_on_from_any_step() -> None:
+    s = setting(True, 1, 1)
+    stage = build.training_stages(s, GENOTYPE)[0][0]
+    start = stage.start(None)
+    advance = of(s).advance(s, stage, parallel.replicate(start, s.devices), 1, compiler(s))
+    series = advance(0)
+    assert (series.total, series.part) == (4, 2)
+    kept: list[tuple[Any, Done]] = []
+
+    def keep(state: Any, done: Done, infos: Any) -> None:
+        kept.append((parallel.unreplicate(state), done))
+
+    _, infos, _ = calls.in_calls(series, parallel.replicate(start, s.devices), 0.0, keep, Done())
+    assert [done.steps for _, done in kept] == [1, 2, 3, 4]
+    for state, done in kept:  # the last one is that of an evaluation after the epoch
+        state, again, _ = calls.in_calls(advance(0), parallel.replicate(state, s.devices), 1e9, nothing, done)
+        jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(state), kept[-1][0])
+        jax.tree.map(np.testing.assert_array_equal, again, infos)
 
 
 def test_an_evaluation_streams_every_test_image_once() -> None:
@@ -84,7 +117,8 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
         stages, evaluate = build.training_stages(s, GENOTYPE)
         v = stages[0].start(None).variables
         network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: v[MASKS]}, s.devices)
-        sums.append(of(s).evaluate("evaluation", evaluate, network, 14, compiler(s))())
+        batches = of(s).evaluate("evaluation", evaluate, network, 14, compiler(s))
+        sums.append(steps.evaluate(batches, network, Signals(), 0.0 if streaming else 1e9))
     assert sums[0]["images"] == sums[1]["images"] == 360
     assert sums[0]["correct"] == sums[1]["correct"]
     np.testing.assert_allclose(sums[1]["loss"], sums[0]["loss"], rtol=1e-6)
@@ -101,14 +135,14 @@ def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest
     def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:
         def program(state: Any, examples: loop.Examples, *rest: Any) -> Any:
             held.append(sum(x.nbytes for x in jax.live_arrays() if x.dtype == np.uint8))
-            return state, {"loss": examples.labels[:, :1].astype(np.float32)}
+            return state, {"loss": np.ones((1, 10), np.float32)}
 
         return program
 
     advance = feed.streamed(s, 10 * 16 * 64).advance(s, stage, None, 1, compile)
-    _, infos = advance(None, 0)
-    assert len(held) == 60 and max(held) <= 2 * 10 * 16 * 64 + sum(held[:1]) - 10 * 16 * 64
-    assert infos["loss"].shape == (1,)
+    _, infos, _ = calls.in_calls(advance(0), None, 1e9, nothing, Done())
+    assert 60 <= len(held) < 70 and max(held) <= 2 * 10 * 16 * 64 + sum(held[:1]) - 10 * 16 * 64
+    assert infos["loss"].shape == (1, 600) and infos["loss"].all()
 
 
 def test_random_boxes_depend_on_seed_stage_epoch_and_place_alone() -> None:

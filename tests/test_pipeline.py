@@ -40,7 +40,7 @@ def killed(folder: pathlib.Path, lines: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     argv = [sys.executable, "-m", "dass_jax.train", *arguments(folder)]
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while (folder / "metrics.jsonl").read_bytes().count(b"\n") < lines:
         assert process.poll() is None and time.monotonic() < deadline, "the process ended before it could be killed"
         time.sleep(0.002)
@@ -71,7 +71,7 @@ def resumed(stopped: Finished) -> Finished:
 def test_a_run_leaves_every_file_of_its_folder(whole: Finished) -> None:
     assert whole.code == 0, whole.err
     folder = whole.folder
-    names = {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "results.json", "report.html"}
+    names = {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "results.json", "report.html", "lock"}
     assert {path.name for path in folder.iterdir()} == names | {"events", "checkpoints"}
     assert config_io.load(folder / "config.toml") == config_io.load(folder.parent / "run.toml")
     assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["search"]["epochs"] == EPOCHS

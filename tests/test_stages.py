@@ -14,6 +14,7 @@ from dass_jax import bilevel, build, config_io, feed, pipeline, variables
 from dass_jax import config as schema
 from dass_jax.genotype import Genotype
 from dass_jax.runtime.progress import Progress
+from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
 from dass_jax.spaces.darts import RULES
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
@@ -61,7 +62,7 @@ class Trail(NamedTuple):
 def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
     """Runs a chain as the pipeline does, without writing anything."""
     facts = {"current": {"seconds": dict.fromkeys(pipeline.CLOCKS, 0.0)}}
-    r = pipeline.Run(s, path, Progress(io.StringIO()), None, None, facts, {}, feed.of(s), [])
+    r = pipeline.Run(s, path, Progress(io.StringIO()), Signals(), None, None, facts, {}, feed.of(s), [])
     stages = build.search_stages(s, method)[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 

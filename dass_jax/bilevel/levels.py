@@ -59,6 +59,8 @@ class Info(NamedTuple):
     gradient_norm: jax.Array
     cosine: jax.Array | None = None
     """Between the gradient that was followed and the first-order one, where that was asked for."""
+    unsound: dict[str, jax.Array] | None = None
+    """By collection, int32: which leaf of its gradient is the first that is not finite; −1 where all are."""
 
 
 class Algorithm(NamedTuple):
@@ -97,6 +99,15 @@ def move(level: Level, collection: Any, optimizer: Any, gradient: Any, extra: di
     transform = optax.with_extra_args_support(level.transform)
     step, optimizer = transform.update(gradient, optimizer, collection, **extra)
     return optax.apply_updates(collection, step), optimizer
+
+
+def first_unsound(gradient: Any) -> jax.Array:
+    """int32: the index of the gradient's first leaf that is not finite, by its sum of squares; −1 if all are.
+
+    The norm of the whole gradient needs the same sums, so that this costs next to nothing beside it.
+    """
+    wrong = jnp.stack([~jnp.isfinite(optax.tree.norm(leaf, squared=True)) for leaf in jax.tree.leaves(gradient)])
+    return jnp.where(wrong.any(), jnp.argmax(wrong), -1).astype("int32")
 
 
 def sample_of_step(level: Level, sample: Sample, step: Any) -> Sample:

@@ -24,6 +24,7 @@ from dass_jax.bilevel.levels import (
     Sample,
     State,
     direct_gradient,
+    first_unsound,
     gradients,
     move,
     same,
@@ -48,6 +49,8 @@ class JointInfo(NamedTuple):
     loss: jax.Array
     metrics: dict[str, jax.Array]
     gradient_norm: dict[str, jax.Array]
+    unsound: dict[str, jax.Array]
+    """As in `Info`."""
 
 
 class Through(NamedTuple):
@@ -189,7 +192,8 @@ def joint(levels: Sequence[Level], reduce: Reduce = same) -> Algorithm:
         for level, name in zip(levels, names, strict=True):
             variables[name], optimizers[name] = move(level, state.variables[name], optimizers[name], found[name], extra)
         norms = {name: optax.tree.norm(found[name]) for name in names}
-        return State(variables, optimizers), JointInfo(loss, metrics, norms)
+        unsound = {name: first_unsound(found[name]) for name in names}
+        return State(variables, optimizers), JointInfo(loss, metrics, norms, unsound)
 
     return Algorithm(lambda variables: _begin(levels, variables), update)
 
@@ -230,7 +234,7 @@ def _turn(
         found, loss, metrics = reduce((found, loss, metrics))
         similar = _cosine(found, reduce(direct_gradient(level, state.variables, now)[0])) if cosine else None
         moved, optimizer = move(level, state.variables[name], state.optimizers[name], found, extra)
-        info = Info(loss, metrics, optax.tree.norm(found), similar)
+        info = Info(loss, metrics, optax.tree.norm(found), similar, {name: first_unsound(found)})
         return State({**state.variables, **updates, name: moved}, {**state.optimizers, name: optimizer}), info
 
     if level.steps == 1:
@@ -247,7 +251,10 @@ def _turn(
     first = {part: state.variables[part] for part in moving}, state.optimizers[name]
     (moved, optimizer), infos = jax.lax.scan(next_step, first, jnp.arange(level.steps))
     after = State({**state.variables, **moved}, {**state.optimizers, name: optimizer})
-    return after, jax.tree.map(lambda x: x.mean(0), infos)
+    # Of the leaves that are not finite in some step any will do; all other figures are averaged.
+    unsound = jax.tree.map(lambda x: x.max(0), infos.unsound)
+    means = jax.tree.map(lambda x: x.mean(0), infos._replace(unsound=None))
+    return after, means._replace(unsound=unsound)
 
 
 def _cosine(one: Any, other: Any) -> jax.Array:

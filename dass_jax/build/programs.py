@@ -23,12 +23,8 @@ def starting(s: Setting, name: str, begin: Callable[[jax.Array, Any], bilevel.St
 
 def epoch(s: Setting, update: Callable[..., Any], prepare: loop.Prepare) -> Callable[..., Any]:
     """An epoch of all seeds: each has its state, indices and key, and all share images and rates."""
-    return seeds.over(loop.epoch(update, prepare), len(s.seeds), (0, None, 0, 0, None, None))
-
-
-def steps(s: Setting, update: Callable[..., Any], prepare: loop.Prepare) -> Callable[..., Any]:
-    """Some steps of an epoch of all seeds, as `epoch`."""
-    return seeds.over(loop.steps(update, prepare), len(s.seeds), (0, None, 0, 0, None, None, None))
+    skip = s.config.runtime.nonfinite == "skip"
+    return seeds.over(loop.epoch(update, prepare, skip), len(s.seeds), (0, None, 0, 0, *[None] * 5))
 
 
 def prepare(s: Setting, cutout: int, paths: tuple[int, ...] | None) -> loop.Prepare:

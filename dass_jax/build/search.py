@@ -109,7 +109,6 @@ def search_stages(s: Setting, method: str) -> tuple[list[Stage], Callable[[Varia
             program=f"search {part}",
             epochs=epochs,
             epoch=programs.epoch(s, parts[part].algorithm.update, prepare),
-            steps=programs.steps(s, parts[part].algorithm.update, prepare),
             start=programs.starting(s, "search", parts[part].begin),
             indices=indices(name),
             learning_rate=cosines[0] if len(rates) == 1 else lambda epoch: tuple(rate(epoch) for rate in cosines),

@@ -76,7 +76,6 @@ def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage],
             program=f"{'scores' if descent is scores else 'weights'} of {genotype}",
             epochs=epochs,
             epoch=programs.epoch(s, descent.update, prepare),
-            steps=programs.steps(s, descent.update, prepare),
             start=programs.starting(s, "network", begin),
             indices=lambda epoch: seeds.each(functools.partial(of_seed, epoch), s.seeds),
             learning_rate=loop.cosine(rate, c.final_lr, epochs),
@@ -111,4 +110,4 @@ def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage],
         return net.apply(prune.masked_weights(v), v[variables.BATCH_STATS], images, False)[0]
 
     evaluate = loop.evaluation(logits, programs.prepare_evaluation(s))
-    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None))
+    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None, None, None))

@@ -41,7 +41,7 @@ def load(wanted: Wanted) -> arrays.Dataset:
     Raises:
       UserError: if the source cannot be read or does not hold what is wanted.
     """
-    train, test, classes = opened(wanted.source, wanted.folder)
+    train, test, classes = opened(wanted.source, wanted.folder, wanted.most_bytes)
     train = arrays.limited(train, wanted.limit, wanted.seed)
     shape = _shape(train, wanted.image_size)
     if wanted.streaming:
@@ -54,7 +54,9 @@ def load(wanted: Wanted) -> arrays.Dataset:
     return arrays.Dataset(splits[0], splits[1], classes, mean, std, shape)
 
 
-def opened(source: str, folder: str) -> tuple[arrays.Split | arrays.Source, arrays.Split | arrays.Source, int]:
+def opened(
+    source: str, folder: str, most_bytes: int | None
+) -> tuple[arrays.Split | arrays.Source, arrays.Split | arrays.Source, int]:
     """(train, test, number of classes) as the source has them. Raises UserError."""
     if source == "digits":
         return digits.opened()
@@ -62,7 +64,7 @@ def opened(source: str, folder: str) -> tuple[arrays.Split | arrays.Source, arra
         return tfds.opened(source.removeprefix(tfds.PREFIX), folder)
     path = pathlib.Path(os.path.expanduser(source))
     if path.is_file():
-        return npz.opened(path)
+        return npz.opened(path, most_bytes)
     if (path / "train").is_dir():
         return folders.opened(path)
     if any((path / f"{name}.npy").exists() for name in npz.NAMES):

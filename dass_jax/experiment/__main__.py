@@ -4,12 +4,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dass_jax.errors import Parser, guarded
+from dass_jax.errors import Parser, process
 from dass_jax.experiment import plan
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; the exit code is 1 if something of a run has failed, else 0."""
+    """The command line; the exit code is 1 if something of a run has failed, else 0. Raises Stopped after a signal."""
     parser = Parser(
         prog="python -m dass_jax.experiment", description="Does all runs of an experiment, then its report."
     )
@@ -40,4 +40,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    process(lambda: main(sys.argv[1:]))

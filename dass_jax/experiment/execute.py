@@ -1,7 +1,7 @@
 """An experiment, carried out: its runs one after another, in one process, each in an ordinary run folder.
 
 EXPERIMENT/  experiment.toml  experiment.json  results.csv  report.html  tables/  figures/
-             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<stage>-<digest>/
+             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<stage>-<digest>/  lock
 
 A run that is finished is not done again, one that was interrupted goes on where it stopped, and one that failed leaves
 its error in errors/ and is tried again by the next call; the others are done all the same.
@@ -27,11 +27,20 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     """Does what is left of an experiment in the folder `path`; returns the rows of its results.csv.
 
     Raises:
-      UserError: if `path` cannot be the experiment's folder, or CO2 cannot be measured as it is asked for.
+      UserError: if `path` cannot be the experiment's folder, another process is at work in it, or CO2 cannot be
+        measured as it is asked for.
+      Stopped: after SIGINT or SIGTERM.
     """
     if plan.report.country:
         carbon.check(plan.report.country)
-    prepare(plan, path)
+    with folder.writable(path):
+        prepare(plan, path)
+        with folder.claimed(path, "--out"):
+            return do_all(plan, path, progress)
+
+
+def do_all(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str, Any]]:
+    """The runs that are left, one after another; the rows."""
     rows = table.write(plan, path)
     finished = [row["status"] == "finished" for row in rows]
     left = [
@@ -46,7 +55,7 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
         began = time.monotonic()
         try:
             attempt(run, plan.report, path, progress)
-        finally:  # also after Ctrl-C
+        finally:  # also after a signal
             rows = table.write(plan, path)
         row = next(row for row in rows if row["run"] == run.name)
         said = f"{row['sparse']:.2f} %" if row["status"] == "finished" else row["status"]
@@ -75,8 +84,8 @@ def prepare(plan: Plan, path: pathlib.Path) -> None:
 
 
 def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress) -> None:
-    """Does or continues one run, and what the report needs beside it; what goes wrong is left in errors/. Ctrl-C goes
-    through."""
+    """Does or continues one run, and what the report needs beside it; what goes wrong is left in errors/. A signal ends
+    the experiment: Stopped goes through, and the run has not failed."""
     file = table.error_file(path, run.name)
     try:
         shelf = sharing.shelf(run.config, machine(run), path / "shared")

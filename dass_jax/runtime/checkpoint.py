@@ -30,8 +30,9 @@ class Checkpoint(NamedTuple):
 
 def manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     """The manager of a folder of checkpoints, of which the newest `keep` stay; it writes in the background."""
-    # orbax reports every save at the level of a warning or below; what a user must know is said by the progress lines.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax reports every save, and with a traceback each that fails. The next call raises that error again, and what a
+    # user must know is said by the progress lines and by the one line of an error.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
     return ocp.CheckpointManager(folder.absolute(), options=options)
 

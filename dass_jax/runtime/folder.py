@@ -1,11 +1,15 @@
 """The run folder: the interface between training, report and deployment.
 
-config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/
-networks/
+config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/  networks/
+lock
 
-With several seeds, genotype_<seed>.json of each takes the place of genotype.json.
+With several seeds, genotype_<seed>.json of each takes the place of genotype.json; a run that was stopped in the middle
+of an epoch has pauses/. What a killed process was about to write has the name of its file with further letters.
 """
 
+import contextlib
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -13,12 +17,15 @@ import pathlib
 import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from dass_jax.errors import UserError
+
+LOCK = "lock"
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
@@ -52,6 +59,64 @@ def make(path: pathlib.Path, option: str = "--workdir") -> None:
             pass
     except OSError as error:
         raise UserError(f"{option} = {str(path)!r}: {error.strerror}; allowed: a folder to write in") from error
+
+
+@contextlib.contextmanager
+def claimed(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
+    """Within the block no other process can claim the folder, which must exist. The lock goes with the process, however
+    it ends; a file system that knows no locks gives none.
+
+    Raises:
+      UserError: if another process has it.
+    """
+    with (path / LOCK).open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{flag} = {str(path)!r} is in use by another process; allowed: to wait for its end, or another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield
+
+
+def is_fresh(path: pathlib.Path) -> bool:
+    """Whether there is nothing in the folder but what a run leaves that was killed before its first file was whole."""
+    names = [each.name for each in path.iterdir()]
+    return all(name == LOCK or name.startswith("config.toml") for name in names)
+
+
+@contextlib.contextmanager
+def writable(path: pathlib.Path) -> Iterator[None]:
+    """Turns the errors of a full, broken or read-only disk within the block into one of the user's.
+
+    Raises:
+      UserError: naming the folder and what the system says.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"run folder {str(path)!r} cannot be written: {reason}; allowed: a folder with room on a disk in order. "
+            "What was kept before is as it was; the same command goes on from there"
+        ) from error
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """What the system says of a failed write, which libraries pack into errors of their own; None of another error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+            return os.strerror(error.errno)
+        for number in _NOT_WRITABLE:
+            if f"[OS error {number}:" in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def environment(seed: int, devices: list[jax.Device]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Whole epochs as one compiled program: a scan over steps, with the data set on the device.
+"""Whole epochs as one compiled program: a loop over steps, with the data set on the device.
 
-Which examples, which learning rate and which masks are data, so one program serves every epoch of a stage and every
-stage of equal structure.
+Which steps, which examples, which learning rate and which masks are data, so one program serves every epoch of a stage
+and every stage of equal structure.
 """
 
 from collections.abc import Callable
@@ -28,25 +28,40 @@ Prepare = Callable[[Examples, jax.Array, jax.Array, jax.Array], Any]
 """(examples, indices [B], key, drop_path) → this device's part of the batch."""
 
 
-def steps(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
-    """The function of some steps of an epoch, one after another.
+def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> Callable[..., tuple[State, Any]]:
+    """The function of one epoch, or of some of its steps: which ones is data, so that one program serves any part.
+
+    A step whose figures are not all finite leaves the state as it was; so do all that come after it in the same call,
+    unless `skip`. What is handed back is then the state before it.
 
     Args:
       update: of an algorithm: (state, batch or batches, key, learning_rate=…) → (state, info).
       prepare: makes one batch.
+      skip: go on after a step that is not finite.
 
     Returns:
-      (state, examples, indices, key, learning_rate, drop_path, first) → (state, info of each step), where indices are
-      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and first is the number
-      of the first step in its epoch.
+      (state, examples, indices, key, learning_rate, drop_path, first, last, begin) → (state, infos), where indices are
+      int32 [steps, B], or [steps, levels, B] for an update that takes one batch for each level, and infos have a
+      leading axis over all steps, with zeros for those before step `first` and from step `last` on. If the indices are
+      only a part of an epoch, `begin` is the number in it of their first step.
     """
 
     def run(
-        state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any, first: Any
+        state: State,
+        examples: Examples,
+        indices: Any,
+        key: Any,
+        learning_rate: Any,
+        drop_path: Any,
+        first: Any,
+        last: Any,
+        begin: Any = 0,
     ) -> Any:
-        def step(state: State, inputs: Any) -> Any:
-            rows, number = inputs
-            draw, inner = jax.random.split(jax.random.fold_in(key, number))
+        # jit, so that what is traced for the shapes of the infos is not traced again for the loop.
+        @jax.jit
+        def step(state: State, number: Any) -> Any:
+            rows = indices[number]
+            draw, inner = jax.random.split(jax.random.fold_in(key, begin + number))
             if rows.ndim == 1:
                 batch = prepare(examples, rows, draw, drop_path)
             else:
@@ -54,32 +69,62 @@ def steps(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[S
                 batch = [prepare(examples, row, k, drop_path) for row, k in zip(rows, keys, strict=True)]
             return update(state, batch, inner, learning_rate=learning_rate)
 
-        return jax.lax.scan(step, state, (indices, first + jnp.arange(indices.shape[0])))
+        def careful(carry: tuple[State, Any], number: Any) -> tuple[tuple[State, Any], Any]:
+            state, going = carry
+            moved, info = step(state, number)
+            good = going & sound(info)
+            state = jax.tree.map(lambda new, old: new if new is old else jnp.where(good, new, old), moved, state)
+            return (state, going if skip else good), info
+
+        (state, _), infos = _some(careful, (state, jnp.array(True)), len(indices), first, last)
+        return state, infos
 
     return run
 
 
-def epoch(update: Callable[..., Any], prepare: Prepare) -> Callable[..., tuple[State, Any]]:
-    """The function of one epoch: all of its `steps`, without `first`, and the mean of their infos."""
-    all_steps = steps(update, prepare)
+def sound(info: Any) -> jax.Array:
+    """Whether all floating-point figures of one step are finite."""
+    figures = [x for x in jax.tree.leaves(info) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in figures]).all()
 
-    def run(state: State, examples: Examples, indices: Any, key: Any, learning_rate: Any, drop_path: Any) -> Any:
-        state, infos = all_steps(state, examples, indices, key, learning_rate, drop_path, 0)
-        return state, jax.tree.map(lambda x: x.mean(0), infos)
+
+def _some(step: Callable[..., Any], carry: Any, steps: int, first: Any, last: Any) -> tuple[Any, Any]:
+    """As `jax.lax.scan` of `step` over the numbers 0 … steps − 1, of which only first … last − 1 take place."""
+    shapes = jax.eval_shape(step, carry, first)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), shapes)
+
+    def one(number: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, seen = inputs
+        carry, info = step(carry, number)
+        return carry, jax.tree.map(lambda all_of_it, own: all_of_it.at[number].set(own), seen, info)
+
+    return jax.lax.fori_loop(first, last, one, (carry, nothing))
+
+
+def several(epoch: Callable[..., Any], skip: bool = False) -> Callable[..., tuple[State, Any]]:
+    """The function of several whole epochs: as `epoch`, with a leading axis over epochs for all but state and examples.
+
+    After an epoch with figures that are not finite none of the others takes place, unless `skip`.
+    """
+
+    def run(state: State, examples: Examples, *inputs: Any) -> Any:
+        def one(carry: tuple[State, Any], own: Any) -> Any:
+            state, going = carry
+            *given, first, last = own
+            state, infos = epoch(state, examples, *given, first, jnp.where(going, last, first), jnp.int32(0))
+            return (state, going if skip else going & sound(infos)), infos
+
+        (state, _), infos = jax.lax.scan(one, (state, jnp.array(True)), inputs)
+        return state, infos
 
     return run
 
 
-def several(epoch: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
-    """The function of several epochs: as `epoch`, with a leading axis over epochs for all but state and examples."""
-
-    def run(state: State, examples: Examples, indices: Any, keys: Any, learning_rates: Any, drop_paths: Any) -> Any:
-        def one(state: State, inputs: Any) -> Any:
-            return epoch(state, examples, *inputs)
-
-        return jax.lax.scan(one, state, (indices, keys, learning_rates, drop_paths))
-
-    return run
+def bounds(first: int, last: int, epochs: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps of each of several epochs, int32 [epochs], are first … last − 1 of all their steps."""
+    begins = np.arange(epochs) * steps
+    own_first, own_last = (np.clip(n - begins, 0, steps).astype(np.int32) for n in (first, last))
+    return own_first, own_last
 
 
 def largest_divisor(number: int, most: int) -> int:
@@ -88,29 +133,28 @@ def largest_divisor(number: int, most: int) -> int:
 
 
 def evaluation(logits: Callable[[Variables, jax.Array], jax.Array], prepare: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that evaluates a whole split.
+    """The function that evaluates a split, or some of its batches.
 
     Args:
       logits: (variables, images [C, H, W, B]) → [B, classes].
       prepare: (examples, indices [B]) → this device's (images, labels).
 
     Returns:
-      (variables, examples, indices [steps, B], counted [steps, B]) → sums over the counted examples of
-      {"loss", "correct", "images"}; rows that only fill the last batch have counted = 0.
+      (variables, examples, indices [steps, B], counted [steps, B], first, last) → for each step, [steps], sums over its
+      counted examples of {"loss", "correct", "images"}: zeros for the steps before `first` and from `last` on.
+      Rows that only fill the last batch have counted = 0.
     """
 
-    def run(variables: Variables, examples: Examples, indices: Any, counted: Any) -> Any:
-        def step(sums: Any, inputs: Any) -> Any:
-            rows, weight = inputs
-            images, labels, weight = prepare(examples, rows, weight)
+    def run(variables: Variables, examples: Examples, indices: Any, counted: Any, first: Any, last: Any) -> Any:
+        def step(nothing: Any, number: Any) -> Any:
+            images, labels, weight = prepare(examples, indices[number], counted[number])
             output = logits(variables, images)
             loss = optax.softmax_cross_entropy_with_integer_labels(output, labels)
             right = (output.argmax(-1) == labels).astype(output.dtype)
             found = {"loss": (loss * weight).sum(), "correct": (right * weight).sum(), "images": weight.sum()}
-            return jax.tree.map(jnp.add, sums, parallel.total(found)), None
+            return nothing, parallel.total(found)
 
-        zero = {name: jnp.zeros(()) for name in ("loss", "correct", "images")}
-        return jax.lax.scan(step, zero, (indices, counted))[0]
+        return _some(step, (), len(indices), first, last)[1]
 
     return run
 

@@ -1,7 +1,7 @@
 """How the examples of an epoch are parted, for those that do not lie on the devices: into parts of a few steps, and
 each part into the slices of the devices.
 
-A part is a small data set of its own: `loop.steps` works on it with indices that point into it.
+A part is a small data set of its own: `loop.epoch` works on it with indices that point into it.
 """
 
 from typing import NamedTuple

@@ -10,7 +10,7 @@ import numpy as np
 from dass_jax import relaxation
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype, skips
-from dass_jax.runtime import seeds
+from dass_jax.runtime import seeds, soundness
 from dass_jax.runtime.stage import Stage
 
 
@@ -23,21 +23,23 @@ def of_call(
       whose: the seeds, to be named in the lines; None for a run that has only one.
       first: epochs of the stage before this call.
       share: seconds of the call, divided by the number of seeds.
-      infos: with a leading axis over epochs and, under it, over several seeds.
+      infos: of all steps, with leading axes over epochs, over several seeds, and over steps.
 
     Raises:
-      UserError: if a loss is not finite.
+      UserError: if no step of an epoch was finite.
     """
-    together = len(jax.tree.leaves(infos)[0])
     found = []
-    for number in range(together):
+    averages, skipped = soundness.means(infos)
+    for number in range(len(skipped)):
         head: dict[str, Any] = {"stage": stage.name, "epoch": first + number + 1, "epochs": stage.epochs}
-        head["seconds"] = round(share / together, 4)
-        parts = seeds.members(jax.tree.map(lambda x, n=number: x[n], infos), len(whose or (0,)))
+        head["seconds"] = round(share / len(skipped), 4)
+        of_epoch = jax.tree.map(lambda x, n=number: x[n], (averages, skipped))
         heads: list[dict[str, Any]] = [{"method": method, "seed": seed} for seed in whose or ()] or [{"method": method}]
-        found.append([{**who, **head, **figures(info)} for who, info in zip(heads, parts, strict=True)])
-        for line in found[-1]:
-            check_finite(line)
+        for who, (info, left_out) in zip(heads, seeds.members(of_epoch, len(heads)), strict=True):
+            counted = {"skipped_steps": int(left_out)} if left_out else {}
+            who |= {**head, **figures(info), **counted}
+            check_finite(who)
+        found.append(heads)
     return found
 
 
@@ -48,14 +50,8 @@ def means(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def figures(info: Any) -> dict[str, float]:
-    """The scalars of an epoch by name: with a prefix for each level of a bi-level step."""
-    if hasattr(info, "upper"):
-        levels = {level: figures(getattr(info, level)) for level in sorted(info._fields)}
-        return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
-    scalars = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
-    if info.cosine is not None:
-        scalars["cosine"] = info.cosine
-    return {name: round(float(value), 6) for name, value in scalars.items()}
+    """The scalars of an epoch by name, rounded."""
+    return {name: round(float(value), 6) for name, value in soundness.named(info).items()}
 
 
 def of_cells(edge_weights: Any, found: Genotype) -> dict[str, Any]:

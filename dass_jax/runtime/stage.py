@@ -21,8 +21,6 @@ class Stage(NamedTuple):
     epochs: int
     epoch: Callable[..., Any]
     """`loop.epoch` of its update."""
-    steps: Callable[..., Any]
-    """`loop.steps` of it, for examples that come in parts."""
     start: Callable[[Any], State]
     """The last stage's state → this stage's first; a chain's first stage ignores its argument."""
     indices: Callable[[int], np.ndarray]

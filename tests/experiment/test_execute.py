@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from dass_jax import train
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, plan, table
 from dass_jax.experiment.__main__ import main
-from dass_jax.runtime import records
+from dass_jax.runtime import folder, records
 from dass_jax.runtime.progress import Progress
 from tests.runs import CONFIG, interrupting, last, metrics, results, timeless, workplace
 
@@ -54,10 +55,10 @@ def lines_of(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stopped(place: pathlib.Path) -> pathlib.Path:
-    """Interrupted in the score learning of the first run."""
+    """Stopped in the score learning of the first run, after its first step."""
     folder = place / "out"
-    with interrupting(7):
-        assert guarded(lambda: main([str(place / "tiny.toml"), "--out", str(folder)])) == 130
+    with interrupting(7, signal.SIGTERM):
+        assert guarded(lambda: main([str(place / "tiny.toml"), "--out", str(folder)])) == 143
     return shutil.copytree(folder, place / "stopped")
 
 
@@ -72,6 +73,16 @@ def done(stopped: pathlib.Path) -> pathlib.Path:
 def test_an_interrupted_experiment_says_where_it_stands(stopped: pathlib.Path) -> None:
     found = rows(stopped)
     assert [row["status"] for row in found] == ["begun", *["waiting"] * 4] and {row["sparse"] for row in found} == {""}
+    assert not (stopped / "errors").exists() and (stopped / "runs" / found[0]["run"] / "pauses").is_dir()
+
+
+def test_an_experiment_in_use_is_refused(stopped: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with folder.claimed(stopped):
+        assert guarded(lambda: main([str(stopped.parent / "tiny.toml"), "--out", str(stopped)])) == 2
+    assert capsys.readouterr().err == (
+        f"error: --out = {str(stopped)!r} is in use by another process; "
+        "allowed: to wait for its end, or another folder\n"
+    )
 
 
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(

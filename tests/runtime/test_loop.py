@@ -1,5 +1,6 @@
 """Epochs as one program: which images, which learning rate, and the same numbers as a plain loop of steps."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ def test_an_epoch_is_a_loop_of_its_steps(levels: int | None) -> None:
     key, rate, drop_path = jax.random.key(3), jnp.float32(0.01), jnp.float32(0.25)
     state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
     step = update if levels is None else bilevel_update
-    found, info = jax.jit(loop.epoch(step, prepare))(state, data, rows, key, rate, drop_path)
+    found, info = jax.jit(loop.epoch(step, prepare))(state, data, rows, key, rate, drop_path, np.int32(0), np.int32(5))
 
     expected, seen = state, []
     for number, row in enumerate(rows):
@@ -109,7 +110,58 @@ def test_an_epoch_is_a_loop_of_its_steps(levels: int | None) -> None:
     assert found.optimizers["steps"] == 5 * (levels or 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
     for name, value in info._asdict().items():
-        np.testing.assert_allclose(value, np.mean([getattr(s, name) for s in seen]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(value, [getattr(s, name) for s in seen], rtol=1e-5, atol=1e-6)
+
+
+def regression() -> tuple[Any, ...]:
+    """(state, data, rows [5, 4], key, rate, drop-path rate)."""
+    rng = np.random.default_rng(0)
+    data = loop.Examples(jnp.asarray(rng.normal(size=(12, 3)), "float32"), jnp.asarray(rng.normal(size=12), "float32"))
+    state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
+    rows = rng.integers(0, 12, (5, 4)).astype(np.int32)
+    return state, data, rows, jax.random.key(3), jnp.float32(0.01), jnp.float32(0.25)
+
+
+@pytest.mark.parametrize("cuts", [(0, 1, 5), (0, 2, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5)])
+def test_an_epoch_in_parts_is_the_whole_one_bit_for_bit(cuts: tuple[int, ...]) -> None:
+    run, (state, *inputs) = jax.jit(loop.epoch(update, prepare)), regression()
+    whole, seen = run(state, *inputs, np.int32(0), np.int32(5))
+    sums = jax.tree.map(jnp.zeros_like, seen)
+    for first, last in itertools.pairwise(cuts):
+        state, part = run(state, *inputs, np.int32(first), np.int32(last))
+        assert not any(np.asarray(x)[:first].any() or np.asarray(x)[last:].any() for x in part)
+        sums = jax.tree.map(jnp.add, sums, part)
+    jax.tree.map(np.testing.assert_array_equal, (state, sums), (whole, seen))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing(skip: bool) -> None:
+    state, data, rows, *inputs = regression()
+    bad = loop.Examples(data.images, data.labels.at[11].set(jnp.inf))
+    rows[:], rows[2, 1] = rows % 11, 11
+    run = jax.jit(loop.epoch(update, prepare, skip))
+    found, seen = run(state, bad, rows, *inputs, np.int32(0), np.int32(5))
+    assert np.isfinite(seen.loss).tolist() == [True, True, False, True, True]
+    expected, _ = run(state, data, rows, *inputs, np.int32(0), np.int32(2))
+    if skip:
+        expected, _ = run(expected, data, rows, *inputs, np.int32(3), np.int32(5))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_after_an_epoch_that_is_not_finite_the_next_one_of_the_call_does_not_begin() -> None:
+    state, data, rows, key, *rates = regression()
+    bad = loop.Examples(data.images, data.labels.at[11].set(jnp.inf))
+    rows[:], rows[4, 0] = rows % 11, 11
+    pair = tuple(jnp.stack([x, x]) for x in (rows, key, *rates))
+    arguments = (*pair, *loop.bounds(0, 10, 2, 5))
+    for skip, steps in ((False, 4), (True, 8)):
+        found, _ = jax.jit(loop.several(loop.epoch(update, prepare, skip), skip))(state, bad, *arguments)
+        assert found.optimizers["steps"] == steps and np.isfinite(found.variables["w"]).all()
+
+
+def test_the_steps_of_a_call_are_divided_over_its_epochs() -> None:
+    assert [x.tolist() for x in loop.bounds(2, 9, 3, 4)] == [[2, 0, 0], [4, 4, 1]]
+    assert [x.tolist() for x in loop.bounds(0, 12, 3, 4)] == [[0, 0, 0], [4, 4, 4]]
 
 
 @pytest.mark.parametrize("batch", [4, 7, 10, 16])
@@ -128,8 +180,12 @@ def test_an_evaluation_counts_the_whole_split_and_nothing_twice(batch: int) -> N
         *parallel.replicate(({"weight": weight}, loop.Examples(images, labels)), ONE),
         *loop.in_order(size, batch),
     )
-    program = parallel.program(evaluate, ONE, arguments, donate=False)
-    sums = parallel.unreplicate(program(*arguments))
+    steps = -(-size // batch)
+    program = parallel.program(evaluate, ONE, (*arguments, np.int32(0), np.int32(0)), donate=False)
+    parts = [parallel.unreplicate(program(*arguments, np.int32(n), np.int32(n + 1))) for n in range(steps)]
+    whole = parallel.unreplicate(program(*arguments, np.int32(0), np.int32(steps)))
+    jax.tree.map(lambda x, *own: np.testing.assert_array_equal(x, sum(own)), whole, *parts)
+    sums = jax.tree.map(np.sum, whole)
 
     logits = (images @ weight).astype(np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(size), labels]
@@ -147,21 +203,23 @@ def test_one_program_serves_every_epoch() -> None:
 
     data = loop.Examples(jnp.ones((8, 3)), jnp.ones(8))
     state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
-    run = jax.jit(loop.epoch(counting, prepare))
+    run, all_of_it = jax.jit(loop.epoch(counting, prepare)), (np.int32(0), np.int32(2))
     for epoch, rate in enumerate((0.1, 0.05, 0.0)):
         rows = loop.shuffled(np.arange(8), 4, (0, epoch))
-        state, info = run(state, data, rows, jax.random.key(epoch), np.float32(rate), np.float32(epoch))
+        state, info = run(state, data, rows, jax.random.key(epoch), np.float32(rate), np.float32(epoch), *all_of_it)
     assert len(traces) == 1 and np.isfinite(optax.tree.norm(info))
 
 
 def test_several_epochs_in_one_call_are_the_same_as_one_after_another() -> None:
-    def epoch(state: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array):
+    def epoch(
+        state: jax.Array, examples: None, indices: jax.Array, key: jax.Array, rate: jax.Array, drop: jax.Array, *_
+    ):
         noise = jax.random.normal(key)
         return state * rate + indices.sum() + noise, {"seen": state + drop}
 
     keys = jax.random.split(jax.random.key(0), 3)
     indices, rates, drops = jnp.arange(6).reshape(3, 2), jnp.array([0.5, 0.25, 2.0]), jnp.array([0.0, 1.0, 2.0])
-    state, infos = loop.several(epoch)(jnp.float32(1), None, indices, keys, rates, drops)
+    state, infos = loop.several(epoch)(jnp.float32(1), None, indices, keys, rates, drops, *loop.bounds(0, 6, 3, 2))
     expected = jnp.float32(1)
     for number in range(3):
         expected, info = epoch(expected, None, indices[number], keys[number], rates[number], drops[number])

@@ -1,0 +1,109 @@
+"""The command in processes of its own, which tests signal, kill and starve.
+
+They are forks of a server that has imported everything and started nothing: of a command's seconds most are imports.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["dass_jax.train", "dass_jax.pipeline", "dass_jax.report", "tests.processes"])
+
+Prepare = Callable[..., None]
+"""Runs in the new process before the command."""
+
+
+def started(argv: list[str], output: pathlib.Path, prepare: Prepare | None = None, *given: Any) -> Any:
+    """The process of `python -m dass_jax.train ARGV`; what it says goes to the file `output`."""
+    process = SERVER.Process(target=_child, args=(argv, output, prepare, given))
+    process.start()
+    return process
+
+
+def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given: tuple[Any, ...]) -> None:
+    import jax
+
+    from dass_jax import train
+    from dass_jax.errors import process
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    with output.open("w", encoding="utf-8", buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prepare is not None:
+            prepare(*given)
+        process(lambda: train.main(argv))
+
+
+def ended(process: Any) -> int:
+    """The exit code, negative for a signal's, of a process that must end by itself."""
+    process.join(600)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode  # type: ignore[no-any-return]
+
+
+def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> None:
+    """The process gets a signal up to `most` seconds after the nth event of a kind has begun."""
+    from dass_jax import pipeline
+    from dass_jax.runtime import checkpoint, loop, parallel, pauses, steps
+
+    places: dict[str, tuple[Any, str]] = {
+        "compilation": (parallel, "program"),
+        "step": (loop, "bounds"),
+        "checkpoint": (checkpoint, "save"),
+        "pause": (pauses, "save"),
+        "evaluation": (steps, "evaluate"),
+        "stage switch": (pipeline, "run_stage"),
+    }
+    module, name = places[kind]
+    original, delay, seen = getattr(module, name), random.Random(seed).random() * most, []
+
+    def strike() -> None:
+        time.sleep(delay)
+        os.kill(os.getpid(), number)
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(1)
+        if len(seen) == nth:
+            threading.Thread(target=strike, daemon=True).start()
+        return original(*arguments, **named)
+
+    setattr(module, name, watched)
+
+
+def starved_at(kind: str, nth: int, folder: pathlib.Path) -> None:
+    """From the nth checkpoint on the disk is "full" (no file grows beyond 8 KiB) or "read-only"."""
+    from dass_jax.runtime import checkpoint
+
+    save, seen = checkpoint.save, []
+
+    def watched(*arguments: Any) -> None:
+        seen.append(1)
+        if len(seen) == nth and kind == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+        elif len(seen) == nth:
+            _without_privileges()
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o555 if path.is_dir() else 0o444)
+        save(*arguments)
+
+    checkpoint.save = watched
+
+
+def _without_privileges() -> None:
+    """Root is bound by the modes of files from here on, as everyone else is."""
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    if os.geteuid() == 0 and libc.capget(header, sets) == 0:
+        sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of those in effect
+        assert libc.capset(header, sets) == 0

@@ -1,0 +1,210 @@
+"""A thousand malformed inputs: each is refused with one line that names it, or is still valid; no file changes.
+
+What a mutation leaves valid may be accepted: a bit of a comment, a pixel, a time of day.
+"""
+
+import copy
+import io
+import json
+import math
+import pathlib
+import shutil
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dass_jax import config_io, genotype
+from dass_jax.config import Config
+from dass_jax.data import load, npz
+from dass_jax.errors import UserError
+from dass_jax.runtime import checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""NumPy warns of old headers before it refuses them."""
+
+FIELDS = dict(config_io.leaves())
+JUNK = st.one_of(
+    st.none(),
+    st.integers(-(2**70), -1),
+    st.just(math.nan),
+    st.just(-math.inf),
+    st.text(max_size=8).map(lambda text: "\x00" + text),
+    st.lists(st.integers(), min_size=1, max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), min_size=1, max_size=2),
+    st.binary(max_size=4),
+)
+"""Nothing of it is allowed in any field."""
+
+
+def many(cases: int) -> settings:
+    quick = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=cases, deadline=None, suppress_health_check=quick, derandomize=True, database=None)
+
+
+def line(caught: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(caught.value)
+    assert message and "\n" not in message.strip()
+    return message
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """`data` cut off, with bits flipped, with bytes put in or left out, or something else altogether."""
+    start = draw(st.integers(0, len(data) - 1))
+    kind = draw(st.sampled_from(["cut", "flip", "insert", "drop", "zero", "other"]))
+    length = draw(st.integers(1, 64))
+    if kind == "cut":
+        return data[:start]
+    if kind == "flip":
+        return data[:start] + bytes([data[start] ^ (1 << draw(st.integers(0, 7)))]) + data[start + 1 :]
+    if kind == "insert":
+        return data[:start] + draw(st.binary(min_size=1, max_size=16)) + data[start:]
+    if kind == "drop":
+        return data[:start] + data[start + length :]
+    return data[:start] + bytes(length) + data[start + length :] if kind == "zero" else draw(st.binary(max_size=200))
+
+
+@many(250)
+@given(st.sampled_from(sorted(FIELDS)), JUNK)
+def test_a_field_with_a_value_that_it_cannot_have(name: str, junk: Any) -> None:
+    *sections, last = name.split(".")
+    data: dict[str, Any] = {last: junk}
+    for section in reversed(sections):
+        data = {section: data}
+    with pytest.raises(UserError) as caught:
+        config_io.from_dict(data)
+    assert line(caught).startswith(f"{name}") and "allowed: " in line(caught)
+
+
+@many(250)
+@given(st.data())
+def test_a_damaged_config_file(tmp_path: pathlib.Path, data: st.DataObject) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(found := data.draw(damaged(config_io.to_toml(Config()).encode())))
+    try:
+        assert isinstance(config_io.load(path), Config)
+    except UserError as error:
+        assert str(path) in str(error) and "allowed: " in str(error)
+    assert path.read_bytes() == found
+
+
+def _places(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [here, *(place for key, value in inner for place in _places(value, (*here, key)))]
+
+
+GOOD = genotype.to_json(genotype.PUBLISHED["dass_99"])
+
+
+@many(200)
+@given(st.sampled_from(_places(GOOD)), JUNK.filter(lambda junk: not isinstance(junk, bytes)))
+def test_a_genotype_with_something_else_in_some_place(
+    tmp_path: pathlib.Path, place: tuple[Any, ...], junk: Any
+) -> None:
+    data = copy.deepcopy(GOOD)
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    if place:
+        inner[place[-1]] = junk
+    path = tmp_path / "genotype.json"
+    path.write_text(text := json.dumps(data if place else junk), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        genotype.load(str(path))
+    assert str(path) in line(caught) and "allowed: " in line(caught)
+    assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("data") / "good.npz"
+    images = np.arange(2 * 6 * 4 * 4, dtype=np.uint8).reshape(2, 6, 4, 4, 1)
+    labels = np.arange(6) % 3
+    held = {"train_images": images[0], "train_labels": labels, "test_images": images[1], "test_labels": labels}
+    np.savez_compressed(path, **held)
+    npz.opened(path)
+    return path.read_bytes()
+
+
+@many(250)
+@given(st.data())
+def test_a_damaged_npz(tmp_path: pathlib.Path, good: bytes, data: st.DataObject) -> None:
+    path = tmp_path / "some.npz"
+    path.write_bytes(found := data.draw(damaged(good)))
+    try:
+        load.load(load.Wanted(str(path), most_bytes=10**9))
+    except UserError as error:
+        assert str(path) in str(error) and "allowed: " in str(error)
+    assert path.read_bytes() == found
+
+
+HEADERS = st.one_of(
+    st.text(st.characters(codec="latin-1"), max_size=60),
+    st.integers(1, 4000).map(lambda depth: "(" * depth),
+    st.tuples(
+        st.sampled_from(["|u1", "<i8", "|O", "<U9", "|V0", "<f8", "M8[ns]", "no type", "|u1,|u1"]),
+        st.lists(st.sampled_from([-1, 0, 6, 4, 2**31, 2**62]), max_size=5),
+    ).map(lambda pair: repr({"descr": pair[0], "fortran_order": False, "shape": tuple(pair[1])})),
+)
+
+
+@many(100)
+@given(st.sampled_from(npz.NAMES), HEADERS, st.sampled_from([(1, 0), (2, 0), (3, 0), (9, 9)]))
+def test_an_array_whose_header_lies(
+    tmp_path: pathlib.Path, good: bytes, name: str, header: str, version: tuple[int, int]
+) -> None:
+    path = tmp_path / "liar.npz"
+    text = header.encode("latin-1") + b"\n"
+    lied = b"\x93NUMPY" + bytes(version) + len(text).to_bytes(2 if version == (1, 0) else 4, "little") + text
+    with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(path, "w") as target:
+        for member in source.namelist():
+            target.writestr(member, lied if member == f"{name}.npy" else source.read(member))
+    with pytest.raises(UserError) as caught:
+        load.load(load.Wanted(str(path), most_bytes=10**9))
+    assert str(path) in line(caught) and "allowed: " in line(caught)
+
+
+def test_a_small_file_of_gigabytes_is_refused_before_it_is_unpacked(
+    tmp_path: pathlib.Path, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.npz"
+    zeros = np.zeros((2000, 32, 32, 1), np.uint8)
+    np.savez_compressed(path, train_images=zeros, train_labels=np.zeros(2000, int), test_images=zeros, test_labels=[0])
+    assert path.stat().st_size < 20_000 < zeros.nbytes
+    monkeypatch.setattr(npz, "_member", lambda *_: pytest.fail("it is unpacked"))
+    with pytest.raises(
+        UserError, match=r"train_images takes 0.00205 GB in memory, all arrays 0.00411 GB; allowed: 0.001"
+    ):
+        load.load(load.Wanted(str(path), most_bytes=10**6))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("kept")
+    with checkpoint.manager(folder, keep=3) as manager:
+        for step in (1, 2):
+            checkpoint.save(manager, step, {"w": np.full((3, 5), step, np.float32)}, {"step": step})
+    return folder
+
+
+@many(60)
+@given(st.data())
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints: pathlib.Path, data: st.DataObject) -> None:
+    held = {path: path.read_bytes() for path in sorted((checkpoints / "2").rglob("*")) if path.is_file()}
+    path = data.draw(st.sampled_from([path for path in held if held[path]]))
+    path.write_bytes(wrong := data.draw(damaged(held[path])))
+    try:
+        with checkpoint.manager(checkpoints, keep=3) as manager:
+            found = checkpoint.newest(manager)
+        assert found is not None and found.step == 2 - len(found.skipped) and found.facts == {"step": found.step}
+        assert (found.leaves["['w']"] == found.step).all() and found.leaves["['w']"].shape == (3, 5)
+        assert path.read_bytes() == wrong
+    finally:
+        shutil.rmtree(checkpoints / "2")
+        for kept, content in held.items():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(content)
