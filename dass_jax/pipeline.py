@@ -244,12 +244,14 @@ def run_stage(r: Run, method: str, chain: str, stage: Stage, state: Any, done: i
             if chain == "search" or _due(r, stage, first, together):
                 for line, measured in zip(epochs[-1], measure(stage, state.variables), strict=True):
                     line |= measured
+            stopped = epochs[-1][-1].get("stopped", False)
+            if stopped:  # said before it is recorded: a run that goes on from the record has no more to say about it
+                r.progress.say(f"{label}: ended by search.stop_at_skips after epoch {epochs[-1][-1]['epoch']}")
             for lines in epochs:
                 for line in lines:
                     keep_record(r, chain, line, state if line is epochs[-1][-1] else None)
                 bar.epoch(records.means(lines))
-            if epochs[-1][-1].get("stopped"):
-                r.progress.say(f"{label}: ended by search.stop_at_skips after epoch {epochs[-1][-1]['epoch']}")
+            if stopped:
                 break
     return state
 
