@@ -6,6 +6,7 @@ code 2. Everything else that is raised is a fault of this package and keeps its 
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -29,12 +30,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command line's body; the exit code is 2 after a `UserError` and 130 after Ctrl-C."""
+    """Runs a command line's body; the exit code is 2 after a `UserError`, 130 after Ctrl-C and 141 when who reads the
+    output, like `head`, has seen enough."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the interpreter's last flush goes
+        return 141
