@@ -18,7 +18,6 @@ A field has the name that it has on the command line of a run.
 import dataclasses
 import itertools
 import pathlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -81,15 +80,7 @@ def load(path: pathlib.Path) -> Plan:
     Raises:
       UserError: if the file or its base cannot be read, or says something not allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except OSError as error:
-        raise UserError(
-            f"experiment file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"experiment file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
+    text, data = config_io.read_toml(path, "experiment")
     try:
         file = config_io.structured(data, _File)
         if "base" not in data:
