@@ -51,6 +51,7 @@ class Report:
 class _File:
     title: Annotated[str, Text("a title", empty=True)] = ""
     base: Annotated[str, Text("the path of a run's TOML file")] = "(missing)"
+    # Bare types: what these hold is checked field by field in `_conform`, and cattrs shall not look into them.
     set: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     axes: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     runs: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
