@@ -263,16 +263,26 @@ def load(path: str | pathlib.Path) -> Config:
     Raises:
       UserError: if the file cannot be read, is not TOML (with the line number) or says something not allowed.
     """
-    try:
-        data = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file") from error
-    except ValueError as error:
-        raise UserError(f"config file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
+    _, data = read_toml(path, "config")
     try:
         return from_dict(data)
     except UserError as error:
         raise UserError(f"config file {str(path)!r}: {error}") from error
+
+
+def read_toml(path: str | pathlib.Path, kind: str) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and its tables; `kind` (config, experiment) is what messages call it.
+
+    Raises:
+      UserError: if the file cannot be read or is not TOML (with the line number).
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{kind} file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file") from error
+    except ValueError as error:
+        raise UserError(f"{kind} file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
 
 
 def validated(config: Config) -> Config:

@@ -168,6 +168,16 @@ def test_a_run_folder_of_another_configuration_is_left_alone(
     assert guarded(lambda: train.main([*argv, "--runtime.checkpoints-to-keep", "9"])) == 130
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `… --help | head`: nobody reads any more when the command writes."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "dass_jax.train", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_run_folder_in_which_no_epoch_has_ended_can_have_another_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

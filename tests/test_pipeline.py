@@ -72,7 +72,7 @@ def test_a_run_leaves_every_file_of_its_folder(whole: Finished) -> None:
     assert whole.code == 0, whole.err
     folder = whole.folder
     names = {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "results.json", "report.html", "lock"}
-    assert {path.name for path in folder.iterdir()} == names | {"events", "checkpoints"}
+    assert {path.name for path in folder.iterdir()} == names | {"events", "checkpoints", "networks"}
     assert config_io.load(folder / "config.toml") == config_io.load(folder.parent / "run.toml")
     assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["search"]["epochs"] == EPOCHS
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))

@@ -43,7 +43,9 @@ def setting_of(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Set
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_builds_its_setting(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s, shape = setting_of(path, monkeypatch)
-    assert s.image_shape == shape and s.dataset.train.size == (s.config.data.limit or 5000)
+    size = s.config.data.image_size
+    assert s.image_shape == ((size, size, shape[-1]) if size else shape)
+    assert s.dataset.train.size == (s.config.data.limit or 5000)
     assert isinstance(s.dataset.train, arrays.Source) == s.config.data.streaming
 
 

@@ -49,6 +49,7 @@ def random_draws(key: jax.Array, batch: int, jitter: Jitter) -> tuple[Draws, jax
 
 def recolour(images: jax.Array, draws: Draws, order: jax.Array) -> jax.Array:
     """The four changes one after another: change order[0] (0 brightness, … 3 hue) first."""
+    # mypy does not infer a lambda whose defaults bind the loop's variables.
     changes: list[Callable[[jax.Array], jax.Array]] = [
         lambda x, change=change, amount=amount: change(x, amount.astype(x.dtype))  # type: ignore[misc]
         for change, amount in zip((brightness, contrast, saturation, hue), draws, strict=True)

@@ -16,7 +16,8 @@ _fast = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp"}, boundscheck
 
 @_fast
 def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-untyped-def]
-    """Carries out all instructions in `memory`; `scratch` has the size of the largest plane."""
+    """Carries out all instructions in `memory`; `scratch` has the size of the largest plane that is computed and of
+    the longest row that is read."""
     for number in range(len(steps)):
         kind, option, place, height, width, first, whole, end, where = steps[number]
         y = memory[place : place + height * width]
@@ -39,7 +40,7 @@ def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-unty
                 total += x[p]
             y[0] = total / np.float32(len(x))
         elif kind in (MAX_POOL, AVG_POOL):
-            _pool(y, height, width, kind, option, terms[first], memory)
+            _pool(y, height, width, kind, option, terms[first], memory, scratch)
         else:
             a, b = _source(terms[first], memory), _source(terms[first + 1], memory)
             for p in range(len(y)):
@@ -113,23 +114,39 @@ def _activate(y, option):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _pool(y, height, width, kind, stride, term, memory):  # type: ignore[no-untyped-def]
-    """3×3, over the pixels inside the plane."""
+def _pool(y, height, width, kind, stride, term, memory, scratch):  # type: ignore[no-untyped-def]
+    """3×3, over the pixels inside the plane: three rows into one, then three columns, in loops over whole rows."""
     rows, columns = term[1], term[2]
-    x = _source(term, memory)
+    x, line, one = _source(term, memory), scratch[:columns], np.float32(1)
     for row in range(height):
-        for column in range(width):
-            top, bottom = max(row * stride - 1, 0), min(row * stride + 2, rows)
-            left, right = max(column * stride - 1, 0), min(column * stride + 2, columns)
+        top, bottom = max(row * stride - 1, 0), min(row * stride + 2, rows)
+        source = x[top * columns : (top + 1) * columns]
+        for p in range(columns):
+            line[p] = source[p]
+        for i in range(top + 1, bottom):
+            source = x[i * columns : (i + 1) * columns]
             if kind == MAX_POOL:
-                found = np.float32(-np.inf)
-                for i in range(top, bottom):
-                    for j in range(left, right):
-                        found = max(found, x[i * columns + j])
+                for p in range(columns):
+                    line[p] = source[p] if source[p] > line[p] else line[p]
             else:
-                found = np.float32(0)
-                for i in range(top, bottom):
-                    for j in range(left, right):
-                        found += x[i * columns + j]
-                found /= np.float32((bottom - top) * (right - left))
-            y[row * width + column] = found
+                for p in range(columns):
+                    line[p] += source[p]
+        out = y[row * width : (row + 1) * width]
+        share = one / np.float32(3 * (bottom - top))
+        if kind == MAX_POOL:
+            for j in range(1, width - 1):
+                a, b, c = line[j * stride - 1], line[j * stride], line[j * stride + 1]
+                a = a if a > b else b
+                out[j] = a if a > c else c
+        elif stride == 1:  # apart, as only neighbours can be read as vectors
+            for j in range(1, width - 1):
+                out[j] = share * (line[j - 1] + line[j] + line[j + 1])
+        else:
+            for j in range(1, width - 1):
+                out[j] = share * (line[j * stride - 1] + line[j * stride] + line[j * stride + 1])
+        for j in (0, width - 1):  # where the window may leave the plane
+            left, right = max(j * stride - 1, 0), min(j * stride + 2, columns)
+            found = line[left]
+            for q in range(left + 1, right):
+                found = max(found, line[q]) if kind == MAX_POOL else found + line[q]
+            out[j] = found if kind == MAX_POOL else found / np.float32((bottom - top) * (right - left))

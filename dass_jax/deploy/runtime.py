@@ -137,7 +137,8 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
       UserError: where Numba is missing.
     """
     run, memory = _loop(), code.memory.copy()
-    scratch = np.zeros(int((code.steps[:, 3] * code.steps[:, 4]).max(initial=1)), np.float32)
+    largest, longest = (code.steps[:, 3] * code.steps[:, 4]).max(initial=1), code.terms[:, 2].max(initial=1)
+    scratch = np.zeros(int(max(largest, longest)), np.float32)
 
     def apply(images: np.ndarray) -> np.ndarray:
         logits = np.empty((len(images), len(code.outputs)), np.float32)

@@ -18,7 +18,6 @@ A field has the name that it has on the command line of a run.
 import dataclasses
 import itertools
 import pathlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -60,6 +59,7 @@ class Report:
 class _File:
     title: Annotated[str, Text("a title", empty=True)] = ""
     base: Annotated[str, Text("the path of a run's TOML file")] = "(missing)"
+    # Bare types: what these hold is checked field by field in `_conform`, and cattrs shall not look into them.
     set: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     axes: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     runs: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
@@ -89,15 +89,7 @@ def load(path: pathlib.Path) -> Plan:
     Raises:
       UserError: if the file or its base cannot be read, or says something not allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except OSError as error:
-        raise UserError(
-            f"experiment file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"experiment file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
+    text, data = config_io.read_toml(path, "experiment")
     try:
         file = config_io.structured(data, _File)
         if "base" not in data:

@@ -8,9 +8,9 @@ from typing import Any
 
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
+from dass_jax.pipeline import CLOCKS
 from dass_jax.runtime import folder
 
-CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
 COLUMNS = (
     *("run", "network", "method", "keep", "seed", "status", "dense", "sparse", "test_images"),
     *("total", "prunable", "kept", "kept_with_bn_bias", "macs_dense", "macs_nonzero", "nid", "compression"),

@@ -130,7 +130,8 @@ def test_a_whole_file_is_near_the_entropy_and_the_values() -> None:
     weight[np.random.default_rng(1).random(weight.shape) >= 0.01] = 0
     nodes = [graph.Node(graph.Input((256, 2, 2)), (), (256, 2, 2))]
     x = graph.append(nodes, Conv(weight, np.zeros((256, 1, 1))), 0)
-    found = Graph(tuple(nodes), graph.append(nodes, graph.Mean(), x))
+    output = graph.append(nodes, graph.Mean(), x)
+    found = Graph(tuple(nodes), output)
     kept = np.count_nonzero(weight)
     for values, width in (("float32", 4), ("float16", 2), ("int8", 1)):
         biases = 256 * {"float32": 4, "float16": 2, "int8": 2 + 1}[values]  # and scales
@@ -184,3 +185,19 @@ def test_a_packed_file_runs_without_numba_too(
     monkeypatch.setattr(files, "has_package", lambda name: name != "numba")
     close(files.load_bytes(packed.dump(small, "float32"), "a.packed")(images), wanted, 1e-5)
     close(files.compiled(xla.function(small))(images), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_sparse_pools_see_only_the_image(kind: str, stride: int) -> None:
+    pytest.importorskip("numba", reason="the extra sparse is not installed")
+    for height, width in ((1, 1), (1, 2), (2, 1), (3, 8), (7, 5)):
+        nodes = [graph.Node(graph.Input((2, height, width)), (), (2, height, width))]
+        pooled = graph.append(nodes, graph.Pool(kind, stride), 0)
+        weights = np.arange(1.0, 1 + np.prod(nodes[pooled].shape)).reshape(nodes[pooled].shape)
+        scaled = graph.append(nodes, graph.Multiply(), pooled, graph.append(nodes, graph.Constant(weights)))
+        output = graph.append(nodes, graph.Mean(), scaled)
+        found = Graph(tuple(nodes), output)
+        images = networks.images(found).astype(np.float32)
+        wanted = evaluate.evaluate(found, images.astype(np.float64))
+        np.testing.assert_allclose(files.sparse_runner(found)(images), wanted, rtol=1e-5, atol=1e-5)
