@@ -42,7 +42,11 @@ def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if prepare is not None:
             prepare(*given)
-        process(lambda: train.main(argv))
+        try:
+            process(lambda: train.main(argv))
+        except Exception as error:  # no Traceback, which may fill what the file can hold
+            print(f"{type(error).__name__}: {error!s:.500} from {error.__cause__!r:.500}, {error.__context__!r:.500}")
+            raise
 
 
 def ended(process: Any) -> int:

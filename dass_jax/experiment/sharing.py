@@ -41,7 +41,9 @@ def stage_digest(config: Config, machine: Any, method: str, stage: str, genotype
 
     def is_read(name: str) -> bool:
         sections = {name, name.partition(".")[0]}
-        return name not in config_io.NOT_IN_RESULT and sections.isdisjoint(unread)
+        # A stage that has left out steps is not one that would have stopped at them.
+        counts = name == "runtime.nonfinite" or name not in config_io.NOT_IN_RESULT
+        return counts and sections.isdisjoint(unread)
 
     fields = {name: value for name, value in config_io.flatten(config).items() if is_read(name)}
     whose = None if stage == "pretrain" else method

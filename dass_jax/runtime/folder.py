@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -112,9 +113,9 @@ def _reason(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
             return os.strerror(error.errno)
-        for number in _NOT_WRITABLE:
-            if f"[OS error {number}:" in str(error):
-                return os.strerror(number)
+        said = re.search(r"\[OS error (\d+):|\[os_error_code='(\d+)'", str(error))
+        if said and int(said[1] or said[2]) in _NOT_WRITABLE:
+            return os.strerror(int(said[1] or said[2]))
         error = error.__cause__ or error.__context__
     return None
 

@@ -181,10 +181,10 @@ def test_a_search_stops_at_skips_and_goes_on_with_what_comes_next(
     file.write_text('base = "run.toml"\n[set]\nsearch.stop_at_skips = 2\nsearch.epochs = 2\n')
     (run,) = plan.load(file).runs
     folder = place / "skips"
-    with interrupting(1), pytest.raises(KeyboardInterrupt):
+    with interrupting(1, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
         train.perform(run.config, folder, Progress())
     assert last(folder).facts["at"]["stopped"] is True
-    with interrupting(1), pytest.raises(KeyboardInterrupt):
+    with interrupting(1, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
         train.perform(run.config, folder, Progress())
     found = [(line["stage"], line["epoch"], line["epochs"], line.get("stopped")) for line in metrics(folder)]
     assert found == [("step1", 1, 2, True), ("step2", 1, 2, None)]

@@ -14,7 +14,10 @@ from dass_jax.genotype import PUBLISHED
 GENOTYPE = PUBLISHED["dass_99"]
 TRAINING = {name for name, _ in config_io.leaves() if name.startswith(("network.", "train."))} | {"data.cutout"}
 SEARCH = {name for name, _ in config_io.leaves() if name.startswith(("search.", "hypergradient."))}
-NEVER = {"runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"}
+NEVER = {
+    *("runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"),
+    *("runtime.call_seconds", "runtime.checkpoint_minutes"),
+}
 UNREAD = {
     ("dass", "step1"): {"sparsity.keep", "search.prune_epochs", "search.scores_lr", *TRAINING},
     ("darts_sparse", "step1"): {"sparsity.keep", "search.scores_lr", *TRAINING},

@@ -15,7 +15,7 @@ def raised(error: BaseException, cause: BaseException | None = None) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EIO])
-@pytest.mark.parametrize("form", ["plain", "cause", "words"])
+@pytest.mark.parametrize("form", ["plain", "cause", "words", "code"])
 def test_what_the_disk_says_becomes_one_line(tmp_path: pathlib.Path, number: int, form: str) -> None:
     system = OSError(number, os.strerror(number), "somewhere")
     with pytest.raises(UserError) as caught, folder.writable(tmp_path):
@@ -23,6 +23,8 @@ def test_what_the_disk_says_becomes_one_line(tmp_path: pathlib.Path, number: int
             raise system
         if form == "cause":
             raised(ValueError("writing failed"), system)
+        if form == "code":
+            raise ValueError(f"OUT_OF_RANGE: Failed to write 9 bytes to file 17: E [os_error_code='{number}']")
         raise ValueError(f'UNKNOWN: Error writing "x" [OS error {number}: E of the library]')
     message = str(caught.value)
     assert f"run folder {str(tmp_path)!r} cannot be written: {os.strerror(number)}; allowed: " in message
