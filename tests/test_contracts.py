@@ -305,7 +305,7 @@ def test_in_32_bits_nothing_becomes_64(subject: Subject) -> None:
     arguments = state, single(subject.batches), jax.random.key(0)
     after, info = jax.eval_shape(lambda *a: subject.algorithm.update(*a, **single(extra())), *arguments)
     chex.assert_trees_all_equal_dtypes(after, state)
-    assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {np.dtype("float32"), np.dtype("int32")}
 
 
 def test_two_devices_with_half_of_the_batch_each_do_what_one_does(subject: Subject) -> None:

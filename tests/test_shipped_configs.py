@@ -23,7 +23,7 @@ SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "mnist": (28, 28, 1), "im
 def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
     """`load.opened` of black images; those of ImageNet are of 300×260 pixels and read one by one."""
 
-    def opened(source: str, folder: str) -> Any:
+    def opened(source: str, folder: str, most_bytes: int | None) -> Any:
         if source.startswith(tfds.PREFIX):
             one = arrays.Source(5000, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
             return one, one, 1000
