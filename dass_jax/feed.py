@@ -92,19 +92,23 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
     train, test = s.dataset.train, s.dataset.test
     assert isinstance(train, Source) and isinstance(test, Source)
     devices = len(s.devices)
+    here = set(parallel.own_devices(s.devices))
+    mine = [n for n, device in enumerate(s.devices) if device in here]
 
     def steps_in_part(total: int, images: int) -> int:
         """The largest divisor of an epoch's `total` steps, each of `images`, that keeps a part small."""
         return loop.largest_divisor(total, max(1, part_bytes // (images * math.prod(s.image_shape))))
 
     def parts(source: Source, rows: np.ndarray, view: stream.View, order: np.ndarray) -> Iterator[loop.Examples]:
-        """The examples of `rows` [N], put into `order` [parts, devices, images]; each with its view by its place."""
+        """The examples of `rows` [N], put into `order` [parts, devices, images], as far as they are for devices
+        of this process; each with its view by its place."""
+        order = order[:, mine]
         flat = order.ravel()
         read = stream.batches(
             source, rows[flat], lambda image, n: view(image, int(flat[n])), s.image_shape, order[0].size
         )
         for split in read:
-            yield parallel.distribute(_shaped(split, devices), s.devices)
+            yield parallel.distribute(_shaped(split, len(mine)), s.devices)
 
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
         count = len(s.seeds)

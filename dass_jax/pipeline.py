@@ -7,56 +7,22 @@ as one batch; what they found is then trained in one batch for each different ge
 
 import functools
 import pathlib
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import tensorboardX
 
 from dass_jax import bilevel, build, feed, genotype, results
 from dass_jax.build import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
-from dass_jax.runtime import (
-    checkpoint,
-    folder,
-    loop,
-    memory,
-    networks,
-    parallel,
-    pauses,
-    records,
-    seeds,
-    shelf,
-    steps,
-)
+from dass_jax.running import Run, compiled, keep_record, known_of, label_of, place_of, spend, watch
+from dass_jax.runtime import checkpoint, folder, keeping, loop, networks, parallel, pauses, records, seeds, shelf, steps
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
-
-PAUSES = "pauses"
-CLOCKS = ("compile", "search", "pretrain", "prune", "finetune")
-
-
-class Run(NamedTuple):
-    """The handles of a run. `facts` is what a checkpoint says beside the arrays: everything found out so far."""
-
-    setting: Setting
-    path: pathlib.Path
-    progress: Progress
-    signals: Signals
-    checkpoints: Any
-    events: Any
-    facts: dict[str, Any]
-    programs: dict[str, Any]
-    feed: feed.Feed
-    resumed: list[checkpoint.Checkpoint]
-    """The checkpoint or pause to go on from; taken out by the stage that it belongs to."""
-    shared: shelf.Shelf | None = None
-    """Where runs that have stages in common find and leave them."""
 
 
 def run(
@@ -70,36 +36,31 @@ def run(
       Stopped: after a signal, with everything kept.
     """
     config = setting.config
-    checkpoints = checkpoint.manager(path / "checkpoints", config.runtime.checkpoints_to_keep)
-    newest, said = pauses.newest(path / PAUSES, checkpoints)
-    for line in said:
-        progress.say(line)
-    resumed: list[checkpoint.Checkpoint] = []
-    facts: dict[str, Any] = {"step": 0, "metrics_bytes": 0, "methods": {}, "current": {}}
-    if newest is not None:
-        resumed.append(newest)
-        facts = newest.facts
-        at = facts["at"]
-        whose = f" of {seeds.named(at['seeds'])}" if config.seeds > 1 else ""
-        where = f"{at['method']} · {at['stage']}, epoch {at['epoch']}{whose}"
-        held = f"pause {newest.step}, {at['step']} steps later" if "step" in at else f"checkpoint {newest.step}"
-        progress.say(f"going on after {where} ({held})")
-    folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
-    events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-    r = Run(setting, path, progress, signals, checkpoints, events, facts, {}, feed.of(setting), resumed, shared)
-    try:
+    with keeping.opened(path, config.runtime.checkpoints_to_keep) as (keeper, (newest, said)):
+        for line in said:
+            progress.say(line)
+        resumed: list[checkpoint.Checkpoint] = []
+        facts: dict[str, Any] = {"step": 0, "metrics_bytes": 0, "methods": {}, "current": {}}
+        if newest is not None:
+            resumed.append(newest)
+            facts = newest.facts
+            progress.say(going_on(newest, config.seeds > 1))
+        r = Run(setting, progress, signals, keeper, facts, {}, feed.of(setting), resumed, shared)
         for method in (title(config), *config.controls):
             if method not in facts["methods"]:
                 facts["methods"][method] = run_method(r, method)
                 facts["current"] = {}
-    finally:
-        checkpoints.wait_until_finished()
-        checkpoints.close()
-        events.close()
     found = results.of_run(facts["methods"], title(config), config.controls)
-    folder.write_json(path / "results.json", found)
-    pauses.clear(path / PAUSES)
+    keeping.finish(keeper, found)
     return found
+
+
+def going_on(newest: checkpoint.Checkpoint, several: bool) -> str:
+    """What a user is told of the place from which a run of one or `several` seeds goes on."""
+    at = newest.facts["at"]
+    whose = f" of {seeds.named(at['seeds'])}" if several else ""
+    held = f"pause {newest.step}, {at['step']} steps later" if "step" in at else f"checkpoint {newest.step}"
+    return f"going on after {at['method']} · {at['stage']}, epoch {at['epoch']}{whose} ({held})"
 
 
 def run_method(r: Run, method: str) -> list[dict[str, Any]]:
@@ -112,24 +73,10 @@ def run_method(r: Run, method: str) -> list[dict[str, Any]]:
     if method == title(r.setting.config):
         for name, one in zip(folder.genotype_names(r.setting.seeds), known, strict=True):
             if one["genotype"] is not None:
-                folder.write_json(r.path / name, one["genotype"])
+                keeping.facts(r.keeper, name, one["genotype"])
     for found, group in seeds.alike(list(zip(r.setting.seeds, genotypes, strict=True))):
         train(r._replace(setting=r.setting._replace(seeds=group)), method, found)
     return [one["results"] for one in known]
-
-
-def known_of(r: Run) -> list[dict[str, Any]]:
-    """What is known so far of the current method, for each seed: seconds, genotype, accuracies, results."""
-    current = r.facts["current"]
-    return [current.setdefault(str(seed), {"seconds": dict.fromkeys(CLOCKS, 0.0)}) for seed in r.setting.seeds]
-
-
-def spend(r: Run, clock: str, seconds: float) -> float:
-    """Enters seconds under the clock, each seed's share of them, which is returned."""
-    share = seconds / len(r.setting.seeds)
-    for one in known_of(r):
-        one["seconds"][clock] += share
-    return share
 
 
 def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
@@ -150,7 +97,7 @@ def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
     parts = seeds.members(state.variables, len(known))
     for seed, one, v in zip(r.setting.seeds, known, parts, strict=True):
         accuracy = one["accuracy"][stages[-1].name]
-        networks.save(r.path, networks.Network(method, seed, one["genotype"], v, accuracy))
+        keeping.network(r.keeper, networks.Network(method, seed, one["genotype"], v, accuracy))
         one["results"] = results.of_method(r.setting, method, seed, one, v)
 
 
@@ -222,16 +169,11 @@ def run_chain(
             state = r.signals.waiting(functools.partial(stage.start, state))
         r.facts["at"] = {**here, "stage": stage.name, "epoch": epochs}
         state = run_stage(r, method, chain, stage, state, epochs, done, measure)
-        if place:
+        if place and r.keeper:
             accuracy = known_of(r)[0].get("accuracy", {})
-            shelf.put(place, state, shelf.facts(r.path, method, stage.name, accuracy))
+            shelf.put(place, state, shelf.facts(r.keeper.path, method, stage.name, accuracy))
         fresh, epochs, done = True, 0, Done()
     return state
-
-
-def place_of(r: Run, method: str, stage: Stage, found: genotype.Genotype | None = None) -> pathlib.Path | None:
-    """Where the end of a chain's first stage is shared with other runs; a batch of seeds shares nothing."""
-    return r.shared(method, stage.name, found) if r.shared and len(r.setting.seeds) == 1 else None
 
 
 def taken_over(r: Run, method: str, chain: str, stage: Stage, kept: checkpoint.Checkpoint) -> bilevel.State:
@@ -284,67 +226,10 @@ def run_stage(
     return state
 
 
-def watch(r: Run) -> steps.Watch:
-    """What is looked for between two calls."""
-    c = r.setting.config.runtime
-
-    def pause(state: bilevel.State, done: Done) -> None:
-        r.checkpoints.wait_until_finished()
-        pauses.save(r.path / PAUSES, state, done, r.facts)
-
-    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause)
-
-
-def label_of(r: Run, method: str, stage: Stage) -> str:
-    """What a user calls a stage: with the seeds, when the run has several."""
-    return " · ".join([method, stage.name, *([seeds.named(r.setting.seeds)] if r.setting.config.seeds > 1 else [])])
-
-
 def _due(r: Run, stage: Stage, first: int, together: int) -> bool:
     """Whether the network is evaluated after the epochs first + 1 … first + together."""
     every, last = r.setting.config.train.evaluate_every, first + together
     return last == stage.epochs or (every > 0 and last // every > first // every)
-
-
-def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State | None) -> None:
-    """Metrics, event file and, where there is a state, checkpoint of one epoch of one seed."""
-    r.facts["step"] += 1
-    r.facts["metrics_bytes"] = folder.append_metrics(r.path / "metrics.jsonl", record)
-    at = {name: record[name] for name in ("method", "stage", "epoch", "stopped") if name in record}
-    r.facts["at"] = {**at, "chain": chain, "seeds": list(r.setting.seeds)}
-    whose = f"/seed {record['seed']}" if "seed" in record else ""
-    for name, value in record.items():
-        if isinstance(value, float):
-            r.events.add_scalar(f"{record['method']}{whose}/{record['stage']}/{name}", value, r.facts["step"])
-    if state is not None:
-        checkpoint.save(r.checkpoints, r.facts["step"], state, r.facts)
-
-
-def compiled(
-    r: Run, label: str, section: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool
-) -> Any:
-    """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
-    not fit into memory. `section` of the configuration says its batch."""
-    name = f"{name}, {len(r.setting.seeds)} seeds"
-    if name not in r.programs:
-        start = time.monotonic()
-        with r.progress.busy(f"compiling {label}"):
-            r.programs[name] = r.signals.waiting(
-                lambda: parallel.program(function, r.setting.devices, arguments, donate)
-            )
-        spend(r, "compile", time.monotonic() - start)
-        if r.setting.config.runtime.memory_check:
-            check_memory(r, label, section, r.programs[name], arguments)
-    return r.programs[name]
-
-
-def check_memory(r: Run, label: str, section: str, program: Any, arguments: tuple[Any, ...]) -> None:
-    """Raises UserError if a program does not fit into memory, where that is known."""
-    devices, part = r.setting.devices, getattr(r.setting.config, section)
-    batch = memory.Batch(section, part.batch_size, part.accumulate, part.remat if section == "search" else None)
-    need, free = memory.needed(program), memory.available(devices)
-    there = None if free is None else free + memory.held(arguments, devices)
-    memory.check(label, need, there, batch, len(devices))
 
 
 def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[dict[str, float]]:

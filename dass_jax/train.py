@@ -1,6 +1,8 @@
 """`python -m dass_jax.train --config FILE`: search, derive, train, prune, fine-tune, report."""
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -64,32 +66,41 @@ def perform(
       UserError: for whatever the user can mend, see `finished`, `runtime.folder` and `pipeline.run`.
       Stopped: after SIGINT or SIGTERM.
     """
-    from dass_jax import build, report
-    from dass_jax.runtime import folder
+    from dass_jax import build, pipeline, report
+    from dass_jax.runtime import folder, hosts, signals
 
     setting = build.setting(config)
-    results = finished(path, config)
-    with folder.writable(path):
+    with contextlib.ExitStack() as held, folder.writable(path):
+        results = hosts.told_json(lambda: begin(setting, path, held))
         if results is None:
-            folder.make(path)
-            with folder.claimed(path):
-                # Another process may have finished the run, or begun another, until this one had the folder.
-                results = finished(path, config) or run(setting, path, progress, shared)
+            progress.say(f"run folder: {path}")
+            with signals.noted() as noted, hosts.watched():
+                results = pipeline.run(setting, path, progress, noted, shared)
         else:
             progress.say(f"already finished: {path}")
-        return results, report.build(path)
+        return results, report.build(path) if hosts.first() else path
 
 
-def run(setting: Any, path: pathlib.Path, progress: Any, shared: Any) -> dict[str, Any]:
-    """Runs or continues the run in its folder; its results."""
-    from dass_jax import pipeline
-    from dass_jax.runtime import folder, signals
+def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any] | None:
+    """The results of the run in its folder if it is over; else the folder is claimed until `held` ends, and None.
 
-    folder.write_text(path / "config.toml", config_io.to_toml(setting.config))
-    progress.say(f"run folder: {path}")
-    folder.write_json(path / "environment.json", folder.environment(setting.config.seed, setting.devices))
-    with signals.noted() as noted:
-        return pipeline.run(setting, path, progress, noted, shared)
+    Raises:
+      UserError: as `finished`, or if the folder cannot be written or is another process's.
+    """
+    from dass_jax.runtime import folder
+
+    results = finished(path, setting.config)
+    if results is None:
+        with folder.writable(path):
+            folder.make(path)
+            held.enter_context(folder.claimed(path))
+            # Another process may have finished the run, or begun another, until this one had the folder.
+            results = finished(path, setting.config)
+            if results is None:
+                folder.write_text(path / "config.toml", config_io.to_toml(setting.config))
+                facts = folder.environment(setting.config.seed, setting.devices)
+                folder.write_json(path / "environment.json", facts)
+    return results
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,13 +108,20 @@ def main(argv: Sequence[str]) -> int:
     config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
     # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import report
+    from dass_jax.runtime import hosts
     from dass_jax.runtime.progress import Progress
 
     prepare_jax(config.runtime.compilation_cache)
+    wanted = hosts.wanted()
+    if wanted:
+        hosts.join(wanted)
     path = workdir or default_folder(config_file, config)
-    results, page = perform(config, path, Progress())
-    print(report.table(results))
-    print(f"run folder: {path}\nreport: {page}")
+    with contextlib.ExitStack() as held:
+        quiet = None if hosts.first() else held.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        results, page = perform(config, path, Progress(quiet))
+    if hosts.first():
+        print(report.table(results))
+        print(f"run folder: {path}\nreport: {page}")
     return 0
 
 

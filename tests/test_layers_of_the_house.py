@@ -28,6 +28,7 @@ FLOORS = [
     ("build",),
     ("results",),
     ("feed",),
+    ("running",),
     ("pipeline",),
     ("train", "count", "deploy"),
     ("latency",),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from dass_jax import bilevel, build, config_io, feed, genotype, pipeline, train
+from dass_jax import bilevel, build, config_io, feed, genotype, pipeline, running, train
 from dass_jax.build import programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
@@ -77,7 +77,7 @@ def doubled(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
 class Kept(NamedTuple):
     """What a run without a folder would have written."""
 
-    run: pipeline.Run
+    run: running.Run
     lines: list[dict[str, Any]]
     states: list[bilevel.State]
 
@@ -91,7 +91,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
     """`begin(setting, programs)`: a run that keeps its lines and states; runs with one dictionary share programs."""
     kept: dict[int, Kept] = {}
 
-    def keep_record(r: pipeline.Run, chain: str, line: dict[str, Any], state: bilevel.State | None) -> None:
+    def keep_record(r: running.Run, chain: str, line: dict[str, Any], state: bilevel.State | None) -> None:
         kept[id(r.facts)].lines.append(line)
         if state is not None:
             kept[id(r.facts)].states.append(state)
@@ -100,7 +100,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
 
     def begun(s: build.Setting, programs: dict[str, Any]) -> Kept:
         facts: dict[str, Any] = {"current": {}}
-        r = pipeline.Run(s, tmp_path, Progress(io.StringIO()), Signals(), None, None, facts, programs, feed.of(s), [])
+        r = running.Run(s, Progress(io.StringIO()), Signals(), None, facts, programs, feed.of(s), [])
         kept[id(facts)] = Kept(r, [], [])
         return kept[id(facts)]
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, build, config_io, feed, pipeline, variables
+from dass_jax import bilevel, build, config_io, feed, pipeline, running, variables
 from dass_jax import config as schema
 from dass_jax.genotype import Genotype
 from dass_jax.runtime.progress import Progress
@@ -61,8 +61,8 @@ class Trail(NamedTuple):
 
 def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
     """Runs a chain as the pipeline does, without writing anything."""
-    facts = {"current": {"seconds": dict.fromkeys(pipeline.CLOCKS, 0.0)}}
-    r = pipeline.Run(s, path, Progress(io.StringIO()), Signals(), None, None, facts, {}, feed.of(s), [])
+    facts = {"current": {"seconds": dict.fromkeys(running.CLOCKS, 0.0)}}
+    r = running.Run(s, Progress(io.StringIO()), Signals(), None, facts, {}, feed.of(s), [])
     stages = build.search_stages(s, method)[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 

@@ -21,6 +21,7 @@ class Setting(NamedTuple):
     config: Config
     dataset: arrays.Dataset
     devices: list[jax.Device]
+    """That share each batch; of all processes, if there are several."""
     seeds: tuple[int, ...]
     """Of the searches or networks that run as one batch."""
 
@@ -37,7 +38,7 @@ def setting(config: Config) -> Setting:
       UserError: if data, sizes and devices do not go together.
     """
     dataset = load.load(_wanted(config))
-    devices = parallel.local_devices(config.runtime.devices)
+    devices = parallel.all_devices(config.runtime.devices)
     searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
     for name in ("search", "train") if searches else ("train",):
         part = getattr(config, name)

@@ -107,7 +107,7 @@ def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress
 
 def machine(run: Planned) -> list[str]:
     """What the bits of a stage depend on beside the configuration."""
-    devices = parallel.local_devices(run.config.runtime.devices)
+    devices = parallel.all_devices(run.config.runtime.devices)
     return [__version__, jax.__version__, *(device.device_kind for device in devices)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
-from dass_jax.pipeline import CLOCKS
+from dass_jax.running import CLOCKS
 from dass_jax.runtime import folder
 
 COLUMNS = (

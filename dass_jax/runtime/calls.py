@@ -1,7 +1,8 @@
 """Many steps as calls of a bounded time: between two calls the host can look up.
 
 A compiled loop hears nothing of the world around it. So a call takes as many steps as go into a given time, and what it
-has seen is put together on the host in a way that does not depend on where one call ended and the next began.
+has seen is put together on the host in a way that does not depend on where one call ended and the next began. Several
+hosts take the same calls.
 """
 
 import time
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from dass_jax.runtime import hosts
 
 GROWTH = 4
 """A call takes at most so many times the steps of the one before: a step that was fast by chance misleads less."""
@@ -54,8 +57,8 @@ def in_calls(series: Series, state: Any, seconds: float, between: Between, done:
         took = time.monotonic() - start
         if done.infos:  # each figure is zero in all calls but one, so that the sum is that one to the bit
             leaves = [np.add(kept, new) for kept, new in zip(done.infos, leaves, strict=True)]
-        size = int(seconds * max(last - done.steps, 1) / max(took, 1e-9))
-        done = Done(last, tuple(leaves), done.seconds + took, max(1, min(size, GROWTH * done.size)))
+        [size] = hosts.agreed([seconds * max(last - done.steps, 1) / max(took, 1e-9)])
+        done = Done(last, tuple(leaves), done.seconds + took, max(1, min(int(size), GROWTH * done.size)))
         infos = jax.tree.unflatten(structure, leaves)
         between(state, done, infos)
         if done.steps == series.total:

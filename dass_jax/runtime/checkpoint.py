@@ -33,8 +33,17 @@ def manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     # orbax reports every save, and with a traceback each that fails. The next call raises that error again, and what a
     # user must know is said by the progress lines and by the one line of an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()
+    )
     return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This process neither asks nor waits for others."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
 
 
 def reader(folder: pathlib.Path) -> ocp.CheckpointManager:
@@ -51,9 +60,7 @@ def leaves_of(state: Any) -> dict[str, np.ndarray]:
 def save(to: ocp.CheckpointManager, step: int, state: Any, facts: dict[str, Any]) -> None:
     """Writes a checkpoint, in the background, of `state` and `facts` as they are now."""
     facts = json.loads(json.dumps(facts))
-    leaves = leaves_of(state)
-    data = np.frombuffer(b"".join(np.ascontiguousarray(x).tobytes() for x in leaves.values()), np.uint8)
-    layout = [[path, list(x.shape), str(x.dtype)] for path, x in leaves.items()]
+    data, layout = _pack(leaves_of(state))
     header = {"facts": facts, "layout": layout, "sha256": _digest(data, facts)}
     to.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave({"bytes": data}), header=ocp.args.JsonSave(header))
@@ -113,6 +120,26 @@ def _read(source: ocp.CheckpointManager, step: int) -> tuple[dict[str, np.ndarra
     if _digest(data, header["facts"]) != header["sha256"]:
         raise ValueError("its checksum is wrong")
     return dict(_unpack(data.tobytes(), header["layout"])), header["facts"]
+
+
+def packed(found: Checkpoint) -> bytes:
+    """A checkpoint as bytes, for other processes."""
+    data, layout = _pack(found.leaves)
+    header = json.dumps([found.step, layout, found.facts, found.skipped]).encode()
+    return len(header).to_bytes(8) + header + data.tobytes()
+
+
+def unpacked(data: bytes) -> Checkpoint:
+    """What was packed."""
+    end = 8 + int.from_bytes(data[:8])
+    step, layout, facts, skipped = json.loads(data[8:end])
+    return Checkpoint(step, dict(_unpack(data[end:], layout)), facts, tuple(skipped))
+
+
+def _pack(leaves: dict[str, np.ndarray]) -> tuple[np.ndarray, list[Any]]:
+    """(the bytes of all leaves, uint8; path, shape and dtype of each)."""
+    data = np.frombuffer(b"".join(np.ascontiguousarray(x).tobytes() for x in leaves.values()), np.uint8)
+    return data, [[path, list(x.shape), str(x.dtype)] for path, x in leaves.items()]
 
 
 def _unpack(data: bytes, layout: list[Any]) -> Iterator[tuple[str, np.ndarray]]:

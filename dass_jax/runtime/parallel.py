@@ -2,7 +2,8 @@
 
 Every device holds the same variables and sees its slice of the global batch. Gradients, losses and BN statistics are
 averaged over the devices, and random numbers are drawn for the global batch and then sliced, so that the result does
-not depend on the number of devices (up to the order of additions).
+not depend on the number of devices (up to the order of additions), nor on how many hosts they belong to: each process
+puts there what its own devices hold, and runs the same programs in the same order.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +19,24 @@ from dass_jax.runtime import compilation
 AXIS = "devices"
 
 
-def local_devices(count: int) -> list[jax.Device]:
-    """The first `count` local devices, all of them for 0.
+def all_devices(count: int) -> list[jax.Device]:
+    """The first `count` devices of each process, all of them for 0.
 
     Raises:
-      UserError: if there are fewer.
+      UserError: if this process has fewer.
     """
-    devices = jax.local_devices()
-    if count > len(devices):
-        raise UserError(f"runtime.devices = {count}; allowed: 0 (all) to {len(devices)}, the devices of this machine")
-    return devices[: count or len(devices)]
+    there = len(jax.local_devices())
+    if count > there:
+        raise UserError(f"runtime.devices = {count}; allowed: 0 (all) to {there}, the devices of this machine")
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    return [device for own in by_process.values() for device in own[: count or None]]
+
+
+def own_devices(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Those of this process."""
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def check_batch(name: str, batch_size: int, devices: int) -> None:
@@ -65,19 +74,24 @@ def own_slice(x: jax.Array, devices: int, axis: int = -1) -> jax.Array:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree` with a leading axis: one copy on each device. The copies share no memory with `tree`."""
-    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.tree.map(lambda x: jax.device_put(np.stack([x] * len(devices)), everywhere), tree)
+    return distribute(jax.tree.map(lambda x: np.stack([x] * len(own_devices(devices))), tree), devices)
 
 
 def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """`tree`, whose leading axis is that of the devices, with each part on its device."""
+    """`tree`, whose leading axis is that of this process's devices, with each part on its device; the axis of what
+    comes back is that of all devices."""
     everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.tree.map(lambda x: jax.device_put(x, everywhere), tree)
+
+    def put(x: Any) -> jax.Array:
+        shape = len(devices), *x.shape[1:]
+        return jax.make_array_from_process_local_data(everywhere, np.asarray(x), shape)
+
+    return jax.tree.map(put, tree)
 
 
 def unreplicate(tree: Any) -> Any:
-    """The first device's copy, as NumPy arrays of their own."""
-    return jax.tree.map(lambda x: np.array(x[0]), tree)
+    """The copy of this process's first device, as NumPy arrays of their own."""
+    return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_shards[0].data)[0]), tree)
 
 
 def program(

@@ -5,6 +5,7 @@ no checkpoint is newer. They are made after a signal to stop, after a step that 
 an epoch that takes longer.
 """
 
+import json
 import pathlib
 import re
 import shutil
@@ -55,6 +56,20 @@ def newest(folder: pathlib.Path, checkpoints: Any) -> Found:
         return Found(found, said)
     said += [f"pause: {skipped}: going back to the one before" for skipped in pause.skipped]
     return Found(pause, said)
+
+
+def packed(found: Found) -> bytes:
+    """`found` as bytes, for other processes."""
+    own = b"" if found.newest is None else checkpoint.packed(found.newest)
+    said = json.dumps(found.said).encode()
+    return len(said).to_bytes(8) + said + own
+
+
+def unpacked(data: bytes) -> Found:
+    """What was packed."""
+    end = 8 + int.from_bytes(data[:8])
+    own = data[end:]
+    return Found(checkpoint.unpacked(own) if own else None, json.loads(data[8:end]))
 
 
 def clear(folder: pathlib.Path) -> None:

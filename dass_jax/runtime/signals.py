@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 
 from dass_jax.errors import Stopped
+from dass_jax.runtime import hosts
 
 T = TypeVar("T")
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -27,6 +28,11 @@ class Signals:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+
+    def agreed(self, due: bool = False) -> tuple[int, bool]:
+        """(the signal that has come, 0 for none; whether something is `due`) on any host; all of them must ask."""
+        asked, wish = hosts.agreed([self.asked or 0, due])
+        return int(asked), bool(wish)
 
     def check(self) -> None:
         """Raises `Stopped` if a signal has come."""

@@ -67,17 +67,24 @@ def run(series: Series, state: Any, done: Done, watch: Watch, at: Place) -> tupl
                 watch.pause(now, done._replace(steps=number, infos=soundness.before(infos, found)))
             raise UserError(soundness.message(found, at.label, at.seeds, at.epoch, now.variables))
         due = watch.minutes > 0 and time.monotonic() - kept_at > 60 * watch.minutes
-        if watch.signals.asked is not None or (due and done.steps < series.total):
+        asked, due = watch.signals.agreed(due)
+        if asked or (due and done.steps < series.total):
             watch.pause(parallel.unreplicate(state), done)
             kept_at = time.monotonic()
-        watch.signals.check()
+        if asked:
+            raise Stopped(asked)
 
     return calls.in_calls(series, state, watch.seconds, between, done)
 
 
 def evaluate(series: Series, network: Any, signals: Signals, seconds: float) -> dict[str, Any]:
     """The sums over a split, by calls of about so many seconds; float64. Raises Stopped."""
-    _, infos, _ = calls.in_calls(series, network, seconds, lambda *_: signals.check(), Done())
+
+    def between(*_: Any) -> None:
+        if asked := signals.agreed()[0]:
+            raise Stopped(asked)
+
+    _, infos, _ = calls.in_calls(series, network, seconds, between, Done())
     return jax.tree.map(lambda x: x.sum(-1, dtype="float64"), infos)
 
 

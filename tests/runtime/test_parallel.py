@@ -159,9 +159,9 @@ def test_a_run_refuses_parts_that_the_batch_of_one_device_does_not_have(name: st
 
 def test_more_devices_than_there_are_is_an_error() -> None:
     here = len(jax.local_devices())
-    assert parallel.local_devices(0) == jax.local_devices() and len(parallel.local_devices(1)) == 1
+    assert parallel.all_devices(0) == jax.local_devices() and len(parallel.all_devices(1)) == 1
     with pytest.raises(UserError, match=rf"runtime.devices = {here + 1}; allowed: 0 \(all\) to {here}"):
-        parallel.local_devices(here + 1)
+        parallel.all_devices(here + 1)
 
 
 @pytest.mark.parametrize("name", ["search", "train"])
