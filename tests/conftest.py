@@ -1,5 +1,6 @@
 """JAX on the CPU with two devices, a fixture for 64-bit floats, and the plain loops that the fast forms must equal."""
 
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +21,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     found = [device.platform for device in jax.devices()]
     if found != ["cpu", "cpu"]:
         raise pytest.UsageError(f"JAX sees the devices {found}; the tests need ['cpu', 'cpu']")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> Iterator[None]:
+    """Compiled programs are given back after each module. The CPU backend maps each function's code by itself, and a
+    process that keeps all of them reaches the kernel's limit of 65,530 maps: compilation then crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

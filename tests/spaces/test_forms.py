@@ -21,7 +21,7 @@ def test_the_supernet_and_its_gradients_do_not_depend_on_the_form(
     monkeypatch: pytest.MonkeyPatch, random_like: Any
 ) -> None:
     """12 × 9 pixels: on a CPU the first cell takes the shifts and, after the reductions, the last one the matrix."""
-    space = darts(SupernetConfig(classes=3, cells=3, channels=2, nodes=2))
+    space = darts(SupernetConfig(classes=3, cells=3, channels=2, nodes=1))
     rng = np.random.default_rng(0)
     v = random_like(jax.eval_shape(lambda: space.init(jax.random.key(0), (12, 9, 3))))
     batch = Batch(rng.normal(size=(3, 12, 9, 4)), np.array([0, 1, 2, 0]))
