@@ -10,6 +10,7 @@ import pathlib
 import random
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -54,6 +55,21 @@ def ended(process: Any) -> int:
     process.join(600)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode  # type: ignore[no-any-return]
+
+
+def as_host(process: int, count: int, port: int, moment: tuple[Any, ...] = ()) -> None:
+    """The process is one of several; with a `moment` it is signalled as well."""
+    named = {"COORDINATOR": f"127.0.0.1:{port}", "PROCESSES": count, "PROCESS": process}
+    os.environ.update({f"DASS_JAX_{name}": str(value) for name, value in named.items()})
+    if moment:
+        signalled_at(*moment)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        return there.getsockname()[1]  # type: ignore[no-any-return]
 
 
 def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> None:

@@ -49,10 +49,11 @@ class Finished(NamedTuple):
 
 
 @contextlib.contextmanager
-def workplace(folder: pathlib.Path, config: str) -> Iterator[pathlib.Path]:
+def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Iterator[pathlib.Path]:
     """`folder`, with `config` in its `run.toml`. Runs here and in the folders beside it share one compilation cache:
-    compiling is the cost, and most tests compile the same."""
-    (folder / "run.toml").write_text(config + f'compilation_cache = "{folder.parent / "cache"}"\n', encoding="utf-8")
+    compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own."""
+    cache = (folder if own_cache else folder.parent) / "cache"
+    (folder / "run.toml").write_text(config + f'compilation_cache = "{cache}"\n', encoding="utf-8")
     names = ("disable_most_optimizations", "compilation_cache_dir", "persistent_cache_min_compile_time_secs")
     before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
     jax.config.update("jax_disable_most_optimizations", True)

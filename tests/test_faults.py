@@ -29,7 +29,7 @@ STEPWISE = ["--runtime.call-seconds", "0", "--runtime.checkpoint-minutes", "1e-9
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    with workplace(tmp_path_factory.mktemp("faults"), "controls = []\n" + CONFIG) as folder:
+    with workplace(tmp_path_factory.mktemp("faults"), "controls = []\n" + CONFIG, own_cache=True) as folder:
         yield folder
 
 

@@ -21,6 +21,7 @@ from dass_jax.build import programs
 from dass_jax.errors import UserError
 from dass_jax.genotype import Genotype
 from dass_jax.runtime import records, seeds
+from dass_jax.runtime.keeping import Keeper
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.variables import ALPHA, PARAMS, SCORES
@@ -100,7 +101,8 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
 
     def begun(s: build.Setting, programs: dict[str, Any]) -> Kept:
         facts: dict[str, Any] = {"current": {}}
-        r = running.Run(s, Progress(io.StringIO()), Signals(), None, facts, programs, feed.of(s), [])
+        kept_in = Keeper(tmp_path, None, None)
+        r = running.Run(s, Progress(io.StringIO()), Signals(), kept_in, facts, programs, feed.of(s), [])
         kept[id(facts)] = Kept(r, [], [])
         return kept[id(facts)]
 
@@ -155,7 +157,8 @@ def test_seeds_of_equal_genotype_are_trained_as_one_batch_and_are_each_run_alone
             for state, batched in zip(alone.states, group, strict=True):
                 near(jax.tree.map(lambda x, k=member: x[k], batched), state)
     assert len(programs) == 9, "the group of one had the programs of a single run"
-    assert genotype.load(str(batch.run.path / f"genotype_{FIRST + 1}.json")) == POOL
+    assert batch.run.keeper is not None
+    assert genotype.load(str(batch.run.keeper.path / f"genotype_{FIRST + 1}.json")) == POOL
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,12 @@ DROP_PATH = 0.4
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
-def setting(devices: int, accumulate: int) -> Setting:
+def setting(devices: int, accumulate: int, limit: int = 64) -> Setting:
     """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""
     return build.setting(
         config_io.from_dict(
             {
-                "data": {"limit": 64, "crop_padding": 1, "flip": True, "cutout": 2},
+                "data": {"limit": limit, "crop_padding": 1, "flip": True, "cutout": 2},
                 "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16, "accumulate": accumulate},
                 "sparsity": {"keep": 0.3},
                 "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.2},
@@ -45,13 +45,17 @@ def double(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), tree)
 
 
-def epoch(s: Setting, stage: Stage, state: Any) -> tuple[Any, Any]:
-    """(state, infos) of the stage's first epoch, with the copy of each device."""
+def epoch(s: Setting, stage: Stage, state: Any, steps: int | None = None) -> tuple[Any, Any]:
+    """(state, infos) after so many steps of the stage's first epoch, or all, with the copy of each own device."""
     inputs = (stage.indices(0), build.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
-    inputs = (*inputs, np.int32(0), np.int32(len(inputs[0])), np.int32(0))
+    inputs = (*inputs, np.int32(0), np.int32(steps or len(inputs[0])), np.int32(0))
     arguments = parallel.replicate((state, build.examples(s)[0]), s.devices)
     program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
-    return jax.tree.map(np.asarray, program(*arguments, *inputs))
+
+    def copies(x: jax.Array) -> np.ndarray:
+        return np.concatenate([np.asarray(shard.data) for shard in x.addressable_shards])
+
+    return jax.tree.map(copies, program(*arguments, *inputs))
 
 
 CHAINS = {
