@@ -16,6 +16,7 @@ StatisticsName = Literal["own", "imagenet"]
 StemName = Literal["cifar", "imagenet"]
 PrecisionName = Literal["float32", "bfloat16"]
 NonfiniteName = Literal["stop", "skip"]
+AxisName = Literal["batch", "seeds"]
 OrderName = Literal["upper_first", "lower_first"]
 HypergradientName = Literal["first_order", "unrolled", "finite_difference", "neumann", "conjugate_gradient", "amended"]
 HYPERGRADIENT_ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -295,6 +296,15 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parallel:
+    """What several devices share out among themselves."""
+
+    axis: AxisName = "batch"
+    """`batch`: each takes its part of every batch. `seeds`: each takes its part of `seeds` with all of their batches;
+    what is trained for fewer seeds than there are devices leaves the others idle. One host, data in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run: a search, the derived network's training, and the same for each control."""
 
@@ -320,6 +330,7 @@ class Config:
     network: Network = Network()
     train: Train = Train()
     runtime: Runtime = Runtime()
+    parallel: Parallel = Parallel()
 
 
 def title(config: Config) -> str:

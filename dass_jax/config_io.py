@@ -42,6 +42,7 @@ LATER = {
     "genotype": "",
     "network.name": "cells",
     "network.width": 1.0,
+    "parallel.axis": "batch",
     **{f"runtime.{name}": value for name, value in _HOW.items()},
 }
 """Fields that came later: where they have these values, folders keep the names that they had before."""
@@ -317,6 +318,8 @@ def digest(config: Config) -> str:
         table = result[section] if section else result
         if table[field] == value:
             del table[field]
+        if not table:
+            del result[section]
     return hashlib.sha256(tomli_w.dumps(result).encode()).hexdigest()[:8]
 
 

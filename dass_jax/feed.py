@@ -4,6 +4,7 @@ Both run the same steps on the same examples in the same order. What is streamed
 (`data.stream`) while the devices work on the part before; at most two parts are on the devices and two on the host.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -24,8 +25,9 @@ PART_BYTES = 64 * 2**20
 """Images in a part take at most this, but for a single step that takes more: enough that starting a program costs
 nothing beside its work, and little beside the memory of a training step."""
 
-Compile = Callable[[str, Any, tuple[Any, ...], bool], Any]
-"""(name of the program, function, arguments, whether the first is donated) → the program, compiled."""
+Compile = Callable[..., Any]
+"""(name of the program, function, arguments, whether the first is donated, how many arguments each device has of its
+own, 2 unless said) → the program, compiled."""
 Advance = Callable[[int], Series]
 """Epoch → the steps of that epoch and those of the same call that follow it, on a state on the devices; infos have
 leading axes over epochs and steps, with the one over several seeds in between."""
@@ -36,9 +38,9 @@ class Feed(NamedTuple):
 
     advance: Callable[[Setting, Stage, Any, int, Compile], Advance]
     """(setting, with the seeds that run now, stage, state on the devices, epochs in a call, compile) → their steps."""
-    evaluate: Callable[[str, Any, Any, int, Compile], Series]
-    """(name, `loop.evaluation`, network on the devices, batch size, compile) → the steps over the test split, on that
-    network; the last axis of their sums is that of the steps."""
+    evaluate: Callable[[Setting, str, Any, Any, int, Compile], Series]
+    """(setting, name, `loop.evaluation`, network on the devices, batch size, compile) → the steps over the test split,
+    on that network; the last axis of their sums is that of the steps."""
 
 
 def of(s: Setting) -> Feed:
@@ -48,39 +50,50 @@ def of(s: Setting) -> Feed:
 
 def in_memory(s: Setting) -> Feed:
     """The whole data set lies on every device."""
-    train, test = (parallel.replicate(split, s.devices) for split in build.examples(s))
+
+    @functools.cache
+    def on(devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
+        """(training, test) examples on each of the devices, which are fewer for fewer seeds if each has its own."""
+        train, test = (parallel.replicate(split, devices) for split in build.examples(s))
+        return train, test
 
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
+        train, _ = on(tuple(s.devices))
+
         def inputs(first: int) -> tuple[Any, ...]:
             each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
             indices, keys, *rates = zip(*each, strict=True)
-            return np.stack(indices), jnp.stack(keys), *(jax.tree.map(_stacked, *rate) for rate in rates)
+            own: tuple[Any, ...] = np.stack(indices), jnp.stack(keys)
+            if s.spread:
+                own = parallel.spread(own, s.devices, axis=1)
+            return *own, *(jax.tree.map(_stacked, *rate) for rate in rates)
 
         steps = _steps(s, stage.indices(0))
         skip = s.config.runtime.nonfinite == "skip"
         arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
-        program = compile(
-            f"{stage.program}, {together} epochs a call", loop.several(stage.epoch, skip), arguments, True
-        )
+        name, mapped = f"{stage.program}, {together} epochs a call", 4 if s.spread else 2
+        program = compile(name, loop.several(stage.epoch, skip), arguments, True, mapped)
 
         def of_epochs(epoch: int) -> Series:
             given = inputs(epoch)
 
             def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
                 state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
-                return state, parallel.unreplicate(infos)
+                # [epochs, seeds, steps]
+                return state, parallel.gathered(infos, len(s.seeds), 1) if s.spread else parallel.unreplicate(infos)
 
             return Series(together * steps, together * steps, call)
 
         return of_epochs
 
-    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
+    def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
+        _, test = on(tuple(s.devices))
         rows, counted = loop.in_order(s.dataset.test.size, batch)
         program = compile(name, function, (network, test, rows, counted, np.int32(0), np.int32(0)), False)
 
         def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
             sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
-            return network, parallel.unreplicate(sums)
+            return network, parallel.gathered(sums, len(s.seeds)) if s.spread else parallel.unreplicate(sums)
 
         return Series(len(rows), len(rows), call)
 
@@ -135,7 +148,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
 
         return of_epoch
 
-    def evaluate(name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
+    def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
         rows, counted = loop.in_order(test.size, batch)
         steps = steps_in_part(len(rows), batch)
         parted = plan.parted(rows, 1, steps, devices)

@@ -1,5 +1,6 @@
 """A run in progress: its handles, and what all of its parts do with them."""
 
+import functools
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -59,7 +60,18 @@ def watch(r: Run) -> steps.Watch:
     def pause(state: bilevel.State, done: Done) -> None:
         keeping.pause(r.keeper, state, done, r.facts)
 
-    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause)
+    fetch = functools.partial(fetched, r.setting)
+    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause, fetch)
+
+
+def placed(s: Setting, tree: Any) -> Any:
+    """A state or a network of all seeds, on the devices."""
+    return parallel.spread(tree, s.devices) if s.spread else parallel.replicate(tree, s.devices)
+
+
+def fetched(s: Setting, tree: Any) -> Any:
+    """What was `placed`, as NumPy arrays."""
+    return parallel.gathered(tree, len(s.seeds)) if s.spread else parallel.unreplicate(tree)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:
@@ -78,7 +90,14 @@ def keep_record(r: Run, chain: str, record: dict[str, Any], state: bilevel.State
 
 
 def compiled(
-    r: Run, label: str, section: str, name: str, function: Any, arguments: tuple[Any, ...], donate: bool
+    r: Run,
+    label: str,
+    section: str,
+    name: str,
+    function: Any,
+    arguments: tuple[Any, ...],
+    donate: bool,
+    mapped: int = 2,
 ) -> Any:
     """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
     not fit into memory. `section` of the configuration says its batch."""
@@ -87,7 +106,7 @@ def compiled(
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
             r.programs[name] = r.signals.waiting(
-                lambda: parallel.program(function, r.setting.devices, arguments, donate)
+                lambda: parallel.program(function, r.setting.devices, arguments, donate, mapped)
             )
         spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:
@@ -102,4 +121,4 @@ def check_memory(r: Run, label: str, section: str, program: Any, arguments: tupl
     own = parallel.own_devices(devices)
     need, free = memory.needed(program), memory.available(own)
     there = None if free is None else free + memory.held(arguments, devices)
-    memory.check(label, need, there, batch, len(devices))
+    memory.check(label, need, there, batch, r.setting.sharing)

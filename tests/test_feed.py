@@ -117,7 +117,7 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
         stages, evaluate = build.training_stages(s, GENOTYPE)
         v = stages[0].start(None).variables
         network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: v[MASKS]}, s.devices)
-        batches = of(s).evaluate("evaluation", evaluate, network, 14, compiler(s))
+        batches = of(s).evaluate(s, "evaluation", evaluate, network, 14, compiler(s))
         sums.append(steps.evaluate(batches, network, Signals(), 0.0 if streaming else 1e9))
     assert sums[0]["images"] == sums[1]["images"] == 360
     assert sums[0]["correct"] == sums[1]["correct"]

@@ -39,7 +39,7 @@ POOL = Genotype(
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
-def setting(seed: int, count: int, devices: int = 1) -> build.Setting:
+def setting(seed: int, count: int, devices: int = 1, axis: str = "batch") -> build.Setting:
     """One cell of two channels on all digits: two steps an epoch, with every kind of random draw."""
     return build.setting(
         config_io.from_dict(
@@ -52,6 +52,7 @@ def setting(seed: int, count: int, devices: int = 1) -> build.Setting:
                 "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.3},
                 "train": {"batch_size": 512, "pretrain_epochs": 2, "score_epochs": 1, "finetune_epochs": 1},
                 "runtime": {"devices": devices, "compilation_cache": ""},
+                "parallel": {"axis": axis},
             }
         )
     )
@@ -114,14 +115,26 @@ def near(one: Any, other: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), one, other)
 
 
-def test_a_batch_of_searches_on_two_devices_is_each_search_alone_on_one(doubled: None, begin: Any) -> None:
-    batch = begin(setting(FIRST, 2, devices=2), {})
+@pytest.fixture(scope="module")
+def searched() -> dict[int, tuple[Kept, Any]]:
+    """For tests to share: seed → (its search alone, what that found)."""
+    return {}
+
+
+@pytest.mark.parametrize("axis", ["batch", "seeds"])
+def test_a_batch_of_searches_on_two_devices_is_each_search_alone_on_one(
+    doubled: None, begin: Any, searched: dict[int, tuple[Kept, Any]], axis: str
+) -> None:
+    batch = begin(setting(FIRST, 2, devices=2, axis=axis), {})
     found = pipeline.search(batch.run, "dass")
     programs: dict[str, Any] = {}
     assert len(batch.run.programs) == 2, "Step 1 and Step 2 are compiled once each"
     for member, seed in enumerate((FIRST, FIRST + 1)):
-        alone = begin(setting(seed, 1), programs)
-        assert pipeline.search(alone.run, "dass") == [found[member]]
+        if seed not in searched:
+            run = begin(setting(seed, 1), programs)
+            searched[seed] = run, pipeline.search(run.run, "dass")
+        alone, genotypes = searched[seed]
+        assert genotypes == [found[member]]
         assert [state.variables.keys() for state in alone.states] == [state.variables.keys() for state in batch.states]
         for state, together in zip(alone.states, batch.states, strict=True):
             near(jax.tree.map(lambda x, k=member: x[k], together), state)
@@ -159,6 +172,33 @@ def test_seeds_of_equal_genotype_are_trained_as_one_batch_and_are_each_run_alone
     assert len(programs) == 9, "the group of one had the programs of a single run"
     assert batch.run.keeper is not None
     assert genotype.load(str(batch.run.keeper.path / f"genotype_{FIRST + 1}.json")) == POOL
+
+
+def test_seeds_of_equal_genotype_are_spread_as_far_as_they_go(
+    doubled: None, begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds alike take both of two devices, three take one."""
+    monkeypatch.setattr(pipeline, "search", lambda r, method: [SKIP, SKIP])
+    both, one = begin(setting(FIRST, 2, devices=2, axis="seeds"), {}), begin(setting(FIRST, 2), {})
+    assert both.run.setting.of((3, 5, 7)).devices == jax.devices()[:1]
+    spread, together = (timeless(pipeline.run_method(kept.run, "dass")) for kept in (both, one))
+    assert spread == together
+    for state, other in zip(both.states, one.states, strict=True):
+        near(state, other)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"seeds": 3}, "seeds = 3 with parallel.axis = 'seeds' on 2 devices; allowed: a multiple of 2, e.g. 2 or 4"),
+        ({"data": {"streaming": True}}, "parallel.axis = 'seeds' with data.streaming = true; allowed: 'batch', or"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(own: dict[str, Any], message: str) -> None:
+    common = {"parallel": {"axis": "seeds"}, "runtime": {"devices": 2}, "network": {"auxiliary": False}, "seeds": 2}
+    with pytest.raises(UserError) as caught:
+        build.setting(config_io.from_dict({**common, **own}))
+    assert one_line(caught).startswith(message)
 
 
 @pytest.fixture(scope="module")

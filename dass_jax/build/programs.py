@@ -24,13 +24,18 @@ def starting(s: Setting, name: str, begin: Callable[[jax.Array, Any], bilevel.St
 def epoch(s: Setting, update: Callable[..., Any], prepare: loop.Prepare) -> Callable[..., Any]:
     """An epoch of all seeds: each has its state, indices and key, and all share images and rates."""
     skip = s.config.runtime.nonfinite == "skip"
-    return seeds.over(loop.epoch(update, prepare, skip), len(s.seeds), (0, None, 0, 0, *[None] * 5))
+    return seeds.over(loop.epoch(update, prepare, skip), s.together, (0, None, 0, 0, *[None] * 5))
+
+
+def over_devices(s: Setting, reduce: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`parallel.mean` or `total`, where the devices share a batch."""
+    return parallel.alone if s.spread else reduce
 
 
 def prepare(s: Setting, cutout: int, paths: tuple[int, ...] | None) -> loop.Prepare:
     """Draws for the global batch, then this device's part of it."""
     augmentation = Augmentation(s.config.data.crop_padding, s.config.data.flip, cutout)
-    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), len(s.devices)
+    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.sharing
     jitter = colour.Jitter(*(getattr(s.config.data, name) for name in colour.Jitter._fields))
 
     def batch(data: loop.Examples, rows: jax.Array, draw: jax.Array, drop_path: jax.Array) -> Batch:
@@ -54,7 +59,7 @@ def prepare(s: Setting, cutout: int, paths: tuple[int, ...] | None) -> loop.Prep
 
 def prepare_evaluation(s: Setting) -> Callable[..., Any]:
     """(examples, indices, counted) → this device's (images, labels, counted)."""
-    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), len(s.devices)
+    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.sharing
 
     def part(data: loop.Examples, rows: jax.Array, counted: jax.Array) -> Any:
         own, weight = (parallel.own_slice(x, devices) for x in (rows, counted))

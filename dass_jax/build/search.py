@@ -33,7 +33,7 @@ def search_transforms(c: Search) -> tuple[optax.GradientTransformation, optax.Gr
 def _space(s: Setting) -> Space:
     c = s.config.search
     sizes = SupernetConfig(s.dataset.classes, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
-    return darts(sizes, parallel.mean, activations(s.config))
+    return darts(sizes, programs.over_devices(s, parallel.mean), activations(s.config))
 
 
 def hypergradient_of(config: Config) -> bilevel.Hypergradient:
@@ -55,7 +55,8 @@ def _parts(s: Setting, space: Space) -> dict[str, _Part]:
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], space.rules)
     alpha, sgd = search_transforms(c)
-    common = hypergradient_of(s.config), c.order, parallel.mean, s.config.hypergradient.cosine
+    mean = programs.over_devices(s, parallel.mean)
+    common = hypergradient_of(s.config), c.order, mean, s.config.hypergradient.cosine
 
     def loss(weights: dass.Weights) -> bilevel.Loss:
         return bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), c.accumulate)

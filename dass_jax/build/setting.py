@@ -26,6 +26,28 @@ class Setting(NamedTuple):
     """Of the searches or networks that run as one batch."""
 
     @property
+    def spread(self) -> bool:
+        """Whether each device has seeds of its own."""
+        return self.config.parallel.axis == "seeds" and len(self.seeds) > 1
+
+    @property
+    def sharing(self) -> int:
+        """Devices that share a batch."""
+        return 1 if self.spread else len(self.devices)
+
+    @property
+    def together(self) -> int:
+        """Seeds of which each device has the batches, or its part of them."""
+        return len(self.seeds) // len(self.devices) if self.spread else len(self.seeds)
+
+    def of(self, seeds: tuple[int, ...]) -> "Setting":
+        """The setting for some of the seeds, on as many devices as they occupy."""
+        found = self._replace(seeds=seeds)
+        if self.config.parallel.axis == "seeds":
+            return found._replace(devices=self.devices[: loop.largest_divisor(len(seeds), len(self.devices))])
+        return found
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.dataset.shape
@@ -40,11 +62,13 @@ def setting(config: Config) -> Setting:
     dataset = load.load(_wanted(config))
     devices = parallel.all_devices(config.runtime.devices)
     searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
+    found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
+    if config.parallel.axis == "seeds":
+        parallel.check_seeds(config.seeds, devices, config.data.streaming)
     for name in ("search", "train") if searches else ("train",):
         part = getattr(config, name)
-        parallel.check_batch(f"{name}.batch_size", part.batch_size, len(devices))
-        parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // len(devices))
-    found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
+        parallel.check_batch(f"{name}.batch_size", part.batch_size, found.sharing)
+        parallel.check_parts(f"{name}.accumulate", part.accumulate, part.batch_size // found.sharing)
     split = min(map(len, arrays.split_search(dataset.train, config.data.validation_fraction, config.seed)))
     if searches and config.search.batch_size > split:
         raise UserError(f"search.batch_size = {config.search.batch_size}; allowed: at most {split}, the smaller split")

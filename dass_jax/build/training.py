@@ -49,11 +49,12 @@ def cell_maps(s: Setting, genotype: Genotype) -> Callable[[Variables, jax.Array]
 def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage], Callable[..., Any]]:
     """Pre-training, score learning and fine-tuning of `model`'s network, and the function that evaluates it."""
     c, network, keep = s.config.train, s.config.network, s.config.sparsity.keep
-    net = model(s, genotype, network.auxiliary, parallel.mean)
+    mean, total = (programs.over_devices(s, reduce) for reduce in (parallel.mean, parallel.total))
+    net = model(s, genotype, network.auxiliary, mean)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], net.rules)
     sgd = bilevel.sgd(c.momentum, c.weight_decay, c.clip)
-    common = network.auxiliary_weight, parallel.mean, c.accumulate
+    common = network.auxiliary_weight, mean, c.accumulate
     weights = prune.train_weights(net.apply, sgd, *common)
     scores = prune.learn_scores(net.apply, sgd, stacks, keep, *common)
 
@@ -109,5 +110,5 @@ def training_stages(s: Setting, genotype: Genotype | None) -> tuple[list[Stage],
     def logits(v: Variables, images: jax.Array) -> jax.Array:
         return net.apply(prune.masked_weights(v), v[variables.BATCH_STATS], images, False)[0]
 
-    evaluate = loop.evaluation(logits, programs.prepare_evaluation(s))
-    return stages, seeds.over(evaluate, len(s.seeds), (0, None, None, None, None, None))
+    evaluate = loop.evaluation(logits, programs.prepare_evaluation(s), total)
+    return stages, seeds.over(evaluate, s.together, (0, None, None, None, None, None))

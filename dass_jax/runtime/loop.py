@@ -132,12 +132,17 @@ def largest_divisor(number: int, most: int) -> int:
     return max(d for d in range(1, min(number, most) + 1) if number % d == 0)
 
 
-def evaluation(logits: Callable[[Variables, jax.Array], jax.Array], prepare: Callable[..., Any]) -> Callable[..., Any]:
+def evaluation(
+    logits: Callable[[Variables, jax.Array], jax.Array],
+    prepare: Callable[..., Any],
+    total: Callable[[Any], Any] = parallel.total,
+) -> Callable[..., Any]:
     """The function that evaluates a split, or some of its batches.
 
     Args:
       logits: (variables, images [C, H, W, B]) → [B, classes].
       prepare: (examples, indices [B]) → this device's (images, labels).
+      total: sums over the devices that share a batch.
 
     Returns:
       (variables, examples, indices [steps, B], counted [steps, B], first, last) → for each step, [steps], sums over its
@@ -152,7 +157,7 @@ def evaluation(logits: Callable[[Variables, jax.Array], jax.Array], prepare: Cal
             loss = optax.softmax_cross_entropy_with_integer_labels(output, labels)
             right = (output.argmax(-1) == labels).astype(output.dtype)
             found = {"loss": (loss * weight).sum(), "correct": (right * weight).sum(), "images": weight.sum()}
-            return nothing, parallel.total(found)
+            return nothing, total(found)
 
         return _some(step, (), len(indices), first, last)[1]
 

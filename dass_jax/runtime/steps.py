@@ -27,6 +27,8 @@ class Watch(NamedTuple):
     """Go on after a step that is not finite."""
     pause: Callable[[Any, Done], None]
     """Keeps a state (NumPy arrays) and how far the epochs have come."""
+    fetch: Callable[[Any], Any] = parallel.unreplicate
+    """State on the devices → NumPy arrays."""
 
 
 class Place(NamedTuple):
@@ -61,7 +63,7 @@ def run(series: Series, state: Any, done: Done, watch: Watch, at: Place) -> tupl
         nonlocal kept_at
         found = None if watch.skip else soundness.first(infos)
         if found is not None:
-            now = parallel.unreplicate(state)
+            now = watch.fetch(state)
             if at.seeds is None:
                 number = found.epoch * (series.total // at.epochs) + found.step
                 watch.pause(now, done._replace(steps=number, infos=soundness.before(infos, found)))
@@ -69,7 +71,7 @@ def run(series: Series, state: Any, done: Done, watch: Watch, at: Place) -> tupl
         due = watch.minutes > 0 and time.monotonic() - kept_at > 60 * watch.minutes
         asked, due = watch.signals.agreed(due)
         if asked or (due and done.steps < series.total):
-            watch.pause(parallel.unreplicate(state), done)
+            watch.pause(watch.fetch(state), done)
             kept_at = time.monotonic()
         if asked:
             raise Stopped(asked)
