@@ -58,7 +58,8 @@ def check_seeds(seeds: int, devices: Sequence[jax.Device], streaming: bool) -> N
         lower = seeds // len(devices) * len(devices)
         fitting = " or ".join(str(count) for count in (lower, lower + len(devices)) if count)
         raise UserError(
-            f"seeds = {seeds} with {axis} on {len(devices)} devices; allowed: a multiple of {len(devices)}, e.g. {fitting}"
+            f"seeds = {seeds} with {axis} on {len(devices)} devices; "
+            f"allowed: a multiple of {len(devices)}, e.g. {fitting}"
         )
 
 

@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -335,3 +336,13 @@ def test_report_starts_without_jax() -> None:
     code = "import sys, dass_jax.report; sys.exit('jax' in sys.modules)"
     root = pathlib.Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_a_thousand_epochs_open_in_seconds(tmp_path: pathlib.Path) -> None:
+    """Of the paper's shapes: 14 edges a cell, and a method's 70 epochs of search and 930 of training."""
+    weights = np.full((14, 8), 0.125).tolist()
+    lines = [search_epoch("step1", n + 1, 70, edge_weights={"normal": weights, "reduce": weights}) for n in range(70)]
+    lines += [training_epoch("dass", "pretrain", n + 1, epochs=930) for n in range(930)]
+    start = time.monotonic()
+    page = build(write(tmp_path / "long", lines))
+    assert time.monotonic() - start < 20 and page.stat().st_size < 2_000_000
