@@ -73,18 +73,19 @@ class TooLarge(Exception):
     """The compiled step needs more memory than there is."""
 
 
-def ours(size: Size, record: dict[str, Any]) -> Callable[[], Any]:
-    """Our compiled step, one call after the other with donated state. Puts what compiling took into `record`.
+def ours(size: Size, record: dict[str, Any], parts: int = 1) -> Callable[[], Any]:
+    """Our compiled step, one call after the other with donated state, of which each batch is worked through in equal
+    `parts`. Puts what compiling took into `record`.
 
     Raises:
       TooLarge: before anything runs, if XLA's estimate exceeds the available memory.
     """
-    return stepper(size, record)[1]
+    return stepper(size, record, parts)[1]
 
 
-def stepper(size: Size, record: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
+def stepper(size: Size, record: dict[str, Any], parts: int = 1) -> tuple[Any, Callable[[], Any]]:
     """(our compiled step, `ours`)."""
-    begin, update = search(size)
+    begin, update = search(size, parts=parts)
     start = jax.jit(lambda: begin(jax.random.key(0)))
     inputs = jax.device_put((batches(size), jax.random.key(2)))
     compiled = compiled_with_record(update, record, jax.eval_shape(start), *inputs, learning_rate=LEARNING_RATE)
@@ -102,10 +103,11 @@ def stepper(size: Size, record: dict[str, Any]) -> tuple[Any, Callable[[], Any]]
     return compiled, run
 
 
-def search(size: Size, dtype: Any = None) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
-    """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype."""
+def search(size: Size, dtype: Any = None, parts: int = 1) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
+    """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype, and
+    batches are worked through in equal parts."""
     space = darts(size.config, dtype=dtype)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
+    loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights), parts)
     step = dass.step(
         PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
     )
