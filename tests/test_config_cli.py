@@ -69,6 +69,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(tmp_path: pathlib.
         "search.hypergradient": "amended",
         "runtime.precision": "bfloat16",
         "runtime.nonfinite": "skip",
+        "parallel.axis": "seeds",
         "network.name": "resnet18",
         "data.statistics": "imagenet",
         "genotype": "dass_99",
