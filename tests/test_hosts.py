@@ -18,10 +18,13 @@ from dass_jax.errors import UserError
 from dass_jax.runtime import hosts
 from tests import processes
 from tests.config_files import one_line
-from tests.runs import CONFIG, arguments, last, metrics, results, timeless, workplace
+from tests.runs import CONFIG, arguments, command, last, metrics, results, timeless, workplace
 
-SHORT = 'method = "random"\n' + CONFIG.replace("epochs = 2", "epochs = 1").replace("devices = 1", "devices = 2")
-"""A search by several hosts is in `runtime/test_many_devices.py`: here it would only be more to compile."""
+SHORT = 'method = "random"\n' + CONFIG.replace("epochs = 2", "epochs = 1").replace(
+    "devices = 1", "devices = 2"
+).replace("data = {", "data = { streaming = true,")
+"""A search by several hosts is in `runtime/test_many_devices.py`: here it would only be more to compile. Streamed, so
+that each host reads what its own devices take."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,16 @@ def test_the_first_process_speaks_and_writes(whole: pathlib.Path) -> None:
     assert f"report: {whole / 'report.html'}" in first
     assert not any(line for line in second.splitlines() if "Gloo" not in line)
     assert [line["stage"] for line in metrics(whole)] == ["pretrain", "scores", "finetune"]
+
+
+def test_parts_of_the_data_on_each_host_make_the_whole(whole: pathlib.Path) -> None:
+    """The steps of pre-training are those of one process with one device and its data in memory."""
+    alone = whole.parent / "alone"
+    done = command(alone, [*arguments(alone), "--runtime.devices", "1", "--data.no-streaming"])
+    assert done.code == 0, done.err
+    wanted, found = (metrics(folder)[0] for folder in (alone, whole))
+    for name in ("loss", "accuracy", "gradient_norm", "test_loss", "test_accuracy"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-4), name
 
 
 def test_after_a_lost_peer_and_a_signal_to_one_both_go_on_to_the_same_bits(whole: pathlib.Path) -> None:

@@ -7,15 +7,19 @@ import copy
 import io
 import json
 import math
+import os
 import pathlib
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dass_jax import config_io, genotype
 from dass_jax.config import Config
@@ -140,6 +144,74 @@ def test_a_damaged_npz(tmp_path: pathlib.Path, good: bytes, data: st.DataObject)
     except UserError as error:
         assert str(path) in str(error) and "allowed: " in str(error)
     assert path.read_bytes() == found
+
+
+PICTURES = [
+    f"{split}/{label}/{n}.{kind}"
+    for split in ("train", "test")
+    for label in "ab"
+    for n, kind in enumerate(("png", "jpg"))
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A PNG and a JPEG of 9×7 pixels in each of two classes, to train on and to test on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    for name in PICTURES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    load.load(load.Wanted(str(folder), image_size=8))
+    return folder
+
+
+@many(200)
+@given(st.sampled_from(PICTURES), st.data())
+def test_a_damaged_picture_in_a_folder(pictures: pathlib.Path, name: str, data: st.DataObject) -> None:
+    whole = (pictures / name).read_bytes()
+    (pictures / name).write_bytes(found := data.draw(damaged(whole)))
+    try:
+        assert load.load(load.Wanted(str(pictures), image_size=8)).shape == (8, 8, 3)
+    except UserError as error:
+        assert str(pictures / name) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
+    finally:
+        assert (pictures / name).read_bytes() == found
+        (pictures / name).write_bytes(whole)
+
+
+INSTEAD: dict[str, Callable[[pathlib.Path], Any]] = {
+    "nothing": lambda path: None,
+    "a file": lambda path: path.write_text("none"),
+    "an empty folder": pathlib.Path.mkdir,
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "another name": lambda path: path.with_name("z" + path.name).write_text("none"),
+}
+PLACES = sorted(
+    {str(place) for name in PICTURES for place in (pathlib.Path(name), *pathlib.Path(name).parents)} - {"."}
+)
+
+
+@many(80)
+@given(st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(sorted(INSTEAD))), min_size=1, max_size=3))
+def test_a_folder_of_pictures_in_disorder(pictures: pathlib.Path, changes: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory(dir=pictures.parent) as name:
+        folder = shutil.copytree(pictures, pathlib.Path(name) / "pictures")
+        for place, kind in changes:
+            if not os.path.lexists(folder / place):
+                continue
+            if (folder / place).is_dir():
+                shutil.rmtree(folder / place)
+            else:
+                (folder / place).unlink()
+            INSTEAD[kind](folder / place)
+        held = sorted(folder.rglob("*"))
+        try:
+            assert load.load(load.Wanted(str(folder), image_size=8)).shape == (8, 8, 3)
+        except UserError as error:
+            assert str(folder) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
+        assert sorted(folder.rglob("*")) == held
 
 
 HEADERS = st.one_of(

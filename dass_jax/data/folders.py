@@ -19,6 +19,15 @@ TESTS = ("test", "val")
 def opened(path: pathlib.Path) -> tuple[arrays.Source, arrays.Source, int]:
     """(train, test, number of classes); no picture is decoded yet. Raises UserError."""
     place = f"data.source = {str(path)!r}"
+    try:
+        return _opened(path, place)
+    except OSError as error:  # of a folder without permission, or a link in a circle
+        raise UserError(
+            f"{place}: {str(error.filename)!r} cannot be read: {error.strerror}; allowed: class folders of pictures"
+        ) from error
+
+
+def _opened(path: pathlib.Path, place: str) -> tuple[arrays.Source, arrays.Source, int]:
     test = next((name for name in TESTS if (path / name).is_dir()), None)
     if test is None:
         raise UserError(f"{place} has a folder 'train' and none of {', '.join(TESTS)}; allowed: one of them beside it")

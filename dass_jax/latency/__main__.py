@@ -27,14 +27,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=1000, help="timed runs of each form; default: 1000")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--page", type=pathlib.Path, metavar="FILE", help="also write a page with pictures (HTML)")
+    text = "also leave latency.json in each run's folder, where an experiment's table looks for it"
+    parser.add_argument("--record", action="store_true", help=text)
     found = parser.parse_args(argv)
     for name, low in (("warm_up", 0), ("repetitions", 1)):
         value = getattr(found, name)
         if not low <= value <= 10**6:
             raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to 1000000")
-    if found.out is not None and (found.out.exists() or not found.out.parent.is_dir()):
-        what = "exists" if found.out.exists() else "is in no folder"
-        raise UserError(f"--out = {str(found.out)!r} {what}; allowed: a new file in a folder that exists")
+    for flag in ("out", "page"):
+        file = getattr(found, flag)
+        if file is not None and (file.exists() or not file.parent.is_dir()):
+            what = "exists" if file.exists() else "is in no folder"
+            raise UserError(f"--{flag} = {str(file)!r} {what}; allowed: a new file in a folder that exists")
+    for place in found.sources if found.record else []:
+        if not (place / "results.json").exists():
+            raise UserError(f"--record with {str(place)!r}; allowed: folders of finished runs")
     return found
 
 
@@ -67,23 +75,37 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
         for form in able if not given.no_memory else []:
             with progress.busy(f"memory of {form.name}", announce=False):
                 memory[form.name] = peak.measured(folder / form.file, shape)
-    fastest = min(times[name].median for name in forms.DENSE if name in times)
+    dense = min((name for name in forms.DENSE if name in times), key=lambda name: times[name].median)
     return {
         "network": found.name,
         "keep": found.setting.config.sparsity.keep,
         "accuracy": found.network.accuracy,
+        "before": {"accuracy": dense_accuracy(place, found.network), "form": dense},
         "kept_weights": found.kept,
         "forms": {
             name: {
                 "median_ms": one.median,
                 "p90_ms": one.p90,
-                "speedup": round(fastest / one.median, 2),
+                "speedup": round(times[dense].median / one.median, 2),
                 "bytes": sizes[name],
                 "peak_bytes": memory.get(name),
             }
             for name, one in times.items()
         },
     }
+
+
+def dense_accuracy(place: pathlib.Path, network: Any) -> float | None:
+    """Per cent that a run's network reached before it was pruned; None for what is no folder of a finished run."""
+    file = place / "results.json"
+    if not file.exists():
+        return None
+    data = json.loads(file.read_text(encoding="utf-8"))
+    for part in (data, *data.get("controls", {}).values()):
+        for one in part.get("runs", [part]):
+            if (one["method"], one["seed"]) == (network.method, network.seed):
+                return float(one["accuracy"]["dense"])
+    return None
 
 
 def table(found: dict[str, Any]) -> str:
@@ -126,15 +148,29 @@ def main(argv: Sequence[str]) -> int:
     given = parse(argv)
     import os
 
+    from dass_jax.report import pareto as page
+    from dass_jax.runtime import folder
     from dass_jax.runtime.progress import Progress
 
     progress = Progress()
-    runs = [of_source(place, given, progress) for place in given.sources]
+    about = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "warm_up": given.warm_up,
+        "repetitions": given.repetitions,
+    }
+    runs = []
+    for place in given.sources:
+        runs.append(of_source(place, given, progress))
+        if given.record:
+            folder.write_json(place / "latency.json", {**about, **runs[-1]})
     print("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
     if given.out is not None:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores"
-        content = {"machine": machine, "warm_up": given.warm_up, "repetitions": given.repetitions, "runs": runs}
-        given.out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        given.out.write_text(json.dumps({**about, "runs": runs}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if given.page is not None:
+        said = (
+            f"{about['machine']}; {given.repetitions} calls of each form in turns, after {given.warm_up} untimed ones."
+        )
+        print(f"page: {page.build(given.page, runs, said)}")
     return 0
 
 

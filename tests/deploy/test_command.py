@@ -16,11 +16,12 @@ from dass_jax import variables
 from dass_jax.deploy import __main__ as command_line
 from dass_jax.deploy import check, files, source
 from dass_jax.errors import UserError, guarded
+from dass_jax.experiment import table
 from dass_jax.genotype import Genotype, to_json
 from dass_jax.latency import __main__ as latency
 from dass_jax.latency import clock, forms, peak
 from dass_jax.runtime import networks
-from tests.runs import CONFIG, Finished, command, workplace
+from tests.runs import CONFIG, Finished, command, results, workplace
 
 CELL = ((("skip_connect", 0), ("avg_pool_3x3", 1)),)
 SEEDS = (0, 1)
@@ -133,16 +134,26 @@ def test_a_network_that_is_not_the_same_is_refused(run: Finished) -> None:
 
 def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
     file = tmp_path / "latency.json"
-    arguments = ("--warm-up", 1, "--repetitions", 3, "--out", file, "--no-memory", "--seed", 0)
-    code, said, err = called(latency.main, run.folder, *arguments)
+    page, kept = tmp_path / "page.html", run.folder / "latency.json"
+    arguments = ("--warm-up", 1, "--repetitions", 3, "--out", file, "--no-memory", "--seed", 0, "--page", page)
+    code, said, err = called(latency.main, run.folder, *arguments, "--record")
     assert code == 0, err
     [one] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    assert json.loads(kept.read_text(encoding="utf-8"))["forms"] == one["forms"]
+    fastest = min(form["median_ms"] for form in one["forms"].values())
+    assert table.latency_of(run.folder, "") == fastest and table.latency_of(tmp_path, "7") == "7"
+    [first, _] = results(run.folder)["runs"]
+    assert one["before"] == {"accuracy": first["accuracy"]["dense"], "form": one["before"]["form"]}
+    assert one["before"]["form"] in forms.DENSE and one["accuracy"] == first["accuracy"]["sparse"]
+    assert "before pruning" not in said and page.read_text(encoding="utf-8").count("data:image/svg") == 2
     able, _ = forms.available()
     assert list(one["forms"]) == [form.name for form in able] and all(name in said for name in one["forms"])
     assert all(form["median_ms"] > 0 and form["bytes"] > 0 for form in one["forms"].values())
     assert max(one["forms"][name]["speedup"] for name in forms.DENSE if name in one["forms"]) == 1
     code, _, err = called(latency.main, run.folder, *arguments)
     assert code == 2 and "exists; allowed: a new file" in line(err)
+    code, _, err = called(latency.main, tmp_path, "--record")
+    assert code == 2 and f"--record with {str(tmp_path)!r}; allowed: folders of finished runs" in line(err)
 
 
 def test_memory_of_a_file_is_measured_in_a_process_of_its_own(deployed: tuple[pathlib.Path, str]) -> None:
