@@ -1,6 +1,6 @@
 """What less memory costs: the search step with cells recomputed in the backward pass, and with batches in parts.
 
-    python benchmarks/less_memory.py [--sizes paper] [--repetitions N] [--output FILE.json]
+    python benchmarks/less_memory.py [--sizes proxy] [--repetitions N] [--output FILE.json]
 
 For each case one process says how much memory it needs with its program from a cache; one more times all in turn.
 """
@@ -83,7 +83,7 @@ def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     parser = errors.Parser(prog="less_memory.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=search_step.SIZES, default=["paper"])
+    parser.add_argument("--sizes", nargs="+", choices=search_step.SIZES, default=["proxy"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--output", help="a JSON file with machine, versions and every repetition")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)

@@ -170,21 +170,20 @@ def test_seeds_of_equal_genotype_are_trained_as_one_batch_and_are_each_run_alone
             for state, batched in zip(alone.states, group, strict=True):
                 near(jax.tree.map(lambda x, k=member: x[k], batched), state)
     assert len(programs) == 9, "the group of one had the programs of a single run"
+    # The two alike once more, each on a device of its own.
+    s = setting(FIRST, 4, devices=2, axis="seeds").of((FIRST, FIRST + 2))
+    spread = begin(s, {})
+    assert s.spread and timeless(pipeline.run_method(spread.run, "dass")) == timeless([together[0], together[2]])
+    for state, batched in zip(spread.states, batch.states, strict=False):
+        near(state, batched)
     assert batch.run.keeper is not None
     assert genotype.load(str(batch.run.keeper.path / f"genotype_{FIRST + 1}.json")) == POOL
 
 
-def test_seeds_of_equal_genotype_are_spread_as_far_as_they_go(
-    doubled: None, begin: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two seeds alike take both of two devices, three take one."""
-    monkeypatch.setattr(pipeline, "search", lambda r, method: [SKIP, SKIP])
-    both, one = begin(setting(FIRST, 2, devices=2, axis="seeds"), {}), begin(setting(FIRST, 2), {})
-    assert both.run.setting.of((3, 5, 7)).devices == jax.devices()[:1]
-    spread, together = (timeless(pipeline.run_method(kept.run, "dass")) for kept in (both, one))
-    assert spread == together
-    for state, other in zip(both.states, one.states, strict=True):
-        near(state, other)
+def test_fewer_seeds_than_devices_leave_some_idle() -> None:
+    s = setting(FIRST, 2, devices=2, axis="seeds")
+    assert [len(s.of(own).devices) for own in ((3,), (3, 5), (3, 5, 7))] == [1, 2, 1]
+    assert [len(setting(FIRST, 2, devices=2).of(own).devices) for own in ((3,), (3, 5))] == [2, 2]
 
 
 @pytest.mark.parametrize(
