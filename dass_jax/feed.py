@@ -129,7 +129,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         total = _steps(s, indices)
         steps = steps_in_part(total, indices.size // total)
         like = plan.parted(indices, count, steps, devices)
-        empty, none = _abstract(like.places[0].shape, s.image_shape), np.int32(0)
+        empty, none = _blank(like.places[0].shape, s), np.int32(0)
         arguments = (state, empty, like.indices, *rest, none, none, none)
         program = compile(f"{stage.program}, {steps} steps a call", stage.epoch, arguments, True)
 
@@ -153,7 +153,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         steps = steps_in_part(len(rows), batch)
         parted = plan.parted(rows, 1, steps, devices)
         weights = counted.reshape(-1, steps, batch)
-        empty = _abstract(parted.places[0].shape, s.image_shape)
+        empty = _blank(parted.places[0].shape, s)
         arguments = (network, empty, parted.indices, weights[0], np.int32(0), np.int32(0))
         program = compile(f"{name}, {steps} steps a call", function, arguments, False)
 
@@ -231,5 +231,8 @@ def _shaped(split: Split, devices: int) -> loop.Examples:
     return loop.Examples(*(x.reshape(devices, -1, *x.shape[1:]) for x in split))
 
 
-def _abstract(images: tuple[int, ...], shape: tuple[int, ...]) -> loop.Examples:
-    return loop.Examples(jax.ShapeDtypeStruct((*images, *shape), np.uint8), jax.ShapeDtypeStruct(images, np.int32))
+def _blank(images: tuple[int, ...], s: Setting) -> loop.Examples:
+    """[devices, images] black ones, to compile a program for. `pmap` of several processes takes no mere shapes."""
+    here = len(parallel.own_devices(s.devices)), *images[1:]
+    black = loop.Examples(np.zeros((*here, *s.image_shape), np.uint8), np.zeros(here, np.int32))
+    return parallel.distribute(black, s.devices)

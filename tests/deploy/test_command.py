@@ -141,7 +141,7 @@ def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
     [one] = json.loads(file.read_text(encoding="utf-8"))["runs"]
     assert json.loads(kept.read_text(encoding="utf-8"))["forms"] == one["forms"]
     fastest = min(form["median_ms"] for form in one["forms"].values())
-    assert table.latency_of(run.folder, "") == fastest and table.latency_of(tmp_path, "7") == "7"
+    assert table.latency_of(run.folder, "") == fastest and table.latency_of(tmp_path / "absent", "7") == "7"
     [first, _] = results(run.folder)["runs"]
     assert one["before"] == {"accuracy": first["accuracy"]["dense"], "form": one["before"]["form"]}
     assert one["before"]["form"] in forms.DENSE and one["accuracy"] == first["accuracy"]["sparse"]
