@@ -75,18 +75,18 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
         for form in able if not given.no_memory else []:
             with progress.busy(f"memory of {form.name}", announce=False):
                 memory[form.name] = peak.measured(folder / form.file, shape)
-    dense = min((name for name in forms.DENSE if name in times), key=lambda name: times[name].median)
+    faster = min((name for name in forms.DENSE if name in times), key=lambda name: times[name].median)
     return {
         "network": found.name,
         "keep": found.setting.config.sparsity.keep,
         "accuracy": found.network.accuracy,
-        "before": {"accuracy": dense_accuracy(place, found.network), "form": dense},
+        "before": {"accuracy": dense_accuracy(place, found.network), "form": faster},
         "kept_weights": found.kept,
         "forms": {
             name: {
                 "median_ms": one.median,
                 "p90_ms": one.p90,
-                "speedup": round(times[dense].median / one.median, 2),
+                "speedup": round(times[faster].median / one.median, 2),
                 "bytes": sizes[name],
                 "peak_bytes": memory.get(name),
             }
