@@ -76,7 +76,8 @@ def test_after_a_lost_peer_and_a_signal_to_one_both_go_on_to_the_same_bits(whole
     codes, said, seconds = both(folder, "evaluation", signal.SIGKILL, 2, 0, 0.0)
     # Whoever notices first: a program that waits for the other process, or JAX's own service, which then aborts.
     assert codes[0] in (2, -signal.SIGABRT) and codes[1] == -signal.SIGKILL and seconds < 60, said
-    assert "error: process 0 of 2 has lost the others (" in said[0] or "another task died" in said[0]
+    if codes[0] == 2:
+        assert said[0].splitlines()[-1].startswith("error: process 0 of 2 has lost the others (")
     codes, said, _ = both(folder, "evaluation", signal.SIGTERM, 1, 0, 0.0)
     assert codes == [143, 143] and "going on after random · pretrain, epoch 1 (" in said[0], said
     codes, said, _ = both(folder)
