@@ -121,6 +121,18 @@ def test_slurm_says_where_the_others_are_and_hosts_agree(tmp_path: pathlib.Path)
         assert json.loads(file.read_text(encoding="utf-8")) == [n, 2, [1, 0], {"from": 0}]
 
 
+def _asking_the_cluster() -> None:
+    os.environ["DASS_JAX_COORDINATOR"] = "auto"
+
+
+def test_without_a_cluster_there_is_nothing_to_ask(place: pathlib.Path) -> None:
+    output = place / "none.txt"
+    assert processes.ended(processes.started(arguments(place / "none"), output, _asking_the_cluster)) == 2
+    said = output.read_text(encoding="utf-8")
+    assert said.startswith("error: DASS_JAX_COORDINATOR = 'auto': ") and said.count("\n") == 1
+    assert said.endswith("; allowed: on a TPU pod, under SLURM or Open MPI; elsewhere HOST:PORT of the first process\n")
+
+
 def test_the_script_hands_its_flags_on(tmp_path: pathlib.Path) -> None:
     launch = shutil.copytree("launch", tmp_path / "launch")
     (launch / "run.sh").write_text('#!/bin/sh\nenv | grep ^DASS_JAX_[CP] | sort; echo "$@"\n', encoding="utf-8")

@@ -74,9 +74,12 @@ def join(hosts: Hosts) -> None:
             heartbeat_timeout_seconds=PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
+        fitting = "an address that all processes reach, with as many of them as were named"
+        if not hosts.coordinator:
+            fitting = "on a TPU pod, under SLURM or Open MPI; elsewhere HOST:PORT of the first process"
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
-            f"{PREFIX}COORDINATOR = {hosts.coordinator or 'auto'!r}: {' '.join(str(error).split())[:200]}; allowed: an "
-            "address that all processes reach, with as many of them as were named"
+            f"{PREFIX}COORDINATOR = {hosts.coordinator or 'auto'!r}: {reason}; allowed: {fitting}"
         ) from error
 
 
