@@ -1,12 +1,9 @@
 """What a run survives, by the command in processes of its own: every end but the last leaves it able to go on, and the
 last has the bits of a run that nothing has happened to.
-
-DASS_JAX_KILLS=25 kills at 25 moments instead of a few.
 """
 
 import fcntl
 import itertools
-import os
 import pathlib
 import random
 import re
@@ -22,7 +19,7 @@ from tests import processes
 from tests.runs import CONFIG, Finished, arguments, command, last, metrics, results, timeless, workplace
 
 KINDS = ("compilation", "step", "checkpoint", "pause", "evaluation", "stage switch")
-KILLS = int(os.environ.get("DASS_JAX_KILLS", "3"))
+KILLS = 25
 STEPWISE = ["--runtime.call-seconds", "0", "--runtime.checkpoint-minutes", "1e-9"]
 """One step a call, and a pause after each."""
 

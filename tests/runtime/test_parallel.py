@@ -68,7 +68,6 @@ STAGES = {
     "weights": ("training", 0, 1),
     "scores": ("training", 1, 1),
     "step1, accumulated": ("search", 0, 4),
-    "weights, accumulated": ("training", 0, 4),
 }
 
 
