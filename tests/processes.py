@@ -109,6 +109,8 @@ def starved_at(kind: str, nth: int, folder: pathlib.Path) -> None:
 
     def watched(*arguments: Any) -> None:
         seen.append(1)
+        if len(seen) == nth:
+            arguments[0].wait_until_finished()  # the checkpoint before, which is written in the background
         if len(seen) == nth and kind == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
         elif len(seen) == nth:
