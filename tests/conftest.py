@@ -25,8 +25,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
-    """Compiled programs are given back after each module. The CPU backend maps each function's code by itself, and a
-    process that keeps all of them reaches the kernel's limit of 65,530 maps: compilation then crashes."""
+    """Compiled programs are given back after each module. The CPU backend maps each function's code by itself: a worker
+    that keeps all of them nears the kernel's limit of 65,530 maps, and one that did has crashed in the compiler."""
     yield
     jax.clear_caches()
     gc.collect()
