@@ -6,6 +6,7 @@ For each case one process says how much memory it needs with its program from a 
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -44,25 +45,17 @@ def in_this_process(name: str, cases: list[str], repetitions: int) -> dict[str, 
     return {"records": records, "seconds": measure.alternately(made, repetitions)}
 
 
-def child(name: str, cases: list[str], repetitions: int) -> tuple[dict[str, Any], int]:
-    """What `in_this_process` returns in a new process, and that process's peak memory."""
-    options = ["--child", json.dumps(cases), "--sizes", name, "--repetitions", str(repetitions)]
-    finished = measure.run_in_process([sys.executable, str(pathlib.Path(__file__).resolve()), *options])
-    if finished.code:
-        raise errors.UserError(f"{name}, {', '.join(cases)}: its process ended with code {finished.code}")
-    return json.loads(finished.output.splitlines()[-1]), finished.peak_bytes
-
-
 def measured(name: str, repetitions: int) -> dict[str, Any]:
     """All that is known of one size."""
+    child = functools.partial(search_step.child, name, script=__file__)
     compiling, peaks = {}, {}
     for case in CASES:
         search_step.say(f"{name}: {case}, compiled afresh")
-        compiling[case] = child(name, [case], 1)[0]["records"][case]
+        compiling[case] = child([case], 1)[0]["records"][case]
         search_step.say(f"{name}: memory of {case}")
-        peaks[case] = child(name, [case], 1)[1]
+        peaks[case] = child([case], 1)[1]
     search_step.say(f"{name}: {repetitions} repetitions of all in turn")
-    seconds = child(name, list(CASES), repetitions)[0]["seconds"]
+    seconds = child(list(CASES), repetitions)[0]["seconds"]
     return {"size": name, "compiling": compiling, "bytes": peaks, "seconds": seconds}
 
 

@@ -170,10 +170,12 @@ def in_this_process(size: Size, cases: list[str], repetitions: int) -> dict[str,
     return {**record, "seconds": measure.alternately(made, repetitions)}
 
 
-def child(name: str, cases: list[str], repetitions: int, remat: bool) -> tuple[dict[str, Any], int]:
-    """What `in_this_process` returns in a new process, and that process's peak memory."""
+def child(
+    name: str, cases: list[str], repetitions: int, remat: bool = False, script: str = __file__
+) -> tuple[dict[str, Any], int]:
+    """What `in_this_process` of a script returns in a new process, and that process's peak memory."""
     options = ["--child", json.dumps(cases), "--sizes", name, "--repetitions", str(repetitions)]
-    command = [sys.executable, str(pathlib.Path(__file__).resolve()), *options, *(["--remat"] if remat else [])]
+    command = [sys.executable, str(pathlib.Path(script).resolve()), *options, *(["--remat"] if remat else [])]
     finished = measure.run_in_process(command)
     if finished.code:
         raise errors.UserError(f"{name}, {', '.join(cases)}: its process ended with code {finished.code}")

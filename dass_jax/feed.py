@@ -48,6 +48,16 @@ def of(s: Setting) -> Feed:
     return streamed(s) if isinstance(s.dataset.train, Source) else in_memory(s)
 
 
+def placed(s: Setting, tree: Any) -> Any:
+    """A state or a network of all seeds, on the devices."""
+    return parallel.spread(tree, s.devices) if s.spread else parallel.replicate(tree, s.devices)
+
+
+def fetched(s: Setting, tree: Any, axis: int = 0) -> Any:
+    """What was `placed`, or computed from it, as NumPy arrays; several seeds are along `axis`."""
+    return parallel.gathered(tree, len(s.seeds), axis) if s.spread else parallel.unreplicate(tree)
+
+
 def in_memory(s: Setting) -> Feed:
     """The whole data set lies on every device."""
 
@@ -80,7 +90,7 @@ def in_memory(s: Setting) -> Feed:
             def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
                 state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
                 # [epochs, seeds, steps]
-                return state, parallel.gathered(infos, len(s.seeds), 1) if s.spread else parallel.unreplicate(infos)
+                return state, fetched(s, infos, axis=1)
 
             return Series(together * steps, together * steps, call)
 
@@ -93,7 +103,7 @@ def in_memory(s: Setting) -> Feed:
 
         def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
             sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
-            return network, parallel.gathered(sums, len(s.seeds)) if s.spread else parallel.unreplicate(sums)
+            return network, fetched(s, sums)
 
         return Series(len(rows), len(rows), call)
 

@@ -60,18 +60,8 @@ def watch(r: Run) -> steps.Watch:
     def pause(state: bilevel.State, done: Done) -> None:
         keeping.pause(r.keeper, state, done, r.facts)
 
-    fetch = functools.partial(fetched, r.setting)
+    fetch = functools.partial(feed.fetched, r.setting)
     return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause, fetch)
-
-
-def placed(s: Setting, tree: Any) -> Any:
-    """A state or a network of all seeds, on the devices."""
-    return parallel.spread(tree, s.devices) if s.spread else parallel.replicate(tree, s.devices)
-
-
-def fetched(s: Setting, tree: Any) -> Any:
-    """What was `placed`, as NumPy arrays."""
-    return parallel.gathered(tree, len(s.seeds)) if s.spread else parallel.unreplicate(tree)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:

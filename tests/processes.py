@@ -54,7 +54,7 @@ def ended(process: Any) -> int:
     """The exit code, negative for a signal's, of a process that must end by itself."""
     process.join(600)
     assert process.exitcode is not None, "it hangs"
-    return process.exitcode  # type: ignore[no-any-return]
+    return process.exitcode  # type: ignore[no-any-return]  # multiprocessing has no type for a context's process
 
 
 def as_host(process: int, count: int, port: int, moment: tuple[Any, ...] = ()) -> None:
@@ -69,7 +69,7 @@ def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as there:
         there.bind(("127.0.0.1", 0))
-        return there.getsockname()[1]  # type: ignore[no-any-return]
+        return there.getsockname()[1]  # type: ignore[no-any-return]  # an address has any type
 
 
 def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> None:

@@ -21,7 +21,7 @@ class Setting(NamedTuple):
     config: Config
     dataset: arrays.Dataset
     devices: list[jax.Device]
-    """That share each batch; of all processes, if there are several."""
+    """That share each batch, or the seeds; of all processes, if there are several."""
     seeds: tuple[int, ...]
     """Of the searches or networks that run as one batch."""
 

@@ -1,6 +1,6 @@
 """The loop of `runtime`, compiled by Numba: one pass over a program's instructions. Imported only where Numba is there.
 
-Columns of `steps` and `terms` are explained in `runtime.Code`.
+Columns of `steps` and `terms` are explained in `runtime.Code`. Numba finds the types itself, so functions have none.
 """
 
 import math

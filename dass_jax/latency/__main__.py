@@ -126,6 +126,8 @@ def table(found: dict[str, Any]) -> str:
 
 def pareto(runs: Sequence[dict[str, Any]]) -> str:
     """The forms of all networks that no other one beats, in accuracy and latency or in accuracy and bytes."""
+    from dass_jax.report.experiment.statistics import pareto as front
+
     points = [
         (run["accuracy"], one["median_ms"], one["bytes"], f"{run['network']} (keep {run['keep']:g}): {name}")
         for run in runs
@@ -133,13 +135,11 @@ def pareto(runs: Sequence[dict[str, Any]]) -> str:
         for name, one in run["forms"].items()
     ]
     lines = []
-    for column, what in ((1, "latency"), (2, "bytes")):
+    for what, costs in (("latency", [point[1] for point in points]), ("bytes", [point[2] for point in points])):
         lines.append(f"best accuracy against {what}:")
-        best = -1.0
-        for point in sorted(points, key=lambda point: (point[column], -point[0])):
-            if point[0] > best:
-                best = point[0]
-                lines.append(f"  {point[0]:6.2f} %  {point[1]:9.3f} ms  {point[2]:>11,} bytes  {point[3]}")
+        for index in front([(float(cost), point[0]) for cost, point in zip(costs, points, strict=True)]):
+            accuracy, ms, size, name = points[index]
+            lines.append(f"  {accuracy:6.2f} %  {ms:9.3f} ms  {size:>11,} bytes  {name}")
     return "\n".join(lines)
 
 

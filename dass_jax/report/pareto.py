@@ -5,16 +5,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report import markup, style
-from dass_jax.report.experiment.statistics import pareto
+from dass_jax.report.experiment.drawing import MARKERS, draw_front, logarithmic
 from dass_jax.report.page import write_whole
 
-MARKERS = "osD^v<>P"
 HEADER = (("network", ""), ("form", ""), ("accuracy", "%"), ("median", "ms"), ("p90", "ms"), ("× dense", "faster one"),
           ("size", "bytes"), ("memory", "MB"))  # fmt: skip
 
@@ -91,9 +88,8 @@ def _figures(points: Sequence[Point], runs: Sequence[dict[str, Any]]) -> Iterato
         for point, (x, y) in zip(points, places, strict=True):
             marker = MARKERS[forms.index(point.form) % len(MARKERS)]
             axes.plot(x, y, marker, color=style.colour(point.network), markersize=6, markeredgewidth=0)
-        front = [places[index] for index in pareto(places)]
-        axes.step(*zip(*front, strict=True), where="post", color="#999999", linewidth=1.0, zorder=0)
-        _scale(axes)
+        draw_front(axes, places)
+        logarithmic(axes)
         style.tidy(axes, f"accuracy over {label.split(' [')[0]}", label, "test accuracy [%]")
         networks = [
             Line2D([], [], color=style.colour(n), linewidth=2, label=style.literal(named(run)))
@@ -105,14 +101,6 @@ def _figures(points: Sequence[Point], runs: Sequence[dict[str, Any]]) -> Iterato
         ]
         figure.legend(handles=[*networks, *marks], loc="outside lower left", ncols=2, fontsize=7.5, frameon=False)
         yield f"accuracy over {label}", figure
-
-
-def _scale(axes: Axes) -> None:
-    """Factors as distances, and numbers as people write them."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _rows(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:

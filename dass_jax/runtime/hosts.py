@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from dass_jax.errors import UserError
 
+T = TypeVar("T")
 PREFIX = "DASS_JAX_"
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
@@ -96,8 +97,8 @@ def agreed(numbers: Sequence[float]) -> list[float]:
     return [float(x) for x in np.max(everyone, axis=0)]
 
 
-def told(work: Callable[[], bytes]) -> bytes:
-    """What `work` of the first process returns, in all of them, all of which must ask.
+def told(work: Callable[[], T], packed: Callable[[T], bytes], unpacked: Callable[[bytes], T]) -> T:
+    """What `work` of the first process returns, in all of them, all of which must ask; it travels as bytes.
 
     Raises:
       UserError: in all of them, if the first one's work raises it.
@@ -107,7 +108,7 @@ def told(work: Callable[[], bytes]) -> bytes:
     found, refused = b"", ""
     if first():
         try:
-            found = work()
+            found = packed(work())
         except UserError as error:
             refused = str(error)
     header = np.array([len(found), len(refused.encode())], np.int32)
@@ -118,7 +119,7 @@ def told(work: Callable[[], bytes]) -> bytes:
     content = np.asarray(multihost_utils.broadcast_one_to_all(content)) if content.size else content
     if sizes[1]:
         raise UserError(content[int(sizes[0]) :].tobytes().decode())
-    return content.tobytes()
+    return unpacked(content.tobytes())
 
 
 @contextlib.contextmanager
@@ -143,4 +144,4 @@ def watched() -> Iterator[None]:
 
 def told_json(work: Callable[[], Any]) -> Any:
     """As `told`, for what JSON can say."""
-    return json.loads(told(lambda: json.dumps(work()).encode()))
+    return told(work, lambda found: json.dumps(found).encode(), json.loads)

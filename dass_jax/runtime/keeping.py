@@ -5,7 +5,7 @@ Of several processes the first one does it for all: in the others None takes the
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorboardX
@@ -35,11 +35,11 @@ def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, pause
       UserError: in all processes, if there are checkpoints and none can be read.
     """
     if not hosts.first():
-        yield None, pauses.unpacked(hosts.told(bytes))
+        yield None, _of_all(lambda: pauses.Found(None, []))
         return
     checkpoints = checkpoint.manager(path / "checkpoints", keep)
     try:
-        found = pauses.unpacked(hosts.told(lambda: pauses.packed(pauses.newest(path / PAUSES, checkpoints))))
+        found = _of_all(lambda: pauses.newest(path / PAUSES, checkpoints))
         facts = found.newest.facts if found.newest else {"step": 0, "metrics_bytes": 0}
         folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
         events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
@@ -48,6 +48,11 @@ def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, pause
     finally:
         checkpoints.wait_until_finished()
         checkpoints.close()
+
+
+def _of_all(found: Callable[[], pauses.Found]) -> pauses.Found:
+    """What the first process has found."""
+    return hosts.told(found, pauses.packed, pauses.unpacked)
 
 
 def line(k: Keeper | None, record: dict[str, Any], step: int) -> int:

@@ -100,10 +100,15 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return distribute(jax.tree.map(lambda x: np.stack([x] * len(own_devices(devices))), tree), devices)
 
 
+def _one_each(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Each device has its part of the leading axis."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
 def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree`, whose leading axis is that of this process's devices, with each part on its device; the axis of what
     comes back is that of all devices."""
-    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    everywhere = _one_each(devices)
 
     def put(x: Any) -> jax.Array:
         shape = len(devices), *x.shape[1:]
@@ -115,7 +120,7 @@ def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def spread(tree: Any, devices: Sequence[jax.Device], axis: int = 0) -> Any:
     """`tree`, whose leaves have the seeds at `axis`, with the equal part of each device on it: a leading axis over the
     devices, and at the old place one over the device's own seeds, unless it has only one. One host."""
-    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    everywhere = _one_each(devices)
 
     def put(x: Any) -> jax.Array:
         each = x.shape[axis] // len(devices)

@@ -59,7 +59,7 @@ class Signals:
         found, error = outcome[0]
         if error is not None:
             raise error
-        return found  # type: ignore[no-any-return]
+        return found  # type: ignore[no-any-return]  # a T: it has been through a list that holds errors too
 
 
 @contextlib.contextmanager

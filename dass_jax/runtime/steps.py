@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dass_jax.errors import Stopped, UserError
-from dass_jax.runtime import calls, parallel, soundness
+from dass_jax.runtime import calls, soundness
 from dass_jax.runtime.calls import Done, Series
 from dass_jax.runtime.signals import Signals
 
@@ -27,7 +27,7 @@ class Watch(NamedTuple):
     """Go on after a step that is not finite."""
     pause: Callable[[Any, Done], None]
     """Keeps a state (NumPy arrays) and how far the epochs have come."""
-    fetch: Callable[[Any], Any] = parallel.unreplicate
+    fetch: Callable[[Any], Any]
     """State on the devices → NumPy arrays."""
 
 

@@ -1,13 +1,18 @@
 """What the figures of an experiment have in common."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report.experiment.data import Experiment, groups, titled
+from dass_jax.report.experiment.statistics import pareto
 from dass_jax.report.style import colour, literal
+
+MARKERS = "osD^v<>P"
 
 
 class Drawing(NamedTuple):
@@ -31,6 +36,20 @@ def legend(figure: Figure, experiment: Experiment, extra: list[Line2D]) -> None:
         for index, group in enumerate(groups(experiment))
     ]
     figure.legend(handles=[*lines, *extra], loc="outside lower left", ncols=4, fontsize=7.5, frameon=False)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Across, factors as distances, and numbers as people write them."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def draw_front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Grey steps between those of the (cost, accuracy) points that none is better than in both."""
+    x, y = zip(*(points[index] for index in pareto(points)), strict=True)
+    axes.step(x, y, where="post", color="#999999", linewidth=1.0, zorder=0)
 
 
 def pruned(ratio: float) -> str:

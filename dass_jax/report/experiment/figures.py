@@ -4,10 +4,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report import curves
 from dass_jax.report.experiment import features, published, statistics
@@ -22,11 +20,9 @@ from dass_jax.report.experiment.data import (
     keeps,
     titled,
 )
-from dass_jax.report.experiment.drawing import Drawing, at, legend, panel, pruned
+from dass_jax.report.experiment.drawing import MARKERS, Drawing, at, draw_front, legend, logarithmic, panel, pruned
 from dass_jax.report.records import TRAINING
 from dass_jax.report.style import INK, colour, literal, tidy
-
-MARKERS = "osD^v<>P"
 
 
 def keep(experiment: Experiment) -> list[Drawing]:
@@ -166,12 +162,9 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
             )  # fmt: skip
             points.append((scale * x.mean, y.mean))
     if front and points:
-        _draw_front(axes, points)
+        draw_front(axes, points)
     if points and min(x for x, _ in points) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        logarithmic(axes)
     tidy(axes, f"accuracy and {label.split(' [')[0].split(',')[0]}", label, "sparse test accuracy [%]")
     ratios = [
         Line2D(
@@ -188,9 +181,3 @@ def _place(
 ) -> tuple[statistics.Summary, statistics.Summary]:
     rows = finished(experiment, group, ratio)
     return statistics.summary(column(rows, name)), statistics.summary(column(rows, "sparse"))
-
-
-def _draw_front(axes: Axes, points: list[tuple[float, float]]) -> None:
-    chosen = [points[index] for index in statistics.pareto(points)]
-    x, y = zip(*chosen, strict=True)
-    axes.step(x, y, where="post", color="#999999", linewidth=1.0, zorder=0)
