@@ -8,6 +8,7 @@ case needs (ours twice: compiling, and with the program from a cache), then one 
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -24,13 +25,13 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import bilevel, build, errors, relaxation
+from dass_jax import bilevel, build, errors, relaxation, variables
 from dass_jax.config import Search
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
 from dass_jax.runtime import memory
 from dass_jax.spaces.darts import SupernetConfig, darts
-from dass_jax.variables import ALPHA, PARAMS
+from dass_jax.variables import ALPHA, PARAMS, SCORES
 
 
 class Size(NamedTuple):
@@ -50,6 +51,8 @@ SIZES = {
 }
 OURS, PEERS = "ours", ("peer NCHW", "peer channels_last")
 LEARNING_RATE = 0.025
+KEEP = 0.05
+"""Of the weights, where the pruning scores are trained."""
 
 
 def batches(size: Size) -> list[Batch]:
@@ -103,19 +106,26 @@ def stepper(size: Size, record: dict[str, Any], parts: int = 1) -> tuple[Any, Ca
     return compiled, run
 
 
-def search(size: Size, dtype: Any = None, parts: int = 1) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
+def search(
+    size: Size, dtype: Any = None, parts: int = 1, lower: str = PARAMS
+) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
     """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype, and
-    batches are worked through in equal parts."""
+    batches are worked through in equal parts. `lower`: what is trained beside α, θ or the pruning scores."""
     space = darts(size.config, dtype=dtype)
-    loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights), parts)
+    weights, completed = dass.dense_weights, lambda v: v
+    if lower == SCORES:
+        shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), size.image))
+        stacks = variables.prunable(shapes[PARAMS], space.rules)
+        weights, completed = dass.sparse_weights(stacks, KEEP), functools.partial(dass.with_scores, stacks=stacks)
+    loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), parts)
     step = dass.step(
-        PARAMS, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
+        lower, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
     )
 
     def begin(key: jax.Array) -> Any:
         first, second = jax.random.split(key)
         alpha = relaxation.init(second, space.alpha_shapes)
-        return step.init({**space.init(first, size.image), ALPHA: alpha})
+        return step.init(completed({**space.init(first, size.image), ALPHA: alpha}))
 
     return begin, step.update
 

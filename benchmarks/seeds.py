@@ -18,17 +18,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 
 from benchmarks import measure, search_step
-from dass_jax import bilevel, build, config_io, errors, relaxation, variables
-from dass_jax.config import Search
-from dass_jax.methods import dass
+from dass_jax import bilevel, config_io, errors
 from dass_jax.runtime import seeds
-from dass_jax.spaces.darts import Space, SupernetConfig, darts
-from dass_jax.variables import ALPHA, PARAMS, SCORES
+from dass_jax.spaces.darts import SupernetConfig
+from dass_jax.variables import PARAMS, SCORES
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 ALONE, TURNS, TOGETHER = "a program each time", "one program, in turn", "one program, vmap"
 STEPS = {"step1": PARAMS, "step2": SCORES}
-KEEP = 0.05
 
 
 def size_of(name: str) -> search_step.Size:
@@ -40,32 +37,15 @@ def size_of(name: str) -> search_step.Size:
     return search_step.Size((8, 8, 1), search.batch_size, config)
 
 
-def step_of(space: Space, size: search_step.Size, step: str) -> tuple[bilevel.Algorithm, Callable[[jax.Array], Any]]:
-    """A first order search step, and the function that begins it from a key."""
-    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), size.image))
-    stacks = variables.prunable(shapes[PARAMS], space.rules)
-    weights = dass.dense_weights if step == "step1" else dass.sparse_weights(stacks, KEEP)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
-    transforms = build.search_transforms(Search())
-    algorithm = dass.step(STEPS[step], loss, *transforms, bilevel.first_order(), "upper_first", bilevel.levels.same)
-
-    def start(key: jax.Array) -> bilevel.State:
-        first, second = jax.random.split(key)
-        v = {**space.init(first, size.image), ALPHA: relaxation.init(second, space.alpha_shapes)}
-        return algorithm.init(v if step == "step1" else dass.with_scores(v, stacks))
-
-    return algorithm, start
-
-
 def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """The step of `count` seeds in the three ways; what compiling took goes into `record`."""
-    algorithm, start = step_of(darts(size.config), size, step)
+    start, search = search_step.search(size, lower=STEPS[step])
     keys, rate = jax.random.split(jax.random.key(0), count), jax.numpy.float32(search_step.LEARNING_RATE)
     batches = [search_step.batches(size)] * count
     stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
 
     def update(state: bilevel.State, batch: Any, key: jax.Array, rate: Any) -> Any:
-        return algorithm.update(state, batch, key, learning_rate=rate)
+        return search(state, batch, key, learning_rate=rate)
 
     def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         before = time.perf_counter()
