@@ -1,6 +1,8 @@
 """The loop of `runtime`, compiled by Numba: one pass over a program's instructions. Imported only where Numba is there.
 
 Columns of `steps` and `terms` are explained in `runtime.Code`. Numba finds the types itself, so functions have none.
+Most instructions take a tenth of a microsecond, as long as Numba needs to count references to a slice; so what is done
+often has no slices but places in `memory`, unsigned, as a signed index is first compared with zero.
 """
 
 import math
@@ -19,32 +21,27 @@ def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-unty
     """Carries out all instructions in `memory`; `scratch` has the size of the largest plane that is computed and of
     the longest row that is read."""
     for number in range(len(steps)):
-        kind, option, place, height, width, first, whole, end, where = steps[number]
-        y = memory[place : place + height * width]
+        kind, option, place, height, width, first, whole, end = steps[number]
+        size = height * width
         if kind == LINEAR:
-            # Loops, as assignments to slices ask first whether memory overlaps.
-            if where >= 0:
-                bias = memory[where : where + height * width]
-                for p in range(len(y)):
-                    y[p] = bias[p]
-            else:
-                for p in range(len(y)):
-                    y[p] = biases[number]
-            _whole(y, terms[first:whole], weights[first:whole], memory)
+            first += _begin(memory, place, size, biases[number], terms, weights, first, whole)
+            _whole(memory, place, size, terms, weights, first, whole)
             for t in range(whole, end):
-                _shifted(y, width, terms[t], weights[t], memory, scratch)
-            _activate(y, option)
+                _shifted(memory, place, width, terms[t], weights[t])
+            _activate(memory, place, size, option)
+        elif kind == AVG_POOL and option == 1 and min(height, width) > 1:
+            _smooth(memory, place, terms[first, 0], height, width, scratch)
+        elif kind in (MAX_POOL, AVG_POOL):
+            _pool(memory[place : place + size], height, width, kind, option, terms[first], memory, scratch)
         elif kind == MEAN:
             x, total = _source(terms[first], memory), np.float32(0)
             for p in range(len(x)):
                 total += x[p]
-            y[0] = total / np.float32(len(x))
-        elif kind in (MAX_POOL, AVG_POOL):
-            _pool(y, height, width, kind, option, terms[first], memory, scratch)
+            memory[place] = total / np.float32(len(x))
         else:
             a, b = _source(terms[first], memory), _source(terms[first + 1], memory)
-            for p in range(len(y)):
-                y[p] = a[p if len(a) > 1 else 0] * b[p if len(b) > 1 else 0]
+            for p in range(size):
+                memory[place + p] = a[p if len(a) > 1 else 0] * b[p if len(b) > 1 else 0]
 
 
 @_fast
@@ -53,64 +50,117 @@ def _source(term, memory):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _whole(y, terms, weights, memory):  # type: ignore[no-untyped-def]
-    """Adds unshifted planes, four in one pass over y."""
-    size, count, t = len(y), len(terms), 0
-    while t + 4 <= count:
-        a, b = memory[terms[t, 0] : terms[t, 0] + size], memory[terms[t + 1, 0] : terms[t + 1, 0] + size]
-        c, d = memory[terms[t + 2, 0] : terms[t + 2, 0] + size], memory[terms[t + 3, 0] : terms[t + 3, 0] + size]
-        u, v, w, z = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        for p in range(size):
-            y[p] += u * a[p] + v * b[p] + w * c[p] + z * d[p]
-        t += 4
-    while t < count:
-        a, u = memory[terms[t, 0] : terms[t, 0] + size], weights[t]
-        for p in range(size):
-            y[p] += u * a[p]
-        t += 1
+def _four(terms, t):  # type: ignore[no-untyped-def]
+    """The places of the planes of four terms."""
+    return np.uintp(terms[t, 0]), np.uintp(terms[t + 1, 0]), np.uintp(terms[t + 2, 0]), np.uintp(terms[t + 3, 0])
 
 
 @_fast
-def _shifted(y, width, term, weight, memory, scratch):  # type: ignore[no-untyped-def]
+def _begin(memory, place, size, bias, terms, weights, first, whole):  # type: ignore[no-untyped-def]
+    """Writes the bias and the first one to four unshifted planes, so that those left are a multiple of four; returns
+    how many it took."""
+    y, n = np.uintp(place), np.uintp(size)
+    some = (whole - first - 1) % 4 + 1 if whole > first else 0
+    if some == 0:
+        for p in range(n):
+            memory[y + p] = bias
+        return some
+    a, u = np.uintp(terms[first, 0]), weights[first]
+    if some == 1:
+        for p in range(n):
+            memory[y + p] = bias + u * memory[a + p]
+        return some
+    b, v = np.uintp(terms[first + 1, 0]), weights[first + 1]
+    if some == 2:
+        for p in range(n):
+            memory[y + p] = bias + u * memory[a + p] + v * memory[b + p]
+        return some
+    c, w = np.uintp(terms[first + 2, 0]), weights[first + 2]
+    if some == 3:
+        for p in range(n):
+            memory[y + p] = bias + u * memory[a + p] + v * memory[b + p] + w * memory[c + p]
+        return some
+    d, z = np.uintp(terms[first + 3, 0]), weights[first + 3]
+    for p in range(n):
+        memory[y + p] = bias + u * memory[a + p] + v * memory[b + p] + w * memory[c + p] + z * memory[d + p]
+    return some
+
+
+@_fast
+def _whole(memory, place, size, terms, weights, first, whole):  # type: ignore[no-untyped-def]
+    """Adds a multiple of four unshifted planes."""
+    y, n, t = np.uintp(place), np.uintp(size), first
+    while t + 8 <= whole:  # half as many passes over y where there is much to add
+        a, b, c, d = _four(terms, t)
+        e, f, g, h = _four(terms, t + 4)
+        q, r, s, u = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        v, w, x, z = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
+        for p in range(n):
+            one = q * memory[a + p] + r * memory[b + p] + s * memory[c + p] + u * memory[d + p]
+            other = v * memory[e + p] + w * memory[f + p] + x * memory[g + p] + z * memory[h + p]
+            memory[y + p] += one + other
+        t += 8
+    if t < whole:
+        a, b, c, d = _four(terms, t)
+        u, v, w, z = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        for p in range(n):
+            memory[y + p] += u * memory[a + p] + v * memory[b + p] + w * memory[c + p] + z * memory[d + p]
+
+
+@_fast
+def _shifted(memory, place, width, term, weight):  # type: ignore[no-untyped-def]
     """Adds the pixels of a plane that a tap meets.
 
     At stride 1 in a plane as wide as y a shift is one of the flat array, but for the columns that it carries from one
-    row into the next: they are cleared in a copy, and the product is one pass. Rows of 8 pixels would be 8 short ones.
+    row into the next: a mask has zeros there. Rows of 8 pixels would be 8 short loops.
     """
-    place, _, source_width, stride, offset, top, bottom, left, right = term
-    if stride == 1 and source_width == width:
-        size = (bottom - top) * width
-        start = place + offset + top * width
-        x, out, source = scratch[:size], y[top * width : top * width + size], memory[start : start + size]
-        for p in range(size):
-            x[p] = source[p]
-        for column in range(left):
-            for row in range(bottom - top):
-                x[row * width + column] = 0
-        for column in range(right, width):
-            for row in range(bottom - top):
-                x[row * width + column] = 0
-        for p in range(size):
-            out[p] += weight * x[p]
+    source, _, source_width, stride, offset, top, bottom, left, right, mask = term
+    source += offset
+    if mask >= 0:
+        y, x, m = np.uintp(place + top * width), np.uintp(source + top * width), np.uintp(mask)
+        for p in range(np.uintp((bottom - top) * width)):
+            memory[y + p] += weight * memory[m + p] * memory[x + p]
         return
+    step, n = np.uintp(stride), np.uintp(right - left)
     for row in range(top, bottom):
-        start = place + offset + row * stride * source_width
-        out = y[row * width + left : row * width + right]
-        for p in range(right - left):
-            out[p] += weight * memory[start + (left + p) * stride]
+        y, x = np.uintp(place + row * width + left), np.uintp(source + row * stride * source_width + left * stride)
+        for p in range(n):
+            memory[y + p] += weight * memory[x + p * step]
 
 
 @_fast
-def _activate(y, option):  # type: ignore[no-untyped-def]
+def _activate(memory, place, size, option):  # type: ignore[no-untyped-def]
+    y, n = np.uintp(place), np.uintp(size)
     if option == RELU:
-        for p in range(len(y)):
-            y[p] = max(y[p], np.float32(0))
+        for p in range(n):
+            memory[y + p] = max(memory[y + p], np.float32(0))
     elif option == RELU6:
-        for p in range(len(y)):
-            y[p] = min(max(y[p], np.float32(0)), np.float32(6))
+        for p in range(n):
+            memory[y + p] = min(max(memory[y + p], np.float32(0)), np.float32(6))
     elif option == SIGMOID:
-        for p in range(len(y)):
-            y[p] = np.float32(1) / (np.float32(1) + math.exp(-y[p]))
+        for p in range(n):
+            memory[y + p] = np.float32(1) / (np.float32(1) + math.exp(-memory[y + p]))
+
+
+@_fast
+def _smooth(memory, place, source, height, width, scratch):  # type: ignore[no-untyped-def]
+    """An average pool at stride 1, at least 2×2: each direction is one pass over the flat plane, then its border is
+    mended."""
+    one, w, size = np.uintp(1), np.uintp(width), np.uintp(height * width)
+    y, x, last = np.uintp(place), np.uintp(source), np.uintp(height * width - width)
+    ninth, more = np.float32(1 / 9), np.float32(1.5)
+    for p in range(w):  # two rows are seen instead of three: their sum counts for as much
+        scratch[p] = more * (memory[x + p] + memory[x + w + p])
+        scratch[last + p] = more * (memory[x + last - w + p] + memory[x + last + p])
+    for p in range(w, last):
+        scratch[p] = memory[x + p - w] + memory[x + p] + memory[x + p + w]
+    for p in range(one, size - one):
+        memory[y + p] = ninth * (scratch[p - one] + scratch[p] + scratch[p + one])
+    for row in range(height):
+        p = np.uintp(row * width)
+        memory[y + p] = more * ninth * (scratch[p] + scratch[p + one])
+        p += w - one
+        memory[y + p] = more * ninth * (scratch[p - one] + scratch[p])
 
 
 @_fast
@@ -138,9 +188,6 @@ def _pool(y, height, width, kind, stride, term, memory, scratch):  # type: ignor
                 a, b, c = line[j * stride - 1], line[j * stride], line[j * stride + 1]
                 a = a if a > b else b
                 out[j] = a if a > c else c
-        elif stride == 1:  # apart, as only neighbours can be read as vectors
-            for j in range(1, width - 1):
-                out[j] = share * (line[j - 1] + line[j] + line[j + 1])
         else:
             for j in range(1, width - 1):
                 out[j] = share * (line[j * stride - 1] + line[j * stride] + line[j * stride + 1])

@@ -21,16 +21,16 @@ class Code(NamedTuple):
     """A program as arrays. Places are indices into the memory, a float32 array."""
 
     steps: np.ndarray
-    """int64 [instructions, 9]: kind, option, place, height, width, first term, first shifted one, end of the terms,
-    place of a map or −1."""
+    """int64 [instructions, 8]: kind, option, place, height, width, first term, first shifted one, end of the terms."""
     biases: np.ndarray
-    """float32 [instructions]."""
+    """float32 [instructions]; a bias that is a map is a term."""
     terms: np.ndarray
-    """int64 [terms, 9]: place, height, width, stride, first pixel's offset, rows from, to, columns from, to."""
+    """int64 [terms, 10]: place, height, width, stride, first pixel's offset, rows from, to, columns from, to, place of
+    a mask or −1."""
     weights: np.ndarray
     """float32 [terms]."""
     memory: np.ndarray
-    """float32: maps, then planes with a margin; what `Runner` starts from."""
+    """float32: maps and masks, then planes with a margin; what `runner` starts from."""
     inputs: np.ndarray
     """int64 [channels]: places of the image's channels."""
     outputs: np.ndarray
@@ -40,27 +40,34 @@ class Code(NamedTuple):
 def assemble(program: Program) -> Code:
     """Gives every plane its place and turns the instructions into arrays."""
     maps, map_places = _maps(program)
-    places, end = _places(program, len(maps))
+    masks, mask_places = _masks(program, len(maps))
+    constants = np.concatenate([maps, masks])
+    places, end = _places(program, len(constants))
     steps: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
     weights: list[float] = []
     for number, one in enumerate(program.instructions):
         height, width = program.shapes[one.out]
         # Terms that are whole planes come first: the loop takes several at a time.
-        ordered = sorted(one.form.terms, key=lambda term: term[2:] != (0, 0, 1))
+        ordered = sorted(one.form.terms, key=_is_shifted)
         start = len(terms)
+        if number in map_places:
+            terms.append((map_places[number], height, width, 1, 0, 0, height, 0, width, -1))
+            weights.append(1.0)
         for term in ordered:
-            terms.append(_term(term, places[term.plane], program.shapes[term.plane], (height, width)))
+            shape = program.shapes[term.plane]
+            offset, reach = term.dy * shape[1] + term.dx, _reach(term, shape, (height, width))
+            mask = mask_places.get(_mask_of(term, program, one.out), -1)
+            terms.append((places[term.plane], *shape, term.stride, offset, *reach, mask))
             weights.append(term.weight)
-        whole = start + sum(term[2:] == (0, 0, 1) for term in ordered)
-        where = map_places.get(number, -1)
-        steps.append((one.kind, one.option, places[one.out], height, width, start, whole, len(terms), where))
+        whole = len(terms) - sum(map(_is_shifted, ordered))
+        steps.append((one.kind, one.option, places[one.out], height, width, start, whole, len(terms)))
     return Code(
-        np.array(steps, np.int64).reshape(-1, 9),
+        np.array(steps, np.int64).reshape(-1, 8),
         np.array([one.form.bias if np.ndim(one.form.bias) == 0 else 0 for one in program.instructions], np.float32),
-        np.array(terms, np.int64).reshape(-1, 9),
+        np.array(terms, np.int64).reshape(-1, 10),
         np.array(weights, np.float32),
-        np.concatenate([maps, np.zeros(end - len(maps), np.float32)]),
+        np.concatenate([constants, np.zeros(end - len(constants), np.float32)]),
         np.array([places[plane] for plane in range(program.inputs)], np.int64),
         np.array([places[plane] for plane in program.outputs], np.int64),
     )
@@ -75,6 +82,35 @@ def _maps(program: Program) -> tuple[np.ndarray, dict[int, int]]:
             places[number] = end
             found.append(whole)
             end += whole.size
+    return np.concatenate(found), places
+
+
+def _is_shifted(term: Term) -> bool:
+    return term[2:] != (0, 0, 1)
+
+
+def _mask_of(term: Term, program: Program, out: int) -> tuple[int, ...] | None:
+    """(height, width, columns from, to) of the mask of a shifted term that is read as one flat array, else None."""
+    shape, source = program.shapes[out], program.shapes[term.plane]
+    if not _is_shifted(term) or term.stride != 1 or source[1] != shape[1]:
+        return None
+    return *shape, *_reach(term, source, shape)[2:]
+
+
+def _masks(program: Program, start: int) -> tuple[np.ndarray, dict[tuple[int, ...] | None, int]]:
+    """All masks, one after the other from a place on: ones in the columns that a shift does not carry from one row into
+    the next. And where each begins."""
+    found: list[np.ndarray] = [np.zeros(0, np.float32)]
+    places: dict[tuple[int, ...] | None, int] = {}
+    for one in program.instructions:
+        for term in one.form.terms:
+            key = _mask_of(term, program, one.out)
+            if key is not None and key not in places:
+                height, width, first, last = key
+                places[key] = start + sum(map(len, found))
+                found.append(
+                    np.tile((np.arange(width) >= first) & (np.arange(width) < last), height).astype(np.float32)
+                )
     return np.concatenate(found), places
 
 
@@ -106,14 +142,14 @@ def _places(program: Program, start: int) -> tuple[list[int], int]:
     return places, end + MARGIN
 
 
-def _term(term: Term, place: int, shape: tuple[int, int], out: tuple[int, int]) -> tuple[int, ...]:
-    """Which output pixels a term reaches, and where it starts to read."""
+def _reach(term: Term, shape: tuple[int, int], out: tuple[int, int]) -> tuple[int, ...]:
+    """Which output pixels a term reaches: rows from, to, columns from, to."""
     ranges = []
     for offset, size, length in zip((term.dy, term.dx), shape, out, strict=True):
         low = max(0, -(offset // term.stride))
         high = min(length, (size - 1 - offset) // term.stride + 1)
         ranges += [low, max(high, low)]
-    return place, *shape, term.stride, term.dy * shape[1] + term.dx, *ranges
+    return tuple(ranges)
 
 
 def _loop() -> Callable[..., None]:

@@ -176,7 +176,7 @@ def test_the_sparse_program_has_the_logits(small: Graph, images: np.ndarray, wan
     close(files.sparse_runner(small)(images), wanted, 1e-5)
     program = sparse.lower(small)
     assert sparse.work(program).macs < graph.size(small).macs
-    assert runtime.assemble(program).terms.shape[1] == 9
+    assert runtime.assemble(program).terms.shape[1] == 10
 
 
 def test_a_packed_file_runs_without_numba_too(
@@ -191,7 +191,7 @@ def test_a_packed_file_runs_without_numba_too(
 @pytest.mark.parametrize("stride", [1, 2])
 def test_sparse_pools_see_only_the_image(kind: str, stride: int) -> None:
     pytest.importorskip("numba", reason="the extra sparse is not installed")
-    for height, width in ((1, 1), (1, 2), (2, 1), (3, 8), (7, 5)):
+    for height, width in ((1, 1), (1, 2), (2, 1), (2, 2), (2, 5), (3, 8), (7, 5)):
         nodes = [graph.Node(graph.Input((2, height, width)), (), (2, height, width))]
         pooled = graph.append(nodes, graph.Pool(kind, stride), 0)
         weights = np.arange(1.0, 1 + np.prod(nodes[pooled].shape)).reshape(nodes[pooled].shape)
