@@ -33,7 +33,7 @@ def test_what_adds_up_exactly_is_predicted_exactly() -> None:
     entries = {name: (macs(longer) - macs(shorter)) / more for name, (longer, shorter, more) in pairs.items()}
     stride_1 = {place for pair in lookup.places(SIZES) for place in pair if place.stride == 1}
     entries |= {lookup.key("skip_connect", place): 0.0 for place in stride_1}
-    first = lookup.reference(SIZES.nodes)
+    first = lookup.references(SIZES.nodes)[0]
     rest = macs(dense.network(first, SIZES)) - sum(entries[name] for name in lookup.operations(first, SIZES))
     table = lookup.Table(entries, rest)
     for seed in range(3):
