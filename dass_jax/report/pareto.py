@@ -81,10 +81,10 @@ def _points(runs: Sequence[dict[str, Any]]) -> Iterator[Point]:
 
 def _figures(points: Sequence[Point], runs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
     forms = list(dict.fromkeys(point.form for point in points))
-    for name, label in (("ms", "latency of one image [ms]"), ("bytes", "size on disk [bytes]")):
+    for name, unit, label in (("ms", 1, "latency of one image [ms]"), ("bytes", 1000, "size on disk [kB]")):
         figure = Figure(figsize=(5.6, 4.4), facecolor="white", layout="constrained")
         axes = figure.add_subplot()
-        places = [(float(getattr(point, name)), point.accuracy) for point in points]
+        places = [(getattr(point, name) / unit, point.accuracy) for point in points]
         for point, (x, y) in zip(points, places, strict=True):
             marker = MARKERS[forms.index(point.form) % len(MARKERS)]
             axes.plot(x, y, marker, color=style.colour(point.network), markersize=6, markeredgewidth=0)

@@ -42,7 +42,7 @@ def test_every_form_is_a_point_and_the_front_joins_what_nothing_beats() -> None:
     with style.settings():
         latency, size = (figure.axes[0] for _, figure in pareto._figures(points, RUNS))
     fronts = [axes.lines[-1].get_xydata().tolist() for axes in (latency, size)]
-    assert fronts == [[[1, 80], [4, 90]], [[20, 80], [90, 85], [400, 90]]]
+    assert fronts == [[[1, 80], [4, 90]], [[0.02, 80], [0.09, 85], [0.4, 90]]]
 
 
 def test_the_page_has_pictures_and_every_figure_and_escapes_names(tmp_path: pathlib.Path) -> None:
