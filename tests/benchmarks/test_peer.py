@@ -19,7 +19,7 @@ from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, flatten
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
 
-from benchmarks import peer, peer_variables  # noqa: E402
+from benchmarks import peer, peer_variables  # noqa: E402  (needs torch)
 
 pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
 BATCH, TOLERANCE = 4, 1e-8

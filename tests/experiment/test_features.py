@@ -68,7 +68,10 @@ def test_kendall_is_taken_image_by_image_and_cell_by_cell() -> None:
 
 def test_pooled_features_are_means_over_pixels() -> None:
     images = np.random.default_rng(1).integers(0, 256, (21, 4, 5, 3), np.uint8)
-    maps = lambda v, x: (0 * x.T, v * jax.numpy.moveaxis(x, (0, 3), (3, 0)).astype("float32"))  # noqa: E731
+
+    def maps(v: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return 0 * x.T, v * jax.numpy.moveaxis(x, (0, 3), (3, 0)).astype("float32")
+
     found = features.pooled(maps, 2.0, images, 1)
     np.testing.assert_allclose(found, 2 * images.mean((1, 2)), rtol=1e-5)
 

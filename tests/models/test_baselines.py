@@ -17,7 +17,7 @@ from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
 
-from tests.models import torch_baselines  # noqa: E402
+from tests.models import torch_baselines  # noqa: E402  (needs torch)
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 MOST, CLASSES, BATCH, SIZE = 2, 3, 4, 9

@@ -235,7 +235,10 @@ def test_depthwise_has_the_second_derivatives_of_the_definition_in_both_modes(st
     def products(kernel: Any) -> Any:
         gradient = jax.grad(lambda pair: (kernel(*pair, stride, 2) ** 3).sum())
         forward = jax.jvp(gradient, ((x, w),), (moved,))[1]
-        inner = lambda pair: sum(jnp.vdot(a, b) for a, b in zip(gradient(pair), moved, strict=True))  # noqa: E731
+
+        def inner(pair: Any) -> Any:
+            return sum(jnp.vdot(a, b) for a, b in zip(gradient(pair), moved, strict=True))
+
         return forward, jax.grad(inner)((x, w))
 
     forward, reverse = jax.jit(lambda: products(DEPTHWISE[form]))()

@@ -49,7 +49,10 @@ def fuse(parts: dict[tuple[str, int, int], Any]) -> dict[str, np.ndarray]:
 def edge(operation: str, stride: int, params: Any, x: jax.Array, upstream: jax.Array) -> Any:
     """Output of one primitive (pools with BN), and the gradients of Σ upstream · output to its parameters and x."""
     module = primitive(operation, C, stride, NORM, NORM, "edge")
-    run = lambda params, x: module.apply({"params": params}, x, mutable=["batch_stats"])[0]  # noqa: E731
+
+    def run(params: Any, x: jax.Array) -> Any:
+        return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
+
     output, back = jax.vjp(run, params, x)
     return output, *back(upstream)
 
@@ -72,7 +75,9 @@ def test_fused_edges_and_all_their_gradients_equal_the_sum_of_primitives(
 
     @jax.jit
     def fused(params: Any, x: jax.Array, weights: jax.Array, upstream: jax.Array) -> Any:
-        apply = lambda *args: module.apply({"params": args[0]}, *args[1:], mutable=["batch_stats"])[0]  # noqa: E731
+        def apply(params: Any, *rest: jax.Array) -> Any:
+            return module.apply({"params": params}, *rest, mutable=["batch_stats"])[0]
+
         output, back = jax.vjp(apply, params, x, weights)
         return output, *back(upstream)
 
