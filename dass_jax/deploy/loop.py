@@ -1,8 +1,9 @@
 """The loop of `runtime`, compiled by Numba: one pass over a program's instructions. Imported only where Numba is there.
 
-Columns of `steps` and `terms` are explained in `runtime.Code`. Numba finds the types itself, so functions have none.
-Most instructions take a tenth of a microsecond, as long as Numba needs to count references to a slice; so what is done
-often has no slices but places in `memory`, unsigned, as a signed index is first compared with zero.
+What the arrays hold is explained in `runtime.Code`. Numba finds the types itself, so functions
+have none. Most instructions take a tenth of a microsecond, as long as Numba needs to count the references to the arrays
+of a call or to a slice; so what is done often is put in its place without a call, and has no slices but places in
+`memory`, unsigned, as a signed index is first compared with zero.
 """
 
 import math
@@ -13,33 +14,36 @@ import numpy as np
 from dass_jax.deploy.sparse import AVG_POOL, FUNCTIONS, LINEAR, MAX_POOL, MEAN
 
 RELU, RELU6, SIGMOID = (FUNCTIONS.index(name) for name in ("relu", "relu6", "sigmoid"))
-_fast = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp"}, boundscheck=False, error_model="numpy")
+_HOW = {"fastmath": {"contract", "nsz", "arcp"}, "boundscheck": False, "error_model": "numpy"}
+_fast, _inline = numba.njit(cache=True, **_HOW), numba.njit(inline="always", **_HOW)
 
 
 @_fast
-def run(steps, biases, terms, weights, memory, scratch):  # type: ignore[no-untyped-def]
+def run(steps, biases, terms, term_weights, taps, tap_weights, memory, scratch):  # type: ignore[no-untyped-def]
     """Carries out all instructions in `memory`; `scratch` has the size of the largest plane that is computed and of
     the longest row that is read."""
     for number in range(len(steps)):
-        kind, option, place, height, width, first, whole, end = steps[number]
+        kind, option, place = steps[number, 0], steps[number, 1], steps[number, 2]
+        height, width = steps[number, 3], steps[number, 4]
+        first, end, tap, last_tap = steps[number, 5], steps[number, 6], steps[number, 7], steps[number, 8]
         size = height * width
         if kind == LINEAR:
-            first += _begin(memory, place, size, biases[number], terms, weights, first, whole)
-            _whole(memory, place, size, terms, weights, first, whole)
-            for t in range(whole, end):
-                _shifted(memory, place, width, terms[t], weights[t])
+            first += _begin(memory, place, size, biases[number], terms, term_weights, first, end)
+            _whole(memory, place, size, terms, term_weights, first, end)
+            for t in range(tap, last_tap):
+                _shifted(memory, place, width, taps, tap_weights, t)
             _activate(memory, place, size, option)
         elif kind == AVG_POOL and option == 1 and min(height, width) > 1:
-            _smooth(memory, place, terms[first, 0], height, width, scratch)
+            _smooth(memory, place, taps[tap, 0], height, width, scratch)
         elif kind in (MAX_POOL, AVG_POOL):
-            _pool(memory[place : place + size], height, width, kind, option, terms[first], memory, scratch)
+            _pool(memory[place : place + size], height, width, kind, option, taps[tap], memory, scratch)
         elif kind == MEAN:
-            x, total = _source(terms[first], memory), np.float32(0)
+            x, total = _source(taps[tap], memory), np.float32(0)
             for p in range(len(x)):
                 total += x[p]
             memory[place] = total / np.float32(len(x))
         else:
-            a, b = _source(terms[first], memory), _source(terms[first + 1], memory)
+            a, b = _source(taps[tap], memory), _source(taps[tap + 1], memory)
             for p in range(size):
                 memory[place + p] = a[p if len(a) > 1 else 0] * b[p if len(b) > 1 else 0]
 
@@ -50,85 +54,94 @@ def _source(term, memory):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _four(terms, t):  # type: ignore[no-untyped-def]
-    """The places of the planes of four terms."""
-    return np.uintp(terms[t, 0]), np.uintp(terms[t + 1, 0]), np.uintp(terms[t + 2, 0]), np.uintp(terms[t + 3, 0])
+def _above(x, low):  # type: ignore[no-untyped-def]
+    return x if x > low else low
 
 
-@_fast
-def _begin(memory, place, size, bias, terms, weights, first, whole):  # type: ignore[no-untyped-def]
+@_inline
+def _begin(memory, place, size, bias, terms, weights, t, end):  # type: ignore[no-untyped-def]
     """Writes the bias and the first one to four unshifted planes, so that those left are a multiple of four; returns
     how many it took."""
-    y, n = np.uintp(place), np.uintp(size)
-    some = (whole - first - 1) % 4 + 1 if whole > first else 0
+    y, n, some = np.uintp(place), np.uintp(size), (end - t - 1) % 4 + 1 if end > t else 0
     if some == 0:
         for p in range(n):
             memory[y + p] = bias
         return some
-    a, u = np.uintp(terms[first, 0]), weights[first]
+    a, aw, al = np.uintp(terms[t]), weights[t, 0], weights[t, 1]
     if some == 1:
         for p in range(n):
-            memory[y + p] = bias + u * memory[a + p]
+            memory[y + p] = bias + aw * _above(memory[a + p], al)
         return some
-    b, v = np.uintp(terms[first + 1, 0]), weights[first + 1]
+    b, bw, bl = np.uintp(terms[t + 1]), weights[t + 1, 0], weights[t + 1, 1]
     if some == 2:
         for p in range(n):
-            memory[y + p] = bias + u * memory[a + p] + v * memory[b + p]
+            memory[y + p] = bias + aw * _above(memory[a + p], al) + bw * _above(memory[b + p], bl)
         return some
-    c, w = np.uintp(terms[first + 2, 0]), weights[first + 2]
+    c, cw, cl = np.uintp(terms[t + 2]), weights[t + 2, 0], weights[t + 2, 1]
     if some == 3:
         for p in range(n):
-            memory[y + p] = bias + u * memory[a + p] + v * memory[b + p] + w * memory[c + p]
+            one = bias + aw * _above(memory[a + p], al) + bw * _above(memory[b + p], bl)
+            memory[y + p] = one + cw * _above(memory[c + p], cl)
         return some
-    d, z = np.uintp(terms[first + 3, 0]), weights[first + 3]
+    d, dw, dl = np.uintp(terms[t + 3]), weights[t + 3, 0], weights[t + 3, 1]
     for p in range(n):
-        memory[y + p] = bias + u * memory[a + p] + v * memory[b + p] + w * memory[c + p] + z * memory[d + p]
+        one = aw * _above(memory[a + p], al) + bw * _above(memory[b + p], bl)
+        other = cw * _above(memory[c + p], cl) + dw * _above(memory[d + p], dl)
+        memory[y + p] = bias + one + other
     return some
 
 
-@_fast
-def _whole(memory, place, size, terms, weights, first, whole):  # type: ignore[no-untyped-def]
+@_inline
+def _whole(memory, place, size, terms, weights, t, end):  # type: ignore[no-untyped-def]
     """Adds a multiple of four unshifted planes."""
-    y, n, t = np.uintp(place), np.uintp(size), first
-    while t + 8 <= whole:  # half as many passes over y where there is much to add
-        a, b, c, d = _four(terms, t)
-        e, f, g, h = _four(terms, t + 4)
-        q, r, s, u = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        v, w, x, z = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
+    y, n = np.uintp(place), np.uintp(size)
+    while t < end:
+        a, aw, al = np.uintp(terms[t]), weights[t, 0], weights[t, 1]
+        b, bw, bl = np.uintp(terms[t + 1]), weights[t + 1, 0], weights[t + 1, 1]
+        c, cw, cl = np.uintp(terms[t + 2]), weights[t + 2, 0], weights[t + 2, 1]
+        d, dw, dl = np.uintp(terms[t + 3]), weights[t + 3, 0], weights[t + 3, 1]
+        if t + 4 == end:
+            for p in range(n):
+                one = aw * _above(memory[a + p], al) + bw * _above(memory[b + p], bl)
+                other = cw * _above(memory[c + p], cl) + dw * _above(memory[d + p], dl)
+                memory[y + p] += one + other
+            return
+        e, ew, el = np.uintp(terms[t + 4]), weights[t + 4, 0], weights[t + 4, 1]
+        f, fw, fl = np.uintp(terms[t + 5]), weights[t + 5, 0], weights[t + 5, 1]
+        g, gw, gl = np.uintp(terms[t + 6]), weights[t + 6, 0], weights[t + 6, 1]
+        h, hw, hl = np.uintp(terms[t + 7]), weights[t + 7, 0], weights[t + 7, 1]
         for p in range(n):
-            one = q * memory[a + p] + r * memory[b + p] + s * memory[c + p] + u * memory[d + p]
-            other = v * memory[e + p] + w * memory[f + p] + x * memory[g + p] + z * memory[h + p]
-            memory[y + p] += one + other
+            one = aw * _above(memory[a + p], al) + bw * _above(memory[b + p], bl)
+            other = cw * _above(memory[c + p], cl) + dw * _above(memory[d + p], dl)
+            third = ew * _above(memory[e + p], el) + fw * _above(memory[f + p], fl)
+            last = gw * _above(memory[g + p], gl) + hw * _above(memory[h + p], hl)
+            memory[y + p] += one + other + (third + last)
         t += 8
-    if t < whole:
-        a, b, c, d = _four(terms, t)
-        u, v, w, z = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        for p in range(n):
-            memory[y + p] += u * memory[a + p] + v * memory[b + p] + w * memory[c + p] + z * memory[d + p]
 
 
-@_fast
-def _shifted(memory, place, width, term, weight):  # type: ignore[no-untyped-def]
+@_inline
+def _shifted(memory, place, width, taps, weights, t):  # type: ignore[no-untyped-def]
     """Adds the pixels of a plane that a tap meets.
 
     At stride 1 in a plane as wide as y a shift is one of the flat array, but for the columns that it carries from one
     row into the next: a mask has zeros there. Rows of 8 pixels would be 8 short loops.
     """
-    source, _, source_width, stride, offset, top, bottom, left, right, mask = term
-    source += offset
+    source, weight, low = taps[t, 0] + taps[t, 4], weights[t, 0], weights[t, 1]
+    source_width, stride, mask = taps[t, 2], taps[t, 3], taps[t, 9]
+    top, bottom, left, right = taps[t, 5], taps[t, 6], taps[t, 7], taps[t, 8]
     if mask >= 0:
         y, x, m = np.uintp(place + top * width), np.uintp(source + top * width), np.uintp(mask)
         for p in range(np.uintp((bottom - top) * width)):
-            memory[y + p] += weight * memory[m + p] * memory[x + p]
-        return
-    step, n = np.uintp(stride), np.uintp(right - left)
-    for row in range(top, bottom):
-        y, x = np.uintp(place + row * width + left), np.uintp(source + row * stride * source_width + left * stride)
-        for p in range(n):
-            memory[y + p] += weight * memory[x + p * step]
+            memory[y + p] += weight * memory[m + p] * _above(memory[x + p], low)
+    else:
+        step, n = np.uintp(stride), np.uintp(right - left)
+        for row in range(top, bottom):
+            y, x = np.uintp(place + row * width + left), np.uintp(source + row * stride * source_width + left * stride)
+            for p in range(n):
+                memory[y + p] += weight * _above(memory[x + p * step], low)
 
 
-@_fast
+@_inline
 def _activate(memory, place, size, option):  # type: ignore[no-untyped-def]
     y, n = np.uintp(place), np.uintp(size)
     if option == RELU:

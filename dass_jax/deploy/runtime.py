@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dass_jax.deploy.sparse import Program, Term
+from dass_jax.deploy.sparse import LINEAR, Program, Term
 from dass_jax.errors import UserError
 
 MARGIN = 4096
@@ -18,17 +18,21 @@ MARGIN = 4096
 
 
 class Code(NamedTuple):
-    """A program as arrays. Places are indices into the memory, a float32 array."""
+    """A program as arrays, small ones: all of it is read for each image. Places are indices into the memory."""
 
     steps: np.ndarray
-    """int64 [instructions, 8]: kind, option, place, height, width, first term, first shifted one, end of the terms."""
+    """int32 [instructions, 9]: kind, option, place, height, width, terms from, to, taps from, to."""
     biases: np.ndarray
     """float32 [instructions]; a bias that is a map is a term."""
     terms: np.ndarray
-    """int64 [terms, 10]: place, height, width, stride, first pixel's offset, rows from, to, columns from, to, place of
-    a mask or −1."""
-    weights: np.ndarray
-    """float32 [terms]."""
+    """uint32 [terms]: places of the unshifted planes of sums."""
+    term_weights: np.ndarray
+    """float32 [terms, 2]: weight, and what pixels are at least."""
+    taps: np.ndarray
+    """int32 [taps, 10] of all other planes that are read: place, height, width, stride, offset of the first pixel, rows
+    from, to, columns from, to, place of a mask or −1."""
+    tap_weights: np.ndarray
+    """float32 [taps, 2]."""
     memory: np.ndarray
     """float32: maps and masks, then planes with a margin; what `runner` starts from."""
     inputs: np.ndarray
@@ -44,29 +48,34 @@ def assemble(program: Program) -> Code:
     constants = np.concatenate([maps, masks])
     places, end = _places(program, len(constants))
     steps: list[tuple[int, ...]] = []
-    terms: list[tuple[int, ...]] = []
-    weights: list[float] = []
+    terms: list[int] = []
+    taps: list[tuple[int, ...]] = []
+    weights: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for number, one in enumerate(program.instructions):
         height, width = program.shapes[one.out]
-        # Terms that are whole planes come first: the loop takes several at a time.
-        ordered = sorted(one.form.terms, key=_is_shifted)
-        start = len(terms)
+        starts = len(terms), len(taps)
         if number in map_places:
-            terms.append((map_places[number], height, width, 1, 0, 0, height, 0, width, -1))
-            weights.append(1.0)
-        for term in ordered:
+            terms.append(map_places[number])
+            weights[0].append((1.0, -np.inf))
+        for term in one.form.terms:
+            as_tap = one.kind != LINEAR or _is_shifted(term)
+            weights[as_tap].append((term.weight, term.low))
+            if not as_tap:
+                terms.append(places[term.plane])
+                continue
             shape = program.shapes[term.plane]
             offset, reach = term.dy * shape[1] + term.dx, _reach(term, shape, (height, width))
             mask = mask_places.get(_mask_of(term, program, one.out), -1)
-            terms.append((places[term.plane], *shape, term.stride, offset, *reach, mask))
-            weights.append(term.weight)
-        whole = len(terms) - sum(map(_is_shifted, ordered))
-        steps.append((one.kind, one.option, places[one.out], height, width, start, whole, len(terms)))
+            taps.append((places[term.plane], *shape, term.stride, offset, *reach, mask))
+        ranges = starts[0], len(terms), starts[1], len(taps)
+        steps.append((one.kind, one.option, places[one.out], height, width, *ranges))
     return Code(
-        np.array(steps, np.int64).reshape(-1, 8),
+        np.array(steps, np.int32).reshape(-1, 9),
         np.array([one.form.bias if np.ndim(one.form.bias) == 0 else 0 for one in program.instructions], np.float32),
-        np.array(terms, np.int64).reshape(-1, 10),
-        np.array(weights, np.float32),
+        np.array(terms, np.uint32),
+        np.array(weights[0], np.float32).reshape(-1, 2),
+        np.array(taps, np.int32).reshape(-1, 10),
+        np.array(weights[1], np.float32).reshape(-1, 2),
         np.concatenate([constants, np.zeros(end - len(constants), np.float32)]),
         np.array([places[plane] for plane in range(program.inputs)], np.int64),
         np.array([places[plane] for plane in program.outputs], np.int64),
@@ -86,7 +95,7 @@ def _maps(program: Program) -> tuple[np.ndarray, dict[int, int]]:
 
 
 def _is_shifted(term: Term) -> bool:
-    return term[2:] != (0, 0, 1)
+    return term[2:5] != (0, 0, 1)
 
 
 def _mask_of(term: Term, program: Program, out: int) -> tuple[int, ...] | None:
@@ -153,7 +162,7 @@ def _reach(term: Term, shape: tuple[int, int], out: tuple[int, int]) -> tuple[in
 
 
 def _loop() -> Callable[..., None]:
-    """The compiled loop: (steps, biases, terms, weights, memory) → nothing; writes planes into the memory.
+    """The compiled loop: (the first six arrays of a Code, memory, scratch) → nothing; writes planes into the memory.
 
     Raises:
       UserError: where Numba is missing.
@@ -173,7 +182,7 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
       UserError: where Numba is missing.
     """
     run, memory = _loop(), code.memory.copy()
-    largest, longest = (code.steps[:, 3] * code.steps[:, 4]).max(initial=1), code.terms[:, 2].max(initial=1)
+    largest, longest = (code.steps[:, 3] * code.steps[:, 4]).max(initial=1), code.taps[:, 2].max(initial=1)
     scratch = np.zeros(int(max(largest, longest)), np.float32)
 
     def apply(images: np.ndarray) -> np.ndarray:
@@ -181,7 +190,7 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
         for image, row in zip(np.asarray(images, np.float32), logits, strict=True):
             for channel, place in zip(image, code.inputs, strict=True):
                 memory[place : place + channel.size] = channel.ravel()
-            run(code.steps, code.biases, code.terms, code.weights, memory, scratch)
+            run(*code[:6], memory, scratch)
             row[:] = memory[code.outputs]
         return logits
 

@@ -3,9 +3,10 @@
 A channel of a linear operation is a bias and a list of terms, each a weight times another plane, shifted or every
 second pixel. Only live weights become terms, whatever the layer: pointwise, linear, depthwise or dense. Concatenations
 and choices of channels cost nothing, sums and single taps go into what reads them, and activations are applied where a
-channel is computed. `runtime` carries the program out.
+channel is computed; a ReLU of one that is there is applied by who reads it. `runtime` carries the program out.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,13 +35,14 @@ FUNCTIONS = ("", "relu", "relu6", "sigmoid")
 
 
 class Term(NamedTuple):
-    """weight · plane[h·stride + dy, w·stride + dx], zero outside of the plane."""
+    """weight · max(plane[h·stride + dy, w·stride + dx], low), zero outside of the plane."""
 
     plane: int
     weight: float
     dy: int = 0
     dx: int = 0
     stride: int = 1
+    low: float = -math.inf
 
 
 class Form(NamedTuple):
@@ -133,8 +135,13 @@ def _computed(plane: int) -> Form:
     return Form(0.0, (Term(plane, 1.0),))
 
 
+def _is_view(form: Form) -> bool:
+    """Whether it is a plane that is there, as it is or after a ReLU."""
+    return len(form.terms) == 1 and form.terms[0][1:5] == (1.0, 0, 0, 1) and np.ndim(form.bias) == 0 and form.bias == 0
+
+
 def _is_computed(form: Form) -> bool:
-    return len(form.terms) == 1 and form.terms[0][1:] == (1.0, 0, 0, 1) and np.ndim(form.bias) == 0 and form.bias == 0
+    return _is_view(form) and form.terms[0].low == -math.inf
 
 
 def _emit(draft: _Draft, kind: int, form: Form, shape: Sequence[int], option: int = 0) -> int:
@@ -150,7 +157,7 @@ def _plane(draft: _Draft, form: Form, shape: Sequence[int]) -> int:
 
 def _settled(draft: _Draft, form: Form, shape: Sequence[int], count: int, as_plane: bool) -> Form:
     """Computes a channel whose form would otherwise be worked through several times."""
-    if count == 0 or not (as_plane or (count > 1 and len(form.terms) > 1)):
+    if count == 0 or _is_view(form) or not (as_plane or (count > 1 and len(form.terms) > 1)):
         return form
     return _computed(_plane(draft, form, shape))
 
@@ -185,6 +192,8 @@ def _forms(draft: _Draft, node: Node, inputs: Any, shapes: Any, readers: list[Re
         parts = [part[channel] for part in inputs]
         if not wanted:
             made.append(empty)
+        elif (kind, option) == (LINEAR, FUNCTIONS.index("relu")) and _is_view(parts[0]):
+            made.append(Form(0.0, (parts[0].terms[0]._replace(low=0.0),)))
         elif kind == LINEAR:
             made.append(_computed(_emit(draft, LINEAR, parts[0], (height, width), option)))
         else:
@@ -217,9 +226,9 @@ def _convolved(conv: Conv, channel: int, inputs: list[Form], pointwise: bool) ->
     parts = []
     for source, a, b in zip(*np.nonzero(weight), strict=True):
         form = inputs[channel if conv.groups > 1 else source]
-        if not pointwise:  # whose inputs are planes
+        if not pointwise:  # whose inputs are views
             dy, dx = (int(place) * conv.dilation - conv.padding for place in (a, b))
-            form = Form(0.0, (Term(form.terms[0].plane, 1.0, dy, dx, conv.stride),))
+            form = Form(0.0, (form.terms[0]._replace(dy=dy, dx=dx, stride=conv.stride),))
         parts.append((float(weight[source, a, b]), form))
     return _sum(parts, bias)
 

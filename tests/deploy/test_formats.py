@@ -176,7 +176,31 @@ def test_the_sparse_program_has_the_logits(small: Graph, images: np.ndarray, wan
     close(files.sparse_runner(small)(images), wanted, 1e-5)
     program = sparse.lower(small)
     assert sparse.work(program).macs < graph.size(small).macs
-    assert runtime.assemble(program).terms.shape[1] == 10
+    code = runtime.assemble(program)
+    read = sum(len(one.form.terms) + (np.ndim(one.form.bias) > 0) for one in program.instructions)
+    assert len(code.terms) + len(code.taps) == read
+
+
+def test_a_relu_of_a_channel_that_is_there_is_applied_by_its_readers() -> None:
+    pytest.importorskip("numba", reason="the extra sparse is not installed")
+    rng = np.random.default_rng(0)
+    shape = (2, 5, 6)
+    nodes = [graph.Node(graph.Input(shape), (), shape)]
+    once = graph.append(nodes, graph.Activation("relu"), 0)
+    twice = graph.append(nodes, graph.Activation("relu"), once)
+    taps = Conv(rng.normal(size=(2, 1, 3, 3)), rng.normal(size=(2, 1, 1)), padding=1, groups=2)
+    parts = [
+        graph.append(nodes, taps, twice),
+        graph.append(nodes, Conv(rng.normal(size=(2, 2, 1, 1)), np.zeros((2, 1, 1))), once),
+        graph.append(nodes, graph.Pool("max", 1), once),
+    ]
+    output = graph.append(nodes, graph.Mean(), graph.append(nodes, graph.Concat(), *parts))
+    found = Graph(tuple(nodes), output)
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    close(files.sparse_runner(found)(x), evaluate.evaluate(found, x.astype(np.float64)), 1e-6)
+    kinds = [one.kind for one in sparse.lower(found).instructions]
+    # Two channels each of the two convolutions and, for the pool, which reads planes, of one ReLU.
+    assert kinds.count(sparse.LINEAR) == 6
 
 
 def test_a_packed_file_runs_without_numba_too(
