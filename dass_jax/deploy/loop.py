@@ -1,9 +1,9 @@
 """The loop of `runtime`, compiled by Numba: one pass over a program's instructions. Imported only where Numba is there.
 
-What the arrays hold is explained in `runtime.Code`. Numba finds the types itself, so functions
-have none. Most instructions take a tenth of a microsecond, as long as Numba needs to count the references to the arrays
-of a call or to a slice; so what is done often is put in its place without a call, and has no slices but places in
-`memory`, unsigned, as a signed index is first compared with zero.
+What the arrays hold is explained in `runtime.Code`. Numba finds the types itself, so functions have none: that is why
+mypy is told to pass over each `def`. Most instructions take a tenth of a microsecond, as long as Numba needs to count
+the references to the arrays of a call or to a slice; so what is done often is put in its place without a call, and has
+no slices but places in `memory`, unsigned, as a signed index is first compared with zero.
 """
 
 import math
@@ -14,8 +14,9 @@ import numpy as np
 from dass_jax.deploy.sparse import AVG_POOL, FUNCTIONS, LINEAR, MAX_POOL, MEAN
 
 RELU, RELU6, SIGMOID = (FUNCTIONS.index(name) for name in ("relu", "relu6", "sigmoid"))
-_HOW = {"fastmath": {"contract", "nsz", "arcp"}, "boundscheck": False, "error_model": "numpy"}
-_fast, _inline = numba.njit(cache=True, **_HOW), numba.njit(inline="always", **_HOW)
+_FREE = {"contract", "nsz", "arcp"}
+_fast = numba.njit(cache=True, fastmath=_FREE, boundscheck=False, error_model="numpy")
+_inline = numba.njit(inline="always", fastmath=_FREE, boundscheck=False, error_model="numpy")
 
 
 @_fast
