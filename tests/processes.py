@@ -32,12 +32,9 @@ def started(argv: list[str], output: pathlib.Path, prepare: Prepare | None = Non
 
 
 def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given: tuple[Any, ...]) -> None:
-    import jax
-
     from dass_jax import train
     from dass_jax.errors import process
 
-    jax.config.update("jax_disable_most_optimizations", True)
     with output.open("w", encoding="utf-8", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         signal.signal(signal.SIGINT, signal.default_int_handler)

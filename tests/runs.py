@@ -54,9 +54,8 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
     compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own."""
     cache = (folder if own_cache else folder.parent) / "cache"
     (folder / "run.toml").write_text(config + f'compilation_cache = "{cache}"\n', encoding="utf-8")
-    names = ("disable_most_optimizations", "compilation_cache_dir", "persistent_cache_min_compile_time_secs")
+    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
     before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
-    jax.config.update("jax_disable_most_optimizations", True)
     # JAX settles whether there is a cache when it first compiles; other tests have compiled without one.
     compilation_cache.reset_cache()
     yield folder

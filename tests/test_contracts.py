@@ -31,7 +31,7 @@ Reduce = Callable[[Any], Any]
 
 
 @pytest.fixture(autouse=True)
-def in_float64(x64: None, quick_compiler: None) -> Iterator[None]:
+def in_float64(x64: None) -> Iterator[None]:
     """Equal to 1e-9 is not asked of 32-bit floats; and compiling is the cost here, not computing."""
     yield
 
@@ -251,7 +251,7 @@ def extra() -> dict[str, jax.Array]:
 
 
 @pytest.fixture(scope="module")
-def subjects(quick_compiler: None) -> dict[str, Subject]:
+def subjects() -> dict[str, Subject]:
     return {}
 
 
@@ -398,7 +398,7 @@ def estimate(name: str, arguments: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def estimates(quick_compiler: None) -> dict[str, np.ndarray]:
+def estimates() -> dict[str, np.ndarray]:
     """Of every estimator with its arguments in the table."""
     with jax.enable_x64(True):
         return {name: estimate(name, arguments) for name, arguments in ARGUMENTS.items()}

@@ -20,8 +20,6 @@ GENOTYPE = Genotype(
 SMALL = 2 * 16 * 64
 """Bytes: two steps of a training batch of digits."""
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def setting(streaming: bool, devices: int, seeds: int) -> Setting:
     """All that is random is on: crops, mirrors, cutout and drop-path."""

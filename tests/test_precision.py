@@ -25,8 +25,6 @@ from dass_jax.nn.layers import BatchNorm
 from dass_jax.spaces.darts import Space, Supernet, SupernetConfig, darts
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, Variables
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 WIDE, NARROW = jnp.float32, jnp.bfloat16
 SUPERNET = SupernetConfig(classes=3, cells=2, channels=4, nodes=1)
 NETWORK = NetworkConfig(classes=3, cells=2, channels=4)

@@ -36,8 +36,6 @@ POOL = Genotype(
     normal=((("skip_connect", 0), ("skip_connect", 1)),), reduce=((("avg_pool_3x3", 0), ("avg_pool_3x3", 1)),)
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def setting(seed: int, count: int, devices: int = 1, axis: str = "batch") -> build.Setting:
     """One cell of two channels on all digits: two steps an epoch, with every kind of random draw."""
@@ -201,7 +199,7 @@ def test_what_cannot_be_spread_is_refused(own: dict[str, Any], message: str) -> 
 
 
 @pytest.fixture(scope="module")
-def place(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
     with workplace(tmp_path_factory.mktemp("runs"), 'seeds = 2\nseed = 1\ncontrols = ["random"]' + CONFIG) as folder:
         yield folder
 

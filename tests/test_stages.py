@@ -91,16 +91,13 @@ def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = 
     return trail
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
-
 @pytest.fixture(scope="module")
-def search(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Trail:
+def search(tmp_path_factory: pytest.TempPathFactory) -> Trail:
     return follow(setting(), tmp_path_factory.mktemp("search"), "search")
 
 
 @pytest.fixture(scope="module")
-def training(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Trail:
+def training(tmp_path_factory: pytest.TempPathFactory) -> Trail:
     return follow(setting(), tmp_path_factory.mktemp("training"), "training")
 
 

@@ -22,7 +22,7 @@ MIXED = Genotype(
 )
 
 
-@pytest.mark.usefixtures("quick_compiler", "x64")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("genotype", "stem", "image"),
     [(PUBLISHED["darts_v2"], "cifar", (8, 8, 3)), (MIXED, "cifar", (9, 11, 1)), (MIXED, "imagenet", (40, 36, 3))],

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed
 
 from benchmarks import peer, peer_variables  # noqa: E402  (needs torch)
 
-pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 BATCH, TOLERANCE = 4, 1e-8
 
 

@@ -10,8 +10,6 @@ from dass_jax.spaces.darts import SupernetConfig
 
 SMALL = search_step.Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.mark.parametrize(
     ("operation", "kind"),

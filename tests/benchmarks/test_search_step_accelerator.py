@@ -15,8 +15,6 @@ from benchmarks import search_step_accelerator as benchmark
 from benchmarks.search_step import LEARNING_RATE, Size, batches, search
 from dass_jax.spaces.darts import SupernetConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 SMALL = Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
 

@@ -16,8 +16,6 @@ SMALL = search_step.Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channe
 
 WAYS = (seeds.ALONE, seeds.TURNS, seeds.TOGETHER)
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def test_all_ways_take_the_same_steps_from_different_starts() -> None:
     """Of Step 2, which Step 1 is a part of."""

@@ -13,7 +13,7 @@ from dass_jax import bilevel
 from dass_jax.bilevel import Level, Loss, Point, Sample, accumulated
 from dass_jax.bilevel.levels import gradients, same
 
-pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 KEY = jax.random.key(0)
 

@@ -16,8 +16,6 @@ import pytest
 from dass_jax import bilevel, sparsity
 from dass_jax.bilevel import Level, Point, Sample
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 KEY = jax.random.key(0)
 SIZES = [(2, 3), (5, 8), (9, 40)]
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}

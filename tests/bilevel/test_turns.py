@@ -25,8 +25,6 @@ from dass_jax.bilevel import (
     unrolled,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 A = np.array([[0.5, -1.0], [2.0, 0.25], [1.0, 1.0]])
 B = np.array([[1.0, 0.0, -0.5], [0.5, 1.0, 0.0]])
 BATCHES = [(np.array([1.0, 2.0, 3.0]) * i, np.array([-1.0, 0.5]) * i) for i in (1, 2, 3)]

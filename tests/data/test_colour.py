@@ -11,8 +11,6 @@ from PIL import Image, ImageEnhance
 
 from dass_jax.data import colour
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), np.uint8)
 PLANES = jnp.asarray(BYTES.transpose(3, 1, 2, 0) / 255, jnp.float32)
 FACTORS = np.array([0.0, 0.5, 1.0, 1.3, 1.9], np.float32)

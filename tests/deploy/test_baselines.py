@@ -23,7 +23,7 @@ def test_compacted_baselines_have_the_same_logits(name: str) -> None:
     assert graph.size(small).macs < graph.size(found).macs
 
 
-@pytest.mark.usefixtures("quick_compiler", "x64")
+@pytest.mark.usefixtures("x64")
 def test_the_graph_of_a_baseline_is_its_definition() -> None:
     model = baseline("mobilenet_v2", 3, 0.1)
     params, statistics = networks.sparse_values(model, IMAGE, 0.5, 0)

@@ -16,7 +16,6 @@ from dass_jax.errors import UserError
 from dass_jax.genotype import PUBLISHED
 from tests.deploy import networks
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 CELLS = networks.SMALL._replace(cells=2, channels=8)
 
 

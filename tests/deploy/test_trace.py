@@ -15,7 +15,6 @@ from dass_jax.models.derived import derived
 from dass_jax.nn import layers
 from tests.deploy import networks
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 EVERY = Genotype(
     ((("max_pool_3x3", 0), ("sep_conv_5x5", 1)), (("dil_conv_5x5", 2), ("skip_connect", 0))),
     ((("skip_connect", 1), ("dil_conv_3x3", 0)), (("avg_pool_3x3", 1), ("sep_conv_3x3", 2))),

@@ -95,7 +95,6 @@ def test_features_that_hardly_differ_have_a_map(channels: int) -> None:
     assert found.shape == (12, 2) and np.isfinite(found).all() and (found.any() == bool(channels))
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_the_last_cell_s_map_is_what_the_classifier_sees() -> None:
     sizes = NetworkConfig(classes=3, cells=3, channels=2, auxiliary=False)
     net = derived(GIVEN, sizes)

@@ -16,8 +16,6 @@ from dass_jax.methods.losses import Batch
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 KEY = jax.random.key(0)
 
 

@@ -18,7 +18,7 @@ from dass_jax.runtime import parallel
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 
-pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SIZES = SupernetConfig(classes=10, cells=1, channels=2, nodes=1)
 KEY = jax.random.key(0)
@@ -65,13 +65,13 @@ def problem(collection: str) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def step1(quick_compiler: None) -> Problem:
+def step1() -> Problem:
     with jax.enable_x64(True):
         return problem(PARAMS)
 
 
 @pytest.fixture(scope="module")
-def step2(quick_compiler: None) -> Problem:
+def step2() -> Problem:
     with jax.enable_x64(True):
         return problem(SCORES)
 

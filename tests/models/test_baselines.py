@@ -19,7 +19,6 @@ torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed
 
 from tests.models import torch_baselines  # noqa: E402  (needs torch)
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 MOST, CLASSES, BATCH, SIZE = 2, 3, 4, 9
 FACTOR = {"resnet18": 16, "mobilenet_v2": 8, "efficientnet_v2_s": 8}
 PRUNABLE = {"resnet18": 11_164_352, "mobilenet_v2": 2_261_824, "efficientnet_v2_s": 20_001_224}

@@ -16,8 +16,6 @@ from dass_jax.nn.layers import FactorizedReduce, ReLUConvNorm, batch_norm
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.sparsity import kept_total
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 NORM = batch_norm(train=True, affine=True)
 SMALL = Genotype(
     normal=((("skip_connect", 0), ("dil_conv_3x3", 1)), (("max_pool_3x3", 1), ("skip_connect", 2))),

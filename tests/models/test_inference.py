@@ -14,7 +14,6 @@ from dass_jax.genotype import OPERATIONS, PUBLISHED, Genotype
 from dass_jax.models.derived import NetworkConfig, derived
 from dass_jax.models.inference import fold, inference
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 TRUNK = NetworkConfig(classes=3, cells=3, channels=4, auxiliary=False)
 
 

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from dass_jax.nn import kernels
 from dass_jax.nn.kernels import channels_last, windows
 
-pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SIZES = [(8, 8), (7, 7), (2, 2), (9, 8)]
 """Heights and widths: even, odd, smaller than any window, and above `SMALL_IMAGE`."""

@@ -24,8 +24,7 @@ STEPS = 20
 def _parameters(chain: str, counts: tuple[int, ...], process: int | None, port: int, path: pathlib.Path) -> None:
     """Writes (first state, {devices of each process: variables after the steps, with each own device's copy}); in a
     process that has not yet started JAX: one of two, or alone for `process` None."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(counts)}"
-    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={max(counts)}"
     if process is not None:
         hosts.join(hosts.Hosts(f"127.0.0.1:{port}", 2, process))
     programs.augment = functools.partial(programs.augment, dtype="float64")

@@ -242,7 +242,7 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture
-def watched(tmp_path: pathlib.Path, quick_compiler: None, monkeypatch: pytest.MonkeyPatch) -> Watched:
+def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     """In the folder tmp_path/mine. There is room for half of the images of each program."""
     (tmp_path / "run.toml").write_text(CONFIG, encoding="utf-8")
     argv = ["--config", str(tmp_path / "run.toml"), "--workdir", str(tmp_path / "mine")]

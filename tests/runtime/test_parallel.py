@@ -22,8 +22,6 @@ GENOTYPE = Genotype(
 DROP_PATH = 0.4
 """One cell that reduces: both its edges can be dropped."""
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def setting(devices: int, accumulate: int, limit: int = 64) -> Setting:
     """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""

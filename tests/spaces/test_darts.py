@@ -17,8 +17,6 @@ from dass_jax.nn.layers import batch_norm
 from dass_jax.spaces.darts import MixedCell, SupernetConfig, darts, derive_cell
 from dass_jax.variables import PARAMS, layers, prunable
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 C, N = 4, 2
 NORM = batch_norm(train=True, affine=False)
 

@@ -14,7 +14,7 @@ from dass_jax.nn import kernels
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
 
-pytestmark = pytest.mark.usefixtures("quick_compiler", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def test_the_supernet_and_its_gradients_do_not_depend_on_the_form(

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from dass_jax.sparsity import apply_masks, dense_masks, kept_in_layer, kept_total, sparsify, topk_masks
 from dass_jax.sparsity.masks import largest
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 KEEPS = [1.0, 0.9, 0.5, 0.3, 0.1, 0.05, 0.01, 0.001]
 SIZES = [1, 2, 9, 25, 100, 1000]
 
