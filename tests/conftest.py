@@ -29,6 +29,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"JAX sees the devices {found}; the tests need ['cpu', 'cpu']")
 
 
+LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_stages")
+LONG += ("test_pipeline", "test_precision", "test_hosts", "test_supernet_accumulation", "test_many_devices")
+"""Modules of a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first (setup.cfg has the workers keep this order): else one worker is left alone with them."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
     """Compiled programs are given back after each module. The CPU backend maps each function's code by itself: a worker

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import less_memory, search_step
 from dass_jax.spaces.darts import SupernetConfig
 
-SMALL = search_step.Size((8, 8, 1), 8, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
+SMALL = search_step.Size((8, 8, 1), 64, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
 
 def test_parts_need_less_than_the_whole_and_every_case_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
