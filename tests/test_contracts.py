@@ -32,7 +32,7 @@ Reduce = Callable[[Any], Any]
 
 @pytest.fixture(autouse=True)
 def in_float64(x64: None) -> Iterator[None]:
-    """Equal to 1e-9 is not asked of 32-bit floats; and compiling is the cost here, not computing."""
+    """Equal to 1e-9 is not asked of 32-bit floats."""
     yield
 
 
