@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dass_jax import variables
+from dass_jax.bilevel.norms import clip_by_global_norm
 
 
 def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
@@ -35,7 +36,7 @@ def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTran
     """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
     return optax.flatten(
         optax.chain(
-            optax.clip_by_global_norm(clip),
+            clip_by_global_norm(clip),
             optax.add_decayed_weights(weight_decay),
             optax.trace(momentum),
             scale_by_given_learning_rate(),

@@ -30,6 +30,7 @@ from dass_jax.bilevel.levels import (
     same,
     sample_of_step,
 )
+from dass_jax.bilevel.norms import norm
 from dass_jax.variables import Variables
 
 Gradient = Callable[[Level, Variables, Sample], tuple[Any, Any]]
@@ -191,7 +192,7 @@ def joint(levels: Sequence[Level], reduce: Reduce = same) -> Algorithm:
         variables, optimizers = {**state.variables, **updates}, dict(state.optimizers)
         for level, name in zip(levels, names, strict=True):
             variables[name], optimizers[name] = move(level, state.variables[name], optimizers[name], found[name], extra)
-        norms = {name: optax.tree.norm(found[name]) for name in names}
+        norms = {name: norm(found[name]) for name in names}
         unsound = {name: first_unsound(found[name]) for name in names}
         return State(variables, optimizers), JointInfo(loss, metrics, norms, unsound)
 
@@ -234,7 +235,7 @@ def _turn(
         found, loss, metrics = reduce((found, loss, metrics))
         similar = _cosine(found, reduce(direct_gradient(level, state.variables, now)[0])) if cosine else None
         moved, optimizer = move(level, state.variables[name], state.optimizers[name], found, extra)
-        info = Info(loss, metrics, optax.tree.norm(found), similar, {name: first_unsound(found)})
+        info = Info(loss, metrics, norm(found), similar, {name: first_unsound(found)})
         return State({**state.variables, **updates, name: moved}, {**state.optimizers, name: optimizer}), info
 
     if level.steps == 1:
@@ -259,5 +260,9 @@ def _turn(
 
 def _cosine(one: Any, other: Any) -> jax.Array:
     """⟨one, other⟩ / (|one|·|other|); 0 where one of them is zero."""
-    norms = optax.tree.norm(one) * optax.tree.norm(other)
-    return optax.tree.vdot(one, other) / jnp.where(norms > 0, norms, 1)
+    return optax.tree.vdot(_unit(one), _unit(other))
+
+
+def _unit(tree: Any) -> Any:
+    length = norm(tree)
+    return optax.tree.scale(1 / jnp.where(length > 0, length, 1), tree)

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dass_jax.bilevel.hypergradients.point import Hypergradient, Point
 from dass_jax.bilevel.levels import Level, Reduce, Result, direct_gradient, gradients, move, sample_of_step
+from dass_jax.bilevel.norms import norm
 
 
 def finite_difference(radius: float = 0.01) -> Hypergradient:
@@ -43,8 +43,8 @@ def finite_difference(radius: float = 0.01) -> Hypergradient:
         both = (upper.collection, lower.collection)
         found, result = gradients(upper.loss, {**variables, lower.collection: ahead}, both, point.upper)
         (q,) = pull(reduce(found[lower.collection]))
-        norm = optax.tree.norm(q)
-        epsilon = radius / jnp.where(norm > 0, norm, 1)
+        length = norm(q)
+        epsilon = radius / jnp.where(length > 0, length, 1)
 
         def beside(distance: jax.Array) -> Any:
             shifted = jax.tree.map(lambda x, y: x + distance.astype(x.dtype) * y, v, q)

@@ -1,0 +1,48 @@
+"""Global norms of gradients whose sum of squares overflows though they are finite.
+
+Behind several batch norms of nearly constant inputs a gradient can grow past √max (1.8e19 in float32). Its plain norm
+is then infinite: clipping by it would give zero, and the step would be reported as unsound.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def norm(tree: Any) -> jax.Array:
+    """The 2-norm of all entries, a scalar of their dtype: `optax.tree.norm` wherever that is finite, to the last bit.
+
+    Infinite or NaN only if an entry is, or if the norm itself is beyond the dtype's range.
+    """
+    scaled, scale = _scaled(tree)
+    return scaled / scale
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, to the last bit where the norm's square is finite, and right where it overflows."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scaled, scale = _scaled(updates)
+        inside = scaled / scale < max_norm
+
+        def clip(u: jax.Array) -> jax.Array:
+            return jnp.where(inside, u, u * scale.astype(u.dtype) / scaled.astype(u.dtype) * max_norm)
+
+        return jax.tree.map(clip, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scaled(tree: Any) -> tuple[jax.Array, jax.Array]:
+    """(|scale · tree|, scale): scale is 1, or a power of two at which the squares of all finite entries can be summed.
+
+    The scale is chosen by the values but does not vary with them, so that the norm's derivative is right at both.
+    """
+    plain = jax.lax.stop_gradient(optax.tree.norm(tree))
+    # 2^20 below √max: squares of the largest entries leave room for the sum of 2^40 of them. What underflows there is
+    # 2^40 times smaller than what overflowed.
+    small = 2.0 ** -(jnp.finfo(plain.dtype).maxexp // 2 + 20)
+    scale = jnp.where(jnp.isfinite(plain), 1, small).astype(plain.dtype)
+    return optax.tree.norm(jax.tree.map(lambda x: x * scale.astype(x.dtype), tree)), scale
