@@ -8,12 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import relaxation
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
 from dass_jax.runtime import compilation
-from dass_jax.spaces.darts import SupernetConfig, darts
-from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
+from dass_jax.spaces.darts import SupernetConfig
+from tests import supernets
 
 AS_SHIPPED: dict[str, Any] = {
     "xla_backend_optimization_level": 3,
@@ -51,19 +48,10 @@ def test_other_platforms_have_none() -> None:
 
 def test_a_run_s_compiler_computes_what_the_quick_one_of_these_tests_does(x64: None, random_like: Any) -> None:
     """Loss, gradients of α and θ and the running statistics of a cell, in the two forms for a CPU."""
-    space = darts(SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
-    rng = np.random.default_rng(0)
-    v = random_like(jax.eval_shape(lambda: space.init(jax.random.key(0), (12, 9, 3))))
-    trained = {ALPHA: {name: rng.normal(size=shape) for name, shape in space.alpha_shapes.items()}, PARAMS: v[PARAMS]}
-
-    def loss(trained: Any, images: jax.Array) -> Any:
-        supernet = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-        batch = Batch(images, jnp.array([0, 1, 2, 0]))
-        value, (_, updates) = supernet({**trained, BATCH_STATS: v[BATCH_STATS]}, batch, None)
-        return value, updates
-
+    sizes = SupernetConfig(classes=3, cells=1, channels=2, nodes=1)
+    trained, loss = supernets.dense_loss(sizes, (12, 9), random_like)
     for height, width in ((12, 9), (6, 7)):
-        arguments = trained, rng.normal(size=(3, height, width, 4))
+        arguments = trained, np.random.default_rng(1).normal(size=(3, height, width, 4))
         lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments)
         quick = lowered.compile()
         shipped = lowered.compile(compiler_options={**AS_SHIPPED, **compilation.options("cpu")})

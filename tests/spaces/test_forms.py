@@ -7,12 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import relaxation
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
 from dass_jax.nn import kernels
-from dass_jax.spaces.darts import SupernetConfig, darts
-from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
+from dass_jax.spaces.darts import SupernetConfig
+from tests import supernets
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -21,11 +18,8 @@ def test_the_supernet_and_its_gradients_do_not_depend_on_the_form(
     monkeypatch: pytest.MonkeyPatch, random_like: Any
 ) -> None:
     """12 × 9 pixels: on a CPU the first cell takes the shifts and, after the reductions, the last one the matrix."""
-    space = darts(SupernetConfig(classes=3, cells=3, channels=2, nodes=1))
-    rng = np.random.default_rng(0)
-    v = random_like(jax.eval_shape(lambda: space.init(jax.random.key(0), (12, 9, 3))))
-    batch = Batch(rng.normal(size=(3, 12, 9, 4)), np.array([0, 1, 2, 0]))
-    trained = {ALPHA: {name: rng.normal(size=shape) for name, shape in space.alpha_shapes.items()}, PARAMS: v[PARAMS]}
+    trained, loss = supernets.dense_loss(SupernetConfig(classes=3, cells=3, channels=2, nodes=1), (12, 9), random_like)
+    images = np.random.default_rng(1).normal(size=(3, 12, 9, 4))
 
     def of_form(form: Any) -> Any:
         taken = set()
@@ -34,13 +28,8 @@ def test_the_supernet_and_its_gradients_do_not_depend_on_the_form(
             taken.add(form(x))
             return form(x)
 
-        def loss(trained: Any) -> Any:
-            supernet = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-            value, (_, updates) = supernet({**trained, BATCH_STATS: v[BATCH_STATS]}, batch, None)
-            return value, updates
-
         monkeypatch.setattr(kernels, "form", chosen)
-        return taken, jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
+        return taken, jax.jit(jax.value_and_grad(loss, has_aux=True))(trained, images)
 
     on_cpu, wanted = of_form(kernels.form)
     on_accelerators, found = of_form(lambda x: kernels.library)
