@@ -15,7 +15,7 @@ from dass_jax.errors import UserError
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch, cross_entropy
 from dass_jax.spaces.darts import SupernetConfig, darts
-from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, flatten
+from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, flatten, prunable
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
 
@@ -171,6 +171,83 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
         flatten(peer_variables.gather(peer_variables.places(p.config), peer_variables.tensors(p.theirs), trained)),
     )
     assert not differing(as_torch_counts(p, p.variables[BATCH_STATS], v[BATCH_STATS], 4), statistics_of(p))
+
+
+def test_a_whole_step_2_is_the_peers(random_like: Any) -> None:
+    """α on θ⊙m by Adam, then s by SGD, straight through, three times; masks from the scores by PyTorch's own top-k."""
+    p = pair(SupernetConfig(classes=3, cells=3, channels=4, nodes=1), (8, 8, 1), random_like)
+    keep, rate, clip, space = 0.3, 0.5, 0.5, darts(p.config)
+    # Under a mask many channels are constant and all maxima tied: we share their gradient, PyTorch takes the first.
+    for weights in p.variables[ALPHA].values():
+        weights[:, p.config.operations.index("max_pool_3x3")] = -100
+    peer_variables.load(p.theirs, peer_variables.places(p.config), p.variables)
+    stacks = prunable(p.variables[PARAMS], space.rules)
+    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.sparse_weights(stacks, keep))
+    transforms = build.search_transforms(config.Search(clip=clip))
+    step = dass.step(SCORES, loss, *transforms, bilevel.first_order(), "upper_first", bilevel.levels.same)
+    update, state = jax.jit(step.update), step.init(dass.with_scores(p.variables, stacks))
+    sparse = Sparse(p.theirs, rate)
+    alpha, batches = peer.optimizers(p.theirs).alpha, [to_torch(batch) for batch in p.batches]
+    flipped = 0
+    for _ in range(3):
+        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rate)
+        norm = float(info.lower.gradient_norm)
+        assert norm > 2 * clip
+        before, wanted = sparse.masks, {}
+        sparse.mask(keep)
+        flipped += before != {} and any(bool((m != before[name]).any()) for name, m in sparse.masks.items())
+        for level, (images, labels) in zip(("upper", "lower"), batches, strict=True):
+            value = torch.nn.functional.cross_entropy(p.theirs(images), labels)
+            p.theirs.zero_grad()
+            value.backward()
+            wanted[level] = value.detach()
+            # PyTorch divides by norm + 1e-6.
+            alpha.step() if level == "upper" else sparse.step(clip * (norm + 1e-6) / norm)
+        assert not differing({name: level.loss for name, level in info._asdict().items()}, wanted)
+    assert flipped, "masks that never change show nothing"
+    places, v = peer_variables.places(p.config), state.variables
+    found = {ALPHA: v[ALPHA], PARAMS: v[SCORES]}
+    theirs = {**peer_variables.tensors(p.theirs), **sparse.detached()}
+    assert not differing(flatten(found), flatten(peer_variables.gather(places, theirs, found)))
+    assert not differing(flatten(v[PARAMS]), flatten(p.variables[PARAMS]))
+    assert not differing(as_torch_counts(p, p.variables[BATCH_STATS], v[BATCH_STATS], 6), statistics_of(p))
+
+
+class Sparse:
+    """Scores and masks of all convolutions and linear layers of the peer, one tensor at a time."""
+
+    def __init__(self, theirs: Any, rate: float) -> None:
+        kinds = (torch.nn.Conv2d, torch.nn.Linear)
+        self.layers = {f"{name}.weight": m.weight for name, m in theirs.named_modules() if isinstance(m, kinds)}
+        self.theta = {name: weight.detach().clone() for name, weight in self.layers.items()}
+        self.scores = {name: torch.nn.Parameter(self._initial(theta)) for name, theta in self.theta.items()}
+        self.optimizer = torch.optim.SGD(self.scores.values(), lr=rate, momentum=0.9, weight_decay=3e-4)
+        self.masks: dict[str, Any] = {}
+
+    @staticmethod
+    def _initial(theta: Any) -> Any:
+        return (6 / theta[0].numel()) ** 0.5 * theta / theta.abs().max()
+
+    def mask(self, keep: float) -> None:
+        """Puts θ⊙m into the network."""
+        self.masks = {}
+        for name, scores in self.detached().items():
+            kept = scores.numel() - int((1 - keep) * scores.numel())
+            mask = torch.zeros(scores.numel(), dtype=scores.dtype)
+            mask[scores.abs().flatten().topk(kept).indices] = 1
+            self.masks[name] = mask.reshape(scores.shape)
+            self.layers[name].data.copy_(self.theta[name] * self.masks[name])
+
+    def step(self, clip: float) -> None:
+        """Eq. 7 from the gradients by θ⊙m that the network holds."""
+        for name, scores in self.scores.items():
+            scores.grad = torch.sign(scores.detach()) * self.theta[name] * self.layers[name].grad
+        torch.nn.utils.clip_grad_norm_(self.scores.values(), clip)
+        self.optimizer.step()
+
+    def detached(self) -> dict[str, Any]:
+        """The scores by the names of the weights."""
+        return {name: scores.detach() for name, scores in self.scores.items()}
 
 
 def test_the_comparison_names_the_leaf_that_differs() -> None:
