@@ -12,7 +12,7 @@ from tests.config_files import one_line
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
 COUNTS = {"table5": 45, "table6": 45, "fig2": 10, "fig5": 10, "fig9": 30, "fig10": 2, "fig12": 10}
-COUNTS |= {"cpu_cifar10": 60, "cpu_mnist": 60, "cpu_published": 30, "cpu_budget": 10}
+COUNTS |= {"cpu_cifar10": 60, "cpu_mnist": 60, "cpu_published": 20, "cpu_budget": 6}
 
 
 def read(folder: pathlib.Path, text: str) -> plan.Plan:
