@@ -36,7 +36,8 @@ from dass_jax.nn import layers
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import BATCH_STATS, PARAMS
 
-CONSTANT = 1e-5
+CONSTANT = layers.BatchNorm.epsilon
+"""A variance below it counts for less than the ε that is added to it."""
 DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 
 
@@ -68,11 +69,11 @@ def observe(s: build.Setting, channels: int) -> Any:
         def loss(weights: Any) -> Any:
             patched = functools.partial(layers.batch_norm, epsilon=epsilon)
             with mock.patch.object(layers, "batch_norm", patched):
-                logits, statistics = space.apply(weights, zeros, equal, batch, True)
-            return cross_entropy(logits, labels), statistics
+                logits, running = space.apply(weights, zeros, equal, batch, True)
+            return cross_entropy(logits, labels), running
 
-        (value, statistics), slope = jax.value_and_grad(loss, has_aux=True)(sparsity.apply_masks(theta, masks))
-        seen = [v for path, v in variables.flatten(statistics).items() if path.endswith("/var")]
+        (value, running), slope = jax.value_and_grad(loss, has_aux=True)(sparsity.apply_masks(theta, masks))
+        seen = [v for path, v in variables.flatten(running).items() if path.endswith("/var")]
         variances = jnp.concatenate([v.ravel() for v in seen]) / (1 - layers.BatchNorm.momentum)
         through = jax.tree.map(jnp.multiply, variables.select(theta, stacks), variables.select(slope, stacks))
         return Seen(value, (variances < CONSTANT).mean(), norm(through))
