@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from dass_jax.bilevel.norms import flat
 from dass_jax.variables import Variables
 
 Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], Variables]]]
@@ -103,8 +105,9 @@ def move(level: Level, collection: Any, optimizer: Any, gradient: Any, extra: di
 
 def first_unsound(gradient: Any) -> jax.Array:
     """int32: the index of the gradient's first leaf with an entry that is not finite; −1 if all are."""
-    wrong = jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)])
-    return jnp.where(wrong.any(), jnp.argmax(wrong), -1).astype("int32")
+    entries, ends = flat(gradient), np.cumsum([leaf.size for leaf in jax.tree.leaves(gradient)])
+    first = jnp.where(jnp.isfinite(entries), entries.size, jnp.arange(entries.size)).min()
+    return jnp.where(first < entries.size, (ends <= first).sum(), -1).astype("int32")
 
 
 def sample_of_step(level: Level, sample: Sample, step: Any) -> Sample:

@@ -50,7 +50,7 @@ class MixedEdges(nn.Module):
         if self.stride == 1:
             identity = jnp.repeat(self._weights_of(SKIP, weights)[..., None], x.shape[1], axis=-1)
             parts.append(kernels.weighted_sum(x[:, None, None], identity))
-        return functools.reduce(jnp.add, parts)
+        return kernels.apart(functools.reduce(jnp.add, parts))
 
     def _weights_of(self, operations: tuple[str, ...], weights: jax.Array) -> jax.Array:
         """The edges' weights of some operations: [sources, operations, targets]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from dass_jax import variables
 from dass_jax.genotype import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
-from dass_jax.nn import layers
+from dass_jax.nn import kernels, layers
 from dass_jax.nn.heads import Classifier
 from dass_jax.nn.initial import initialise
 from dass_jax.nn.mixed import MixedEdges
@@ -87,7 +87,7 @@ class MixedCell(nn.Module):
             mixed = MixedEdges(self.nodes - first, stride, self.operations, self.norm, name=f"edges_{index}")
             for node, contribution in zip(range(first, self.nodes), mixed(x, weights[rows]), strict=True):
                 nodes[node] += contribution
-            nodes[index] = nodes[index].astype(x.dtype)
+            nodes[index] = kernels.apart(nodes[index].astype(x.dtype))
             groups.append(((index + 2,), nodes[index][None]))
         return jnp.concatenate(nodes, axis=0)
 

@@ -30,8 +30,10 @@ def test_the_first_leaf_that_is_not_finite_is_found_under_jit() -> None:
     find = jax.jit(first_unsound)
     assert find(gradient) == -1
     for number, name in enumerate(gradient):
-        for value in (np.nan, np.inf, -np.inf):
-            wrong = {**gradient, "c": np.array(np.nan), name: gradient[name] + value}
+        for entry, value in ((0, np.nan), (-1, np.inf), (-1, -np.inf)):
+            leaf = gradient[name].copy()
+            leaf.reshape(-1)[entry] = value
+            wrong = {**gradient, "c": np.array(np.nan), name: leaf}
             assert find(wrong) == number and find(wrong).dtype == np.int32
 
 

@@ -86,13 +86,17 @@ def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
 
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """1×1 convolution: x [..., I, H, W, N], w [..., O, I] with the same leading axes → [..., O, ⌈H/s⌉, ⌈W/s⌉, N]."""
-    x = _apart(x[..., ::stride, ::stride, :])
+    x = apart(x[..., ::stride, ::stride, :])
     y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
-    return _apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
+    return apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
 
 
-def _apart(x: jax.Array) -> jax.Array:
-    """x, computed with its own axes: on a CPU, loops over the flat view that a product takes do not vectorise."""
+def apart(x: jax.Array) -> jax.Array:
+    """x and, on the way back, its gradient, each computed once and with its own axes on a CPU.
+
+    XLA there repeats a sum in every operation that reads it, which is computed and compiled as often; and over the flat
+    view that a product takes, loops do not vectorise.
+    """
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
