@@ -4,9 +4,12 @@ import dataclasses
 import functools
 import hashlib
 import io
+import os
 import pathlib
 import shutil
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -302,6 +305,18 @@ def test_impossible_seeds_are_refused(tmp_path: pathlib.Path, text: str, message
     with pytest.raises(UserError) as caught:
         config_io.load(written(tmp_path, text))
     assert message in one_line(caught)
+
+
+def test_the_script_makes_a_device_of_each_core(tmp_path: pathlib.Path) -> None:
+    """What JAX then sees, and what the run is given."""
+    launch = shutil.copytree("launch", tmp_path / "launch")
+    seen = "import jax, sys; print(jax.device_count(), jax.default_backend(), *sys.argv[1:])"
+    (launch / "run.sh").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{seen}" "$@"\n', encoding="utf-8")
+    (tmp_path / "nproc").write_text("#!/bin/sh\necho 3\n", encoding="utf-8")
+    (tmp_path / "nproc").chmod(0o755)
+    own = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "XLA_FLAGS": ""}
+    found = subprocess.run([launch / "seeds.sh", "--seeds", "6"], env=own, capture_output=True, text=True, check=True)
+    assert found.stdout == "3 cpu --parallel.axis seeds --seeds 6\n"
 
 
 def test_seeds_are_named_and_grouped_in_their_order() -> None:
