@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 
 def flat(tree: Any) -> jax.Array:
     """All entries as one vector, leaf after leaf, in the widest of their dtypes."""
     # Behind the barrier the vector is made once, not again in each operation that reads it.
-    return jax.lax.optimization_barrier(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+    return jax.lax.optimization_barrier(ravel_pytree(tree)[0])
 
 
 def norm(tree: Any) -> jax.Array:
@@ -50,13 +51,9 @@ def _scaled(tree: Any) -> tuple[jax.Array, jax.Array]:
     The scale is chosen by the values but does not vary with them, so that the norm's derivative is right at both.
     """
     entries = flat(tree)
-    plain = jax.lax.stop_gradient(_length(entries))
+    plain = jax.lax.stop_gradient(optax.tree.norm(entries))
     # 2^20 below √max: squares of the largest entries leave room for the sum of 2^40 of them. What underflows there is
     # 2^40 times smaller than what overflowed.
     small = 2.0 ** -(jnp.finfo(plain.dtype).maxexp // 2 + 20)
     scale = jnp.where(jnp.isfinite(plain), 1, small).astype(plain.dtype)
-    return _length(entries * scale), scale
-
-
-def _length(entries: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(entries * entries))
+    return optax.tree.norm(entries * scale), scale

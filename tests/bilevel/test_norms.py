@@ -32,6 +32,8 @@ def exact(tree: Any) -> Any:
 def test_norm_and_clip_are_those_of_optax_where_these_are_finite(size: float, dtype: Any) -> None:
     g, precision = gradient(size, dtype), 4 * np.finfo(dtype).eps
     np.testing.assert_allclose(jax.jit(norm)(g), jax.jit(optax.tree.norm)(g), rtol=precision)
+    vector = g["a"].ravel()  # the same additions
+    assert jax.jit(norm)(vector) == jax.jit(optax.tree.norm)(vector)
     for limit in (1e-2, 5.0):
         ours, theirs = (
             jax.jit(lambda g, t=t: t.update(g, t.init(g))[0])(g)
