@@ -34,7 +34,6 @@ from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS
 
 INPUTS, OUTPUTS, LAYERS, BATCH = 64, 10, 4, 256
-DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 KEY = jax.random.key(0)
 
 
@@ -85,7 +84,7 @@ def perceptron(width: int) -> Problem:
 
 def supernet() -> Problem:
     """Step 1 of the digits search."""
-    c = config_io.load(DIGITS).search
+    c = config_io.load(measure.DIGITS).search
     space = darts(SupernetConfig(OUTPUTS, c.cells, c.channels, c.nodes))
     loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
     v = space.init(KEY, (8, 8, 1))

@@ -38,7 +38,6 @@ from dass_jax.variables import BATCH_STATS, PARAMS
 
 CONSTANT = layers.BatchNorm.epsilon
 """A variance below it counts for less than the ε that is added to it."""
-DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 
 
 class Seen(NamedTuple):
@@ -113,7 +112,9 @@ def rows(config: Config, options: argparse.Namespace) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> None:
     """Looks, prints the table, writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=str(DIGITS), help="whose data, search.cells, nodes, batch_size are taken")
+    parser.add_argument(
+        "--config", default=str(measure.DIGITS), help="whose data, search.cells, nodes, batch_size are taken"
+    )
     parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32], help="search.channels")
     parser.add_argument("--keep", type=float, nargs="+", default=[1.0, 0.1, 0.05, 0.01], help="sparsity.keep")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[CONSTANT, 0.1], help="of all batch norms")

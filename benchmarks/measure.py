@@ -17,6 +17,9 @@ import jax
 
 from dass_jax.runtime import compilation
 
+DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
+"""The configuration whose sizes the small benchmarks take."""
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "onnx", "onnxruntime")
 
 

@@ -231,8 +231,10 @@ def search_step(
     """α by Adam on the validation batch, then θ by SGD on the training batch; each level's gradient is that of its own
     parameters only. Returns both losses."""
     losses = []
-    levels = ((list(peer.alpha.values()), optimizers.alpha, validation, math.inf),
-              (peer.theta(), optimizers.theta, training, clip))  # fmt: skip
+    levels = (
+        (list(peer.alpha.values()), optimizers.alpha, validation, math.inf),
+        (peer.theta(), optimizers.theta, training, clip),
+    )
     for parameters, optimizer, (images, labels), largest in levels:
         loss = functional.cross_entropy(peer(images), labels)
         optimizer.zero_grad()

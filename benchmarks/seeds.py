@@ -23,7 +23,6 @@ from dass_jax.runtime import seeds
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import PARAMS, SCORES
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 ALONE, TURNS, TOGETHER = "a program each time", "one program, in turn", "one program, vmap"
 STEPS = {"step1": PARAMS, "step2": SCORES}
 
@@ -32,7 +31,7 @@ def size_of(name: str) -> search_step.Size:
     """A size of search_step.py, or that of the configuration."""
     if name != "config":
         return search_step.SIZES[name]
-    search = config_io.load(CONFIG).search
+    search = config_io.load(measure.DIGITS).search
     config = SupernetConfig(cells=search.cells, channels=search.channels, nodes=search.nodes, none=search.none)
     return search_step.Size((8, 8, 1), search.batch_size, config)
 

@@ -35,11 +35,9 @@ def setting(**changes: Any) -> build.Setting:
         "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16, "epochs": EPOCHS, "prune_epochs": EPOCHS},
         "sparsity": {"keep": KEEP},
         "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.0},
-        "train": {
-            "batch_size": 32, "pretrain_epochs": EPOCHS, "score_epochs": EPOCHS, "finetune_epochs": EPOCHS
-        },
+        "train": {"batch_size": 32, "pretrain_epochs": EPOCHS, "score_epochs": EPOCHS, "finetune_epochs": EPOCHS},
         "runtime": {"devices": 1, "compilation_cache": ""},
-    }  # fmt: skip
+    }
     for name, value in changes.items():
         section, _, field = name.rpartition("__")
         (data.setdefault(section, {}) if section else data)[field] = value

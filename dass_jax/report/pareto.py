@@ -12,8 +12,16 @@ from dass_jax.report import markup, style
 from dass_jax.report.experiment.drawing import MARKERS, draw_front, logarithmic
 from dass_jax.report.page import write_whole
 
-HEADER = (("network", ""), ("form", ""), ("accuracy", "%"), ("median", "ms"), ("p90", "ms"), ("× dense", "faster one"),
-          ("size", "bytes"), ("memory", "MB"))  # fmt: skip
+HEADER = (
+    ("network", ""),
+    ("form", ""),
+    ("accuracy", "%"),
+    ("median", "ms"),
+    ("p90", "ms"),
+    ("× dense", "faster one"),
+    ("size", "bytes"),
+    ("memory", "MB"),
+)
 
 
 BEFORE = "before pruning"

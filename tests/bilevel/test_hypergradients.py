@@ -65,8 +65,16 @@ def quadratic(size: tuple[int, int], seed: int = 0) -> Quadratic:
     basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
     hessian = basis @ np.diag(np.linspace(0.2, 3, n)) @ basis.T
     normal = rng.normal
-    return Quadratic(hessian, normal(size=(n, p)), normal(size=n), np.diag(normal(size=n) ** 2), normal(size=n),
-                     normal(size=(p, n)), normal(size=p), normal(size=n))  # fmt: skip
+    return Quadratic(
+        hessian,
+        normal(size=(n, p)),
+        normal(size=n),
+        np.diag(normal(size=n) ** 2),
+        normal(size=n),
+        normal(size=(p, n)),
+        normal(size=p),
+        normal(size=n),
+    )
 
 
 def losses(q: Quadratic, curve: float = 0.0) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -153,8 +161,9 @@ def test_unrolled_through_any_transform_is_what_numerical_differences_see(transf
         x = {"u": split(u, "a", "b"), "v": v}
         optimizer = transform.init(v)
         for _ in range(3):
-            step, optimizer = transform.update(jax.grad(lambda w, x=x: lower({**x, "v": w}, None, KEY)[0])(x["v"]),
-                                               optimizer, x["v"])  # fmt: skip
+            step, optimizer = transform.update(
+                jax.grad(lambda w, x=x: lower({**x, "v": w}, None, KEY)[0])(x["v"]), optimizer, x["v"]
+            )
             x["v"] = optax.apply_updates(x["v"], step)
         return upper(x, None, KEY)[0]
 

@@ -12,7 +12,13 @@ STAGES = {
     "mobilenet_v2": [
         ("inverted", expansion, channels, repeats, stride)
         for expansion, channels, repeats, stride in (
-            (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+            (1, 16, 1, 1),
+            (6, 24, 2, 1),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
         )
     ],
     "efficientnet_v2_s": [
@@ -23,7 +29,7 @@ STAGES = {
         ("mb", 6, 160, 9, 1),
         ("mb", 6, 256, 15, 2),
     ],
-}  # fmt: skip
+}
 """(kind, expansion, channels, repeats, first stride) of each stage."""
 STEM = {"resnet18": 64, "mobilenet_v2": 32, "efficientnet_v2_s": 24}
 LAST = {"resnet18": None, "mobilenet_v2": 1280, "efficientnet_v2_s": 1280}

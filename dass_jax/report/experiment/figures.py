@@ -157,9 +157,16 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
             bars = [0.0 if math.isnan(each.std) else each.std for each in (y, x)]
             marker = MARKERS[number % len(MARKERS)]
             axes.errorbar(
-                scale * x.mean, y.mean, bars[0], scale * bars[1], color=colour(index), marker=marker,
-                markersize=5, linewidth=0.8, capsize=2,
-            )  # fmt: skip
+                scale * x.mean,
+                y.mean,
+                bars[0],
+                scale * bars[1],
+                color=colour(index),
+                marker=marker,
+                markersize=5,
+                linewidth=0.8,
+                capsize=2,
+            )
             points.append((scale * x.mean, y.mean))
     if front and points:
         draw_front(axes, points)
