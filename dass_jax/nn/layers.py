@@ -40,11 +40,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return kernels.scaled(x, *self.scale_and_shift(x))
+        mean, scale = self.mean_and_scale(x)
+        if not self.affine:
+            return kernels.scaled(x, scale, -mean * scale)
+        features = x.shape[:-3]
+        scale *= self.param("scale", nn.initializers.ones, features)
+        return kernels.scaled(x, scale, self.param("bias", nn.initializers.zeros, features) - mean * scale)
 
     @nn.compact
-    def scale_and_shift(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What normalises x: two arrays [..., C]. Who sums normalised maps multiplies the scales first."""
+    def mean_and_scale(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(mean, scale), each [..., C]: (x − mean) · scale is normalised. Sums of such maps multiply the scales first."""
         features = x.shape[:-3]
         mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         var = self.variable("batch_stats", "var", jnp.ones, features)
@@ -53,17 +58,12 @@ class BatchNorm(nn.Module):
             # Shapes are found outside of any mapped axis: there is nothing to average over then.
             average = one_device if self.is_initializing() else self.average
             now_mean, square = average(kernels.moments(x))
-            now_var = jnp.maximum(square - now_mean * now_mean, 0)
+            now_var = nn.relu(square - now_mean * now_mean)  # rounding can leave it below 0
             if not self.is_initializing():
                 for running, now in ((mean, now_mean), (var, now_var)):
                     moved = self.momentum * running.value + (1 - self.momentum) * jax.lax.stop_gradient(now)
                     running.value = moved.astype(running.value.dtype)
-        scale = jax.lax.rsqrt(now_var + self.epsilon)
-        shift = -now_mean * scale
-        if self.affine:
-            gamma = self.param("scale", nn.initializers.ones, features)
-            scale, shift = scale * gamma, shift * gamma + self.param("bias", nn.initializers.zeros, features)
-        return scale, shift
+        return now_mean, jax.lax.rsqrt(now_var + self.epsilon)
 
 
 def batch_norm(train: bool, affine: bool, average: Average = one_device, epsilon: float = BatchNorm.epsilon) -> Norm:

@@ -46,25 +46,28 @@ class MixedEdges(nn.Module):
         ]
         if self.stride > 1:
             maps.append((self._reduced_skip(relu), "norm_skip", SKIP))
-        parts = [self._normalised_sum(y, norm, self._weights_of(names, weights)) for y, norm, names in maps]
+        parts = (self._normalised_sum(y, norm, self._weights_of(names, weights)) for y, norm, names in maps)
+        sums, shifts = map(list, zip(*parts, strict=True))
         if self.stride == 1:
-            identity = jnp.repeat(self._weights_of(SKIP, weights)[..., None], x.shape[1], axis=-1)
-            parts.append(kernels.weighted_sum(x[:, None, None], identity))
-        return kernels.apart(functools.reduce(jnp.add, parts))
+            mixing = self._weights_of(SKIP, weights)[..., None]
+            identity = jnp.broadcast_to(mixing, (*mixing.shape[:-1], x.shape[1]))
+            sums.append(kernels.weighted_sum(x[:, None, None], identity))
+        return kernels.apart(functools.reduce(jnp.add, sums) + kernels.spread(functools.reduce(jnp.add, shifts)))
 
     def _weights_of(self, operations: tuple[str, ...], weights: jax.Array) -> jax.Array:
         """The edges' weights of some operations: [sources, operations, targets]."""
-        return jnp.stack([weights[:, :, self.operations.index(name)] for name in operations], axis=1)
+        first = self.operations.index(operations[0])
+        return jnp.moveaxis(weights[:, :, first : first + len(operations)], -1, 1)
 
-    def _normalised_sum(self, y: jax.Array, norm: str, mixing: jax.Array) -> jax.Array:
+    def _normalised_sum(self, y: jax.Array, norm: str, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Σ over sources and operations of the normalised maps: y [sources, operations, targets or 1, C, H, W, N],
-        mixing [sources, operations, targets].
+        mixing [sources, operations, targets] → the sum [targets, C, H, W, N] without its shift, and that [targets, C].
 
         The normalised maps themselves are never made: their scales are multiplied with the edges' weights.
         """
-        scale, shift = self.norm(name=norm, affine=False).scale_and_shift(y)
+        mean, scale = self.norm(name=norm, affine=False).mean_and_scale(y)
         weight = mixing[..., None] * scale
-        return kernels.weighted_sum(y, weight) + kernels.spread((mixing[..., None] * shift).sum((0, 1)))
+        return kernels.weighted_sum(y, weight), -(weight * mean).sum((0, 1))
 
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:
         return SparseWeight((sources, self.targets, *shape), name=f"{operation}_{part}")()

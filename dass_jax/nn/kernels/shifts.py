@@ -5,25 +5,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from dass_jax.nn.kernels.once import compiled_once
 from dass_jax.nn.kernels.sums import sums_of_products
 from dass_jax.nn.kernels.windows import inside, output_size, pad, windows
 
 
 def _taps(w: jax.Array) -> list[jax.Array]:
-    """w [..., C, k, k] as k² arrays [..., C, 1, 1, 1]."""
-    k = w.shape[-1]
-    return [w[..., i, j, None, None, None] for i in range(k) for j in range(k)]
+    """w [..., C, k, k] as k² arrays [..., C]."""
+    k, leading = w.shape[-1], w.shape[:-2]
+    first = (0,) * len(leading)
+    # `lax.slice`: jnp's indexing would be two operations more, for some thousand taps.
+    ones = [lax.slice(w, (*first, i, j), (*leading, i + 1, j + 1)) for i in range(k) for j in range(k)]
+    return [one.reshape(leading) for one in ones]
 
 
 def _correlate(padded: jax.Array, w: jax.Array, stride: int, dilation: int, height: int, width: int) -> jax.Array:
     # The barriers keep XLA from computing the padding again in each of the k² reads, and the result again in each sum
     # over it, where nothing vectorises.
-    views = windows(lax.optimization_barrier(padded), w.shape[-1], stride, dilation, height, width)
-    return lax.optimization_barrier(
-        functools.reduce(jnp.add, (view * tap for view, tap in zip(views, _taps(w), strict=True)))
+    leading = np.broadcast_shapes(padded.shape[:-3], w.shape[:-2])
+    shape = (*leading, height, width, padded.shape[-1])
+    own = [axis for axis, size in enumerate(padded.shape) if axis >= len(leading) or size == leading[axis]]
+    padded = lax.optimization_barrier(padded.reshape([padded.shape[axis] for axis in own]))
+    views = windows(padded, w.shape[-1], stride, dilation, height, width)
+    products = (
+        lax.broadcast_in_dim(view, shape, own) * lax.broadcast_in_dim(tap, shape, range(len(leading)))
+        for view, tap in zip(views, _taps(w), strict=True)
     )
+    return lax.optimization_barrier(functools.reduce(jnp.add, products))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -37,14 +48,14 @@ def _depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Ar
     return _depthwise_forward(x, w, stride, dilation)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(compiled_once, static_argnums=(2, 3))
 def _depthwise_forward(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> tuple[jax.Array, tuple]:
     border = (w.shape[-1] - 1) // 2 * dilation
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])
     return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width), (x, w)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiled_once, static_argnums=(0, 1))
 def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     k, (height, width) = w.shape[-1], x.shape[-3:-1]
@@ -57,7 +68,7 @@ def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Arr
     shared = [axis for axis, size in enumerate(x.shape[:-3]) if size == 1 and g.shape[axis] != 1]
     gx = _summed_correlation(shared, lax.optimization_barrier(spread), w[..., ::-1, ::-1], dilation, height, width)
     views = windows(lax.optimization_barrier(pad(x, border, (border, border))), k, stride, dilation, *g.shape[-3:-1])
-    gw = sums_of_products(tuple(views), g).reshape(*g.shape[:-3], k, k)
+    gw = jnp.stack(sums_of_products(tuple(views), g), axis=-1).reshape(*g.shape[:-3], k, k)
     return gx, _unbroadcast(gw, w.shape)
 
 
@@ -100,19 +111,20 @@ def _max_pool(x: jax.Array, stride: int) -> jax.Array:
     return _max_pool_forward(x, stride)[0]
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(compiled_once, static_argnums=1)
 def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     y = functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
     return y, (x, y)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiled_once, static_argnums=0)
 def _max_pool_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
     x, y = residuals
     tied = functools.reduce(jnp.add, [(view == y).astype(g.dtype) for view in _views_for_pool(x, stride, -jnp.inf)])
+    nothing = jnp.zeros_like(x)
     # A pixel's gradient comes from those of the nine windows around it whose maximum it is.
     around = zip(_views_ofwindows(y, x, stride, jnp.inf), _views_ofwindows(g / tied, x, stride, 0.0), strict=True)
-    return (functools.reduce(jnp.add, [jnp.where(x == maximum, share, 0) for maximum, share in around]),)
+    return (functools.reduce(jnp.add, [lax.select(x == maximum, share, nothing) for maximum, share in around]),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dass_jax.nn.kernels.once import compiled_once
 from dass_jax.nn.precision import widened
 
 PIXELS = (-3, -2, -1)
@@ -22,9 +23,9 @@ _AT_ONCE = 8
 
 @jax.custom_jvp
 @jax.jit
-def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
-    """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: [..., C, views], in one pass and in
-    float32 at least.
+def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+    """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: one [..., C] for each view, in one pass and
+    in float32 at least.
 
     The views may lack axes of g or have them with size 1, and g those of the views.
     """
@@ -33,26 +34,28 @@ def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
     height, axes = shape[-3], tuple(range(len(shape) - 3, len(shape)))
     parts = next(n for n in range(max(1, _AT_ONCE // len(views)), 0, -1) if height % n == 0)
     slabs = [slice(part * height // parts, (part + 1) * height // parts) for part in range(parts)]
-    products = [jnp.broadcast_to(view * g, shape)[..., slab, :, :] for view in views for slab in slabs]
+    whole = [jnp.broadcast_to(view * g, shape) for view in views]
+    products = [product[..., slab, :, :] for product in whole for slab in slabs] if parts > 1 else whole
     zeros = [jnp.zeros((), g.dtype)] * len(products)
     sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
-    return jnp.stack([functools.reduce(jnp.add, sums[i : i + parts]) for i in range(0, len(sums), parts)], axis=-1)
+    return tuple(functools.reduce(jnp.add, sums[i : i + parts]) for i in range(0, len(sums), parts))
 
 
 @sums_of_products.defjvp
-def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
     (views, g), (moved_views, moved_g) = jax.tree.map(widened, (primals, tangents))
-    moved = [(moved_view * g + view * moved_g).sum(PIXELS) for view, moved_view in zip(views, moved_views, strict=True)]
-    return sums_of_products(*primals), jnp.stack(moved, axis=-1)
+    moved = ((moved_view * g + view * moved_g).sum(PIXELS) for view, moved_view in zip(views, moved_views, strict=True))
+    return sums_of_products(*primals), tuple(moved)
 
 
 @jax.custom_jvp
-@jax.jit
+@compiled_once
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
-    sums = sums_of_products((jnp.ones_like(x), x), x) / math.prod(x.shape[-3:])
-    return sums[..., 0], sums[..., 1]
+    pixels = math.prod(x.shape[-3:])
+    mean, square = sums_of_products((jnp.ones_like(x), x), x)
+    return mean / pixels, square / pixels
 
 
 @moments.defjvp
@@ -78,12 +81,11 @@ def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
     return (x * spread(scale) + spread(shift)).astype(x.dtype), (x, scale)
 
 
-@jax.jit
+@compiled_once
 def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = residuals
-    sums = sums_of_products((x, jnp.ones_like(x)), g)
-    to_scale, to_shift = sums[..., 0].astype(scale.dtype), sums[..., 1].astype(scale.dtype)
-    return (g * spread(scale)).astype(x.dtype), to_scale, to_shift
+    to_scale, to_shift = sums_of_products((x, jnp.ones_like(x)), g)
+    return (g * spread(scale)).astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(scale.dtype)
 
 
 scaled.defvjp(_scaled_forward, _scaled_backward)
@@ -99,19 +101,19 @@ def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
     return _weighted_sum_forward(x, w)[0]
 
 
-@jax.jit
+@compiled_once
 def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
     return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])]), (x, w)
 
 
-@jax.jit
+@compiled_once
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     if x.shape[2] == w.shape[2]:
         gx = spread(w) * g
     else:  # one map for all targets
         gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx.astype(x.dtype), sums_of_products((x,), g)[..., 0].astype(w.dtype)
+    return gx.astype(x.dtype), sums_of_products((x,), g)[0].astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
