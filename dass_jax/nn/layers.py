@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def mean_and_scale(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(mean, scale), each [..., C]: (x − mean) · scale is normalised. Sums of such maps multiply the scales first."""
+        """(mean, scale), each [..., C]: (x − mean) · scale is normalised. Sums of such maps multiply scales first."""
         features = x.shape[:-3]
         mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         var = self.variable("batch_stats", "var", jnp.ones, features)

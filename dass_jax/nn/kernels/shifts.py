@@ -45,31 +45,49 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
-    return _depthwise_forward(x, w, stride, dilation)[0]
+    return _convolved(x, w, stride, dilation)
+
+
+def _depthwise_forward(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> tuple[jax.Array, tuple]:
+    return _convolved(x, w, stride, dilation), (x, w)
+
+
+def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    # Two functions, so that α's step, which needs no gradient of weights, does not call for it.
+    return _gradient_of_input(x.shape, w, g, stride, dilation), _gradient_of_weights(x, w.shape, g, stride, dilation)
+
+
+def _border(k: int, dilation: int) -> int:
+    return (k - 1) // 2 * dilation
 
 
 @functools.partial(compiled_once, static_argnums=(2, 3))
-def _depthwise_forward(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> tuple[jax.Array, tuple]:
-    border = (w.shape[-1] - 1) // 2 * dilation
+def _convolved(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
+    border = _border(w.shape[-1], dilation)
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])
-    return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width), (x, w)
+    return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width)
 
 
-@functools.partial(compiled_once, static_argnums=(0, 1))
-def _depthwise_backward(stride: int, dilation: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, w = residuals
-    k, (height, width) = w.shape[-1], x.shape[-3:-1]
-    border = (k - 1) // 2 * dilation
-    # Gradient to x: the stride becomes zeros between the entries of g, and the window turns by 180 degrees.
-    high = tuple(
-        size + border - (inner - 1) * stride - 1 for size, inner in zip((height, width), g.shape[-3:-1], strict=True)
+@functools.partial(compiled_once, static_argnums=(0, 3, 4))
+def _gradient_of_input(shape: tuple[int, ...], w: jax.Array, g: jax.Array, stride: int, dilation: int) -> jax.Array:
+    # The stride becomes zeros between the entries of g, and the window turns by 180 degrees.
+    border, (height, width) = _border(w.shape[-1], dilation), shape[-3:-1]
+    high = (
+        height + border - (g.shape[-3] - 1) * stride - 1,
+        width + border - (g.shape[-2] - 1) * stride - 1,
     )
     spread = pad(g, border, high, interior=stride - 1)
-    shared = [axis for axis, size in enumerate(x.shape[:-3]) if size == 1 and g.shape[axis] != 1]
-    gx = _summed_correlation(shared, lax.optimization_barrier(spread), w[..., ::-1, ::-1], dilation, height, width)
+    shared = [axis for axis, size in enumerate(shape[:-3]) if size == 1 and g.shape[axis] != 1]
+    return _summed_correlation(shared, lax.optimization_barrier(spread), w[..., ::-1, ::-1], dilation, height, width)
+
+
+@functools.partial(compiled_once, static_argnums=(1, 3, 4))
+def _gradient_of_weights(x: jax.Array, shape: tuple[int, ...], g: jax.Array, stride: int, dilation: int) -> jax.Array:
+    k, border = shape[-1], _border(shape[-1], dilation)
     views = windows(lax.optimization_barrier(pad(x, border, (border, border))), k, stride, dilation, *g.shape[-3:-1])
-    gw = jnp.stack(sums_of_products(tuple(views), g), axis=-1).reshape(*g.shape[:-3], k, k)
-    return gx, _unbroadcast(gw, w.shape)
+    gradient = jnp.stack(sums_of_products(tuple(views), g), axis=-1)
+    return _unbroadcast(gradient.reshape(*g.shape[:-3], k, k), shape)
 
 
 def _summed_correlation(
@@ -108,13 +126,17 @@ def max_pool(x: jax.Array, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, stride: int) -> jax.Array:
-    return _max_pool_forward(x, stride)[0]
+    return _maxima(x, stride)
+
+
+def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _maxima(x, stride)
+    return y, (x, y)
 
 
 @functools.partial(compiled_once, static_argnums=1)
-def _max_pool_forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
-    return y, (x, y)
+def _maxima(x: jax.Array, stride: int) -> jax.Array:
+    return functools.reduce(jnp.maximum, _views_for_pool(x, stride, -jnp.inf))
 
 
 @functools.partial(compiled_once, static_argnums=0)

@@ -49,12 +49,19 @@ def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple
     return sums_of_products(*primals), tuple(moved)
 
 
-@jax.custom_jvp
 @compiled_once
+def _product_and_sum(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Σ x · g and Σ g over H, W and N."""
+    product, alone = sums_of_products((x, jnp.ones_like(x)), g)
+    return product, alone
+
+
+@jax.custom_jvp
+@jax.jit
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
+    square, mean = _product_and_sum(x, x)
     pixels = math.prod(x.shape[-3:])
-    mean, square = sums_of_products((jnp.ones_like(x), x), x)
     return mean / pixels, square / pixels
 
 
@@ -81,10 +88,10 @@ def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
     return (x * spread(scale) + spread(shift)).astype(x.dtype), (x, scale)
 
 
-@compiled_once
+@jax.jit
 def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = residuals
-    to_scale, to_shift = sums_of_products((x, jnp.ones_like(x)), g)
+    to_scale, to_shift = _product_and_sum(x, g)
     return (g * spread(scale)).astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(scale.dtype)
 
 
@@ -95,25 +102,34 @@ scaled.defvjp(_scaled_forward, _scaled_backward)
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
     """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N]. The
     sum has the dtype of w, if that is the wider one.
-
-    Written term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
     """
-    return _weighted_sum_forward(x, w)[0]
+    return _weighted_terms(x, w)
 
 
-@compiled_once
 def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
-    return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])]), (x, w)
+    return _weighted_terms(x, w), (x, w)
 
 
 @compiled_once
+def _weighted_terms(x: jax.Array, w: jax.Array) -> jax.Array:
+    # Term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
+    return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])])
+
+
+@compiled_once
+def _product(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Σ x · g over H, W and N."""
+    return sums_of_products((x,), g)[0]
+
+
+@jax.jit
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     if x.shape[2] == w.shape[2]:
         gx = spread(w) * g
     else:  # one map for all targets
         gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx.astype(x.dtype), sums_of_products((x,), g)[0].astype(w.dtype)
+    return gx.astype(x.dtype), _product(x, g).astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
