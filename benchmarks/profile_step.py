@@ -27,7 +27,7 @@ from benchmarks import measure, search_step
 from dass_jax import errors
 
 KINDS = (
-    ("depthwise, gradient of the weights", r"transpose.*depthwise.*sums_of_products"),
+    ("depthwise, gradient of the weights", r"transpose.*depthwise.*(sums_of_products|gradient_of_weights)"),
     ("depthwise, gradient of the input", r"transpose.*depthwise"),
     ("depthwise, forward", r"depthwise"),
     ("pools", r"_pools"),
@@ -64,21 +64,23 @@ def kind(operation: str) -> str:
 
 
 def origins(program: str) -> dict[str, str]:
-    """Each instruction of a program in XLA's text form → the operation that it came from."""
+    """Each instruction of a program in XLA's text form → the operation that it came from. Loops and calls are left out:
+    what they consist of is there, and their time is the sum of its."""
     found = {}
     for line in program.splitlines():
-        if match := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line):
+        match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = .*?([a-z\-]+)\(", line)
+        if match and match[2] not in ("while", "call"):
             operation = re.search(r'op_name="([^"]*)"', line)
             found[match[1]] = operation[1] if operation else ""
     return found
 
 
 def spent(events: list[dict[str, Any]], origin: dict[str, str]) -> dict[str, float]:
-    """Seconds by kind of work, the largest first. A loop's own event is left out: those of its body are there."""
+    """Seconds by kind of work, the largest first."""
     seconds: collections.Counter[str] = collections.Counter()
     for event in events:
         name = event.get("name", "")
-        if event.get("ph") == "X" and name in origin and not name.startswith(("while", "call")):
+        if event.get("ph") == "X" and name in origin:
             seconds[kind(origin[name])] += event["dur"] / 1e6
     return dict(seconds.most_common())
 

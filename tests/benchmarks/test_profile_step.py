@@ -29,16 +29,18 @@ def test_the_kind_of_work_is_read_off_an_operations_name(operation: str, kind: s
     assert profile_step.kind(operation) == kind
 
 
-def test_seconds_are_summed_by_kind_and_a_loop_does_not_count_twice() -> None:
+def test_seconds_are_summed_by_kind_and_loops_and_calls_do_not_count_twice() -> None:
     program = """
-  %dot.1 = f32[2] dot(), metadata={op_name="jit(f)/_pointwise/dot_general" id=1}
-  ROOT %while.2 = f32[2] while(), metadata={op_name="jit(f)/_pointwise/while"}
+  %dot.1 = f32[2]{0} dot(), metadata={op_name="jit(f)/_pointwise/dot_general" id=1}
+  %while.2 = (f32[2]{0}, s32[]) while(%tuple), metadata={op_name="jit(f)/_pointwise/while"}
+  ROOT %jit__pointwise_.4 = f32[2]{0} call(), metadata={op_name="jit(f)/jit(_pointwise)"}
   copy.3 = f32[2] copy()
 """
     origin = profile_step.origins(program)
-    assert origin == {"dot.1": "jit(f)/_pointwise/dot_general", "while.2": "jit(f)/_pointwise/while", "copy.3": ""}
+    assert origin == {"dot.1": "jit(f)/_pointwise/dot_general", "copy.3": ""}
     events = [
-        {"ph": "X", "name": name, "dur": 1e6} for name in ("dot.1", "dot.1", "while.2", "copy.3", "something else")
+        {"ph": "X", "name": name, "dur": 1e6}
+        for name in ("dot.1", "dot.1", "while.2", "jit__pointwise_.4", "copy.3", "something else")
     ]
     assert profile_step.spent(events, origin) == {"pointwise products": 2.0, "other": 1.0}
 
