@@ -55,7 +55,7 @@ class MixedEdges(nn.Module):
         return kernels.apart(functools.reduce(jnp.add, sums) + kernels.spread(functools.reduce(jnp.add, shifts)))
 
     def _weights_of(self, operations: tuple[str, ...], weights: jax.Array) -> jax.Array:
-        """The edges' weights of some operations: [sources, operations, targets]."""
+        """The edges' weights of operations that are neighbours in `operations`: [sources, operations, targets]."""
         first = self.operations.index(operations[0])
         return jnp.moveaxis(weights[:, :, first : first + len(operations)], -1, 1)
 

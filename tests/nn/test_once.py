@@ -1,6 +1,8 @@
 """That calls share one computation in what is compiled, where the function says so, and only there."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,10 @@ import numpy as np
 from dass_jax.nn.kernels.once import compiled_once
 
 
-def called(function: object, name: str) -> int:
+def called(function: Callable[..., Any], name: str) -> int:
     """How many calls of a computation of that name are left in the program of `function`."""
     x = jnp.ones((8, 8))
-    text = jax.jit(lambda: function(function(x) + 1)).lower().compile().as_text()  # type: ignore[operator]
+    text = jax.jit(lambda: function(function(x) + 1)).lower().compile().as_text()
     return len(re.findall(rf" call\(.*{name}", text))
 
 

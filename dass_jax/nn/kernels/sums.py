@@ -35,7 +35,7 @@ def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Ar
     parts = next(n for n in range(max(1, _AT_ONCE // len(views)), 0, -1) if height % n == 0)
     slabs = [slice(part * height // parts, (part + 1) * height // parts) for part in range(parts)]
     whole = [jnp.broadcast_to(view * g, shape) for view in views]
-    products = [product[..., slab, :, :] for product in whole for slab in slabs] if parts > 1 else whole
+    products = [product[..., slab, :, :] for product in whole for slab in slabs]
     zeros = [jnp.zeros((), g.dtype)] * len(products)
     sums = lax.reduce(products, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
     return tuple(functools.reduce(jnp.add, sums[i : i + parts]) for i in range(0, len(sums), parts))
