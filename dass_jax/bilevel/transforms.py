@@ -34,13 +34,13 @@ def with_rate(transform: optax.GradientTransformation, index: int) -> optax.Grad
 
 def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTransformationExtraArgs:
     """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
-    return optax.flatten(
-        optax.chain(
-            clip_by_global_norm(clip),
-            optax.add_decayed_weights(weight_decay),
-            optax.trace(momentum),
-            scale_by_given_learning_rate(),
-        )
+    # Not through `optax.flatten`: leaves cut out of one vector are each compiled for their own place in it, while
+    # leaves of one shape share what is compiled for them.
+    return optax.chain(
+        clip_by_global_norm(clip),
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(momentum),
+        scale_by_given_learning_rate(),
     )
 
 
