@@ -27,6 +27,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     found = [device.platform for device in jax.devices()]
     if found != ["cpu", "cpu"]:
         raise pytest.UsageError(f"JAX sees the devices {found}; the tests need ['cpu', 'cpu']")
+    # Tracing makes millions of small objects: Python's collector would look through all that is imported for each few.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_stages")
