@@ -23,18 +23,16 @@ def _taps(w: jax.Array) -> list[jax.Array]:
 
 
 def _correlate(padded: jax.Array, w: jax.Array, stride: int, dilation: int, height: int, width: int) -> jax.Array:
-    # The barriers keep XLA from computing the padding again in each of the k² reads, and the result again in each sum
-    # over it, where nothing vectorises.
     leading = np.broadcast_shapes(padded.shape[:-3], w.shape[:-2])
     shape = (*leading, height, width, padded.shape[-1])
     own = [axis for axis, size in enumerate(padded.shape) if axis >= len(leading) or size == leading[axis]]
-    padded = lax.optimization_barrier(padded.reshape([padded.shape[axis] for axis in own]))
+    padded = padded.reshape([padded.shape[axis] for axis in own])
     views = windows(padded, w.shape[-1], stride, dilation, height, width)
     products = (
         lax.broadcast_in_dim(view, shape, own) * lax.broadcast_in_dim(tap, shape, range(len(leading)))
         for view, tap in zip(views, _taps(w), strict=True)
     )
-    return lax.optimization_barrier(functools.reduce(jnp.add, products))
+    return functools.reduce(jnp.add, products)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -66,7 +64,9 @@ def _border(k: int, dilation: int) -> int:
 def _convolved(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
     border = _border(w.shape[-1], dilation)
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])
-    return _correlate(pad(x, border, (border, border)), w, stride, dilation, height, width)
+    # Without the barrier XLA computes the padding again in each of the k² reads, and nothing vectorises.
+    padded = lax.optimization_barrier(pad(x, border, (border, border)))
+    return _correlate(padded, w, stride, dilation, height, width)
 
 
 @functools.partial(compiled_once, static_argnums=(0, 3, 4))
@@ -86,7 +86,8 @@ def _gradient_of_input(shape: tuple[int, ...], w: jax.Array, g: jax.Array, strid
 def _gradient_of_weights(x: jax.Array, shape: tuple[int, ...], g: jax.Array, stride: int, dilation: int) -> jax.Array:
     k, border = shape[-1], _border(shape[-1], dilation)
     views = windows(lax.optimization_barrier(pad(x, border, (border, border))), k, stride, dilation, *g.shape[-3:-1])
-    gradient = jnp.stack(sums_of_products(tuple(views), g), axis=-1)
+    # Stacked last, each entry would choose among k² arrays, which XLA on a CPU compiles slowly and for every call anew.
+    gradient = jnp.moveaxis(jnp.stack(sums_of_products(tuple(views), g)), 0, -1)
     return _unbroadcast(gradient.reshape(*g.shape[:-3], k, k), shape)
 
 
@@ -96,17 +97,20 @@ def _summed_correlation(
     """The correlation at stride 1, summed over leading axes that stay with size 1.
 
     One term after the other: summed by a reduction, XLA on a CPU computes each of the k² products by itself, and
-    takes ten times as long.
+    takes ten times as long. From zeros on: a first term outside of the loop would be compiled a second time.
     """
     if not axes:
         return _correlate(padded, w, 1, dilation, height, width)
     axis, *others = axes
+    leading = np.broadcast_shapes(padded.shape[:-3], w.shape[:-2])
+    summed = [1 if i in axes else size for i, size in enumerate(leading)]
+    zeros = jnp.zeros((*summed, height, width, padded.shape[-1]), padded.dtype)
 
-    def term(index: Any) -> jax.Array:
+    def add_term(index: Any, sums: jax.Array) -> jax.Array:
         one, own = (lax.dynamic_slice_in_dim(a, index if a.shape[axis] > 1 else 0, 1, axis) for a in (padded, w))
-        return _summed_correlation(others, one, own, dilation, height, width)
+        return sums + _summed_correlation(others, one, own, dilation, height, width)
 
-    return lax.fori_loop(1, padded.shape[axis], lambda index, sums: sums + term(index), term(0))
+    return lax.fori_loop(0, padded.shape[axis], add_term, zeros)
 
 
 def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
