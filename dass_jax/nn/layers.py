@@ -40,30 +40,44 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        mean, scale = self.mean_and_scale(x)
-        if not self.affine:
-            return kernels.scaled(x, scale, -mean * scale)
-        features = x.shape[:-3]
-        scale *= self.param("scale", nn.initializers.ones, features)
-        return kernels.scaled(x, scale, self.param("bias", nn.initializers.zeros, features) - mean * scale)
+        features, affine = x.shape[:-3], None
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, features)
+            affine = scale, self.param("bias", nn.initializers.zeros, features)
+        running = mean, var = self._running(features)
+        if not self.train:
+            inverse = kernels.inverse_deviation(var.value, self.epsilon)
+            return kernels.scaled(x, *kernels.scale_and_shift(mean.value, inverse, affine))
+        y, now = kernels.normalised(x, affine, self._average(), self.epsilon)
+        self._move(running, now)
+        return y
 
     @nn.compact
-    def mean_and_scale(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(mean, scale), each [..., C]: (x − mean) · scale is normalised. Sums of such maps multiply scales first."""
-        features = x.shape[:-3]
+    def mixed(self, x: jax.Array, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Σ over sources and operations of the normalised maps times mixing, for x [S, O, T or 1, C, H, W, N] and
+        mixing [S, O, T]: the sum [T, C, H, W, N] without its shift, and that shift [T, C]."""
+        running = mean, var = self._running(x.shape[:-3])
+        if not self.train:
+            inverse = kernels.inverse_deviation(var.value, self.epsilon)
+            weight, shift = kernels.weight_and_shift(mean.value, inverse, mixing)
+            return kernels.weighted_sum(x, weight), shift
+        sums, now = kernels.normalised_sum(x, mixing, self._average(), self.epsilon)
+        self._move(running, now)
+        return sums
+
+    def _running(self, features: tuple[int, ...]) -> tuple[nn.Variable, nn.Variable]:
         mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        var = self.variable("batch_stats", "var", jnp.ones, features)
-        now_mean, now_var = mean.value, var.value
-        if self.train:
-            # Shapes are found outside of any mapped axis: there is nothing to average over then.
-            average = one_device if self.is_initializing() else self.average
-            now_mean, square = average(kernels.moments(x))
-            now_var = nn.relu(square - now_mean * now_mean)  # rounding can leave it below 0
-            if not self.is_initializing():
-                for running, now in ((mean, now_mean), (var, now_var)):
-                    moved = self.momentum * running.value + (1 - self.momentum) * jax.lax.stop_gradient(now)
-                    running.value = moved.astype(running.value.dtype)
-        return now_mean, jax.lax.rsqrt(now_var + self.epsilon)
+        return mean, self.variable("batch_stats", "var", jnp.ones, features)
+
+    def _average(self) -> Average:
+        # Shapes are found outside of any mapped axis: there is nothing to average over then.
+        return one_device if self.is_initializing() else self.average
+
+    def _move(self, running: tuple[nn.Variable, ...], now: tuple[jax.Array, ...]) -> None:
+        if not self.is_initializing():
+            for old, new in zip(running, now, strict=True):
+                moved = self.momentum * old.value + (1 - self.momentum) * new
+                old.value = moved.astype(old.value.dtype)
 
 
 def batch_norm(train: bool, affine: bool, average: Average = one_device, epsilon: float = BatchNorm.epsilon) -> Norm:

@@ -46,7 +46,8 @@ class MixedEdges(nn.Module):
         ]
         if self.stride > 1:
             maps.append((self._reduced_skip(relu), "norm_skip", SKIP))
-        parts = (self._normalised_sum(y, norm, self._weights_of(names, weights)) for y, norm, names in maps)
+        norms = {name: self.norm(name=name, affine=False) for _, name, _ in maps}
+        parts = (norms[name].mixed(y, self._weights_of(operations, weights)) for y, name, operations in maps)
         sums, shifts = map(list, zip(*parts, strict=True))
         if self.stride == 1:
             mixing = self._weights_of(SKIP, weights)[..., None]
@@ -58,16 +59,6 @@ class MixedEdges(nn.Module):
         """The edges' weights of operations that are neighbours in `operations`: [sources, operations, targets]."""
         first = self.operations.index(operations[0])
         return jnp.moveaxis(weights[:, :, first : first + len(operations)], -1, 1)
-
-    def _normalised_sum(self, y: jax.Array, norm: str, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Σ over sources and operations of the normalised maps: y [sources, operations, targets or 1, C, H, W, N],
-        mixing [sources, operations, targets] → the sum [targets, C, H, W, N] without its shift, and that [targets, C].
-
-        The normalised maps themselves are never made: their scales are multiplied with the edges' weights.
-        """
-        mean, scale = self.norm(name=norm, affine=False).mean_and_scale(y)
-        weight = mixing[..., None] * scale
-        return kernels.weighted_sum(y, weight), -(weight * mean).sum((0, 1))
 
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:
         return SparseWeight((sources, self.targets, *shape), name=f"{operation}_{part}")()

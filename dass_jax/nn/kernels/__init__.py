@@ -22,8 +22,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.kernels import library, matrix, shifts
-from dass_jax.nn.kernels.sums import moments as moments
-from dass_jax.nn.kernels.sums import scaled as scaled
+from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
+from dass_jax.nn.kernels.norms import normalised as normalised
+from dass_jax.nn.kernels.norms import normalised_sum as normalised_sum
+from dass_jax.nn.kernels.norms import scale_and_shift as scale_and_shift
+from dass_jax.nn.kernels.norms import scaled as scaled
+from dass_jax.nn.kernels.norms import weight_and_shift as weight_and_shift
 from dass_jax.nn.kernels.sums import spread as spread
 from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
 from dass_jax.nn.kernels.windows import pad

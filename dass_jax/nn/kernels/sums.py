@@ -5,7 +5,6 @@ keep it busy, so that a sum is cut into a few slabs where there is only one arra
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -50,26 +49,10 @@ def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple
 
 
 @compiled_once
-def _product_and_sum(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Σ x · g and Σ g over H, W and N."""
-    product, alone = sums_of_products((x, jnp.ones_like(x)), g)
-    return product, alone
-
-
-@jax.custom_jvp
-@jax.jit
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The means of x [..., C, H, W, N] and of its square over H, W and N: two arrays [..., C]."""
-    square, mean = _product_and_sum(x, x)
-    pixels = math.prod(x.shape[-3:])
-    return mean / pixels, square / pixels
-
-
-@moments.defjvp
-def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[tuple, tuple]:
-    (x,), (moved,) = primals, tangents
-    moved = widened(moved)
-    return moments(x), (moved.mean(PIXELS), (2 * x * moved).mean(PIXELS))
+def product_and_sum(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Σ x · g and Σ g over H, W and N: two arrays [..., C] in float32 at least."""
+    with_x, alone = sums_of_products((x, jnp.ones_like(x)), g)
+    return with_x, alone
 
 
 def spread(per_channel: jax.Array) -> jax.Array:
@@ -78,46 +61,26 @@ def spread(per_channel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def scaled(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """x · scale + shift for x [..., C, H, W, N], scale and shift [..., C]; one pass finds the gradients of both."""
-    return _scaled_forward(x, scale, shift)[0]
-
-
-@jax.jit
-def _scaled_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple]:
-    return (x * spread(scale) + spread(shift)).astype(x.dtype), (x, scale)
-
-
-@jax.jit
-def _scaled_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, scale = residuals
-    to_scale, to_shift = _product_and_sum(x, g)
-    return (g * spread(scale)).astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(scale.dtype)
-
-
-scaled.defvjp(_scaled_forward, _scaled_backward)
-
-
-@jax.custom_vjp
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
     """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N]. The
     sum has the dtype of w, if that is the wider one.
     """
-    return _weighted_terms(x, w)
+    return weighted_terms(x, w)
 
 
 def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
-    return _weighted_terms(x, w), (x, w)
+    return weighted_terms(x, w), (x, w)
 
 
 @compiled_once
-def _weighted_terms(x: jax.Array, w: jax.Array) -> jax.Array:
+def weighted_terms(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`weighted_sum`, for functions that have a gradient of their own."""
     # Term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
     return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])])
 
 
 @compiled_once
-def _product(x: jax.Array, g: jax.Array) -> jax.Array:
+def product(x: jax.Array, g: jax.Array) -> jax.Array:
     """Σ x · g over H, W and N."""
     return sums_of_products((x,), g)[0]
 
@@ -129,7 +92,7 @@ def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, j
         gx = spread(w) * g
     else:  # one map for all targets
         gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx.astype(x.dtype), _product(x, g).astype(w.dtype)
+    return gx.astype(x.dtype), product(x, g).astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
