@@ -51,7 +51,7 @@ class Seen(NamedTuple):
 
 
 def observe(s: build.Setting, channels: int) -> Any:
-    """(key, keep, ε) → Seen. ε is data of the compiled program, and so are the masks."""
+    """(key, keep, ε) → Seen. The masks are data of the compiled program; each ε has one of its own."""
     c = s.config.search
     space = darts(SupernetConfig(s.dataset.classes, c.cells, channels, c.nodes, c.stem, c.none))
     train = build.examples(s)[0]
@@ -63,8 +63,8 @@ def observe(s: build.Setting, channels: int) -> Any:
     # The running variance moves by a tenth of the batch's: from zero, it says what that was.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[BATCH_STATS])
 
-    @jax.jit
-    def masked(theta: Any, masks: Any, epsilon: jax.Array) -> Seen:
+    @functools.partial(jax.jit, static_argnums=2)
+    def masked(theta: Any, masks: Any, epsilon: float) -> Seen:
         def loss(weights: Any) -> Any:
             patched = functools.partial(layers.batch_norm, epsilon=epsilon)
             with mock.patch.object(layers, "batch_norm", patched):
@@ -83,7 +83,7 @@ def observe(s: build.Setting, channels: int) -> Any:
         scores = sparsity.init_scores(variables.select(theta, stacks), stacks)
         return theta, sparsity.topk_masks(scores, stacks, keep)
 
-    return lambda key, keep, epsilon: masked(*begin(key, keep), jnp.float32(epsilon))
+    return lambda key, keep, epsilon: masked(*begin(key, keep), epsilon)
 
 
 def rows(config: Config, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from dass_jax import bilevel, build, errors, relaxation, variables
 from dass_jax.config import Search
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
-from dass_jax.runtime import memory
+from dass_jax.runtime import compilation, memory
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 
@@ -133,7 +133,8 @@ def search(
 def compiled_with_record(function: Callable[..., Any], record: dict[str, Any], *arguments: Any, **named: Any) -> Any:
     """`function` compiled for such arguments, the first of them donated. What it took goes into `record`."""
     before = time.perf_counter()
-    lowered = jax.jit(function, donate_argnums=0).lower(*arguments, **named)
+    with compilation.without_collector():
+        lowered = jax.jit(function, donate_argnums=0).lower(*arguments, **named)
     record["trace_seconds"] = time.perf_counter() - before
     say(f"traced in {record['trace_seconds']:.1f} s, compiling …")
     before = time.perf_counter()

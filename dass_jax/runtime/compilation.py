@@ -1,9 +1,12 @@
-"""What XLA is told when a program is compiled. Measured in docs/performance.md.
+"""How a program is traced, and what XLA is told when it is compiled. Measured in docs/performance.md.
 
 For a program of your own: `jax.jit(f).lower(x).compile(compiler_options=options(jax.default_backend()))`.
 """
 
+import contextlib
 import functools
+import gc
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +29,19 @@ def options(platform: str) -> dict[str, str]:
     They change how fast a program is, and the order of its additions, never what it computes.
     """
     return {name: value for name, value in _CPU.items() if _known(name, value)} if platform == "cpu" else {}
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's garbage collector rests, if it was at work. Tracing a supernet makes millions of objects, hardly one of
+    them garbage, and the collector would look through them an eighth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _known(name: str, value: str) -> bool:

@@ -163,4 +163,6 @@ def program(
     in_axes = tuple(0 if index < mapped else None for index in range(len(arguments)))
     donated = (0,) if donate else ()
     everywhere = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
-    return everywhere.lower(*arguments).compile(compiler_options=compilation.options(devices[0].platform))
+    with compilation.without_collector():
+        lowered = everywhere.lower(*arguments)
+    return lowered.compile(compiler_options=compilation.options(devices[0].platform))

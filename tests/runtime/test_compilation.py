@@ -1,5 +1,7 @@
-"""The compiler options: what they are for is seen in the compiled program, and that they change no result."""
+"""The compiler options: what they are for is seen in the compiled program, and that they change no result; how programs
+are traced."""
 
+import gc
 from typing import Any
 
 import chex
@@ -44,6 +46,24 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.M
 
 def test_other_platforms_have_none() -> None:
     assert compilation.options("gpu") == compilation.options("tpu") == {}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_while_a_program_is_traced_and_no_longer(enabled: bool) -> None:
+    found = []
+
+    def traced() -> None:
+        found.append(gc.isenabled())
+        raise OSError
+
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(OSError), compilation.without_collector():
+            traced()
+        assert (found, gc.isenabled()) == ([False], enabled)
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 def test_a_run_s_compiler_computes_what_the_quick_one_of_these_tests_does(x64: None, random_like: Any) -> None:
