@@ -15,8 +15,7 @@ from dass_jax.nn.precision import widened
 Norm = Callable[..., nn.Module]
 Activation = Callable[[jax.Array], jax.Array]
 
-Average = Callable[[Any], Any]
-"""The mean of a pytree over all devices that share a batch."""
+Average = kernels.Average
 
 
 def one_device(tree: Any) -> Any:

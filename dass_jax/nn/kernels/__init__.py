@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.kernels import library, matrix, shifts
+from dass_jax.nn.kernels.norms import Average as Average
 from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
 from dass_jax.nn.kernels.norms import normalised as normalised
 from dass_jax.nn.kernels.norms import normalised_sum as normalised_sum

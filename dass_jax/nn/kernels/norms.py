@@ -4,8 +4,8 @@ What happens per channel between two passes over the maps is a call of its own, 
 through it once for all calls of one shape, and with one order of operands, so that they share machine code. Left to
 JAX, the statistics' gradient would meet that of the maps in one operation with all that is per channel in it.
 
-The statistics are sums over H, W and N, in float32 at least. `average` is the mean of a pytree over all devices that
-share a batch; gradients of the statistics go through it too. What is returned for running averages has no gradient.
+The statistics are sums over H, W and N, in float32 at least. They and their gradients are averaged over the
+devices that share a batch. What is returned for running averages has no gradient.
 """
 
 import functools
@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.kernels.once import compiled_once
-from dass_jax.nn.kernels.sums import PIXELS, product, product_and_sum, spread, weighted_terms
+from dass_jax.nn.kernels.sums import PIXELS, product, product_and_sum, spread, through_terms, weighted_terms
 
 Average = Callable[[Any], Any]
+"""The mean of a pytree over all devices that share a batch."""
 Pair = tuple[jax.Array, jax.Array]
 Affine = Pair | None
 """(scale, bias), each [..., C]."""
@@ -66,9 +67,8 @@ def _normalised_forward(x: jax.Array, affine: Affine, average: Average, epsilon:
 
 def _normalised_backward(average: Average, epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
     (x, affine, sums, inverse, scale), (g, _) = residuals, cotangents
-    to_sums, to_affine = _gradient_per_channel(
-        scale_and_shift, _pixels(x), sums, inverse, affine, product_and_sum(x, g)
-    )
+    to_coefficients = product_and_sum(x, g)
+    to_sums, to_affine = _gradient_per_channel(scale_and_shift, _pixels(x), sums, inverse, affine, to_coefficients)
     return _gradient_of_map(x, g, scale, average(to_sums)), to_affine
 
 
@@ -139,12 +139,7 @@ def _gradient_of_map(x: jax.Array, g: jax.Array, scale: jax.Array, to_sums: Pair
 
 @compiled_once
 def _gradient_of_summed_maps(x: jax.Array, g: jax.Array, weight: jax.Array, to_sums: Pair) -> jax.Array:
-    if x.shape[2] == weight.shape[2]:
-        direct = spread(weight) * g
-    else:  # one map for all targets
-        terms = [spread(weight[:, :, target]) * g[target] for target in range(len(g))]
-        direct = functools.reduce(jnp.add, terms)[:, :, None]
-    return (direct + _through_sums(x, to_sums)).astype(x.dtype)
+    return (through_terms(x, weight, g) + _through_sums(x, to_sums)).astype(x.dtype)
 
 
 def _through_sums(x: jax.Array, to_sums: Pair) -> jax.Array:

@@ -85,14 +85,18 @@ def product(x: jax.Array, g: jax.Array) -> jax.Array:
     return sums_of_products((x,), g)[0]
 
 
+def through_terms(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
+    """The gradient of `weighted_terms` by x, before it is rounded to the dtype of x."""
+    if x.shape[2] == w.shape[2]:
+        return spread(w) * g
+    # One map for all targets.
+    return functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
+
+
 @jax.jit
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    if x.shape[2] == w.shape[2]:
-        gx = spread(w) * g
-    else:  # one map for all targets
-        gx = functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
-    return gx.astype(x.dtype), product(x, g).astype(w.dtype)
+    return through_terms(x, w, g).astype(x.dtype), product(x, g).astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
