@@ -46,8 +46,8 @@ class MixedEdges(nn.Module):
         ]
         if self.stride > 1:
             maps.append((self._reduced_skip(relu), "norm_skip", SKIP))
-        norms = {name: self.norm(name=name, affine=False) for _, name, _ in maps}
-        parts = (norms[name].mixed(y, self._weights_of(operations, weights)) for y, name, operations in maps)
+        norm = functools.partial(self.norm, affine=False)
+        parts = (norm(name=name).mixed(y, self._weights_of(operations, weights)) for y, name, operations in maps)
         sums, shifts = map(list, zip(*parts, strict=True))
         if self.stride == 1:
             mixing = self._weights_of(SKIP, weights)[..., None]

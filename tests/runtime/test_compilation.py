@@ -50,17 +50,12 @@ def test_other_platforms_have_none() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_rests_while_a_program_is_traced_and_no_longer(enabled: bool) -> None:
-    found = []
-
-    def traced() -> None:
-        found.append(gc.isenabled())
-        raise OSError
-
-    was = gc.isenabled()
+    found, was = [], gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
         with pytest.raises(OSError), compilation.without_collector():
-            traced()
+            found.append(gc.isenabled())
+            raise OSError
         assert (found, gc.isenabled()) == ([False], enabled)
     finally:
         (gc.enable if was else gc.disable)()

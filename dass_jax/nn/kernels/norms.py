@@ -106,7 +106,8 @@ def _pixels(x: jax.Array) -> int:
 
 
 def _statistics(pixels: int, sums: Pair) -> Pair:
-    """(mean, variance) of (Σ x², Σ x)."""
+    """(mean, variance) of (Σ x², Σ x). Computed again where it is read: as results of a call they would be two kernels
+    more for each norm; outside of it XLA makes them part of the running averages' own."""
     square, mean = (total / pixels for total in sums)
     return mean, jax.nn.relu(square - mean * mean)  # rounding can leave it below 0
 
