@@ -17,7 +17,7 @@ from dass_jax import build
 from dass_jax.build import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
-from dass_jax.runtime import loop, parallel, plan
+from dass_jax.runtime import loop, parallel, plan, rounds
 from dass_jax.runtime.calls import Series
 from dass_jax.runtime.stage import Stage
 
@@ -26,8 +26,7 @@ PART_BYTES = 64 * 2**20
 nothing beside its work, and little beside the memory of a training step."""
 
 Compile = Callable[..., Any]
-"""(name of the program, function, arguments, whether the first is donated, how many arguments each device has of its
-own, 2 unless said) → the program, compiled."""
+"""(name of the program, function, arguments, whether the first is donated) → the program, compiled."""
 Advance = Callable[[int], Series]
 """Epoch → the steps of that epoch and those of the same call that follow it, on a state on the devices; infos have
 leading axes over epochs and steps, with the one over several seeds in between."""
@@ -48,16 +47,6 @@ def of(s: Setting) -> Feed:
     return streamed(s) if isinstance(s.dataset.train, Source) else in_memory(s)
 
 
-def placed(s: Setting, tree: Any) -> Any:
-    """A state or a network of all seeds, on the devices."""
-    return parallel.spread(tree, s.devices) if s.spread else parallel.replicate(tree, s.devices)
-
-
-def fetched(s: Setting, tree: Any, axis: int = 0) -> Any:
-    """What was `placed`, or computed from it, as NumPy arrays; several seeds are along `axis`."""
-    return parallel.gathered(tree, len(s.seeds), axis) if s.spread else parallel.unreplicate(tree)
-
-
 def in_memory(s: Setting) -> Feed:
     """The whole data set lies on every device."""
 
@@ -73,16 +62,13 @@ def in_memory(s: Setting) -> Feed:
         def inputs(first: int) -> tuple[Any, ...]:
             each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
             indices, keys, *rates = zip(*each, strict=True)
-            own: tuple[Any, ...] = np.stack(indices), jnp.stack(keys)
-            if s.spread:
-                own = parallel.spread(own, s.devices, axis=1)
-            return *own, *(jax.tree.map(_stacked, *rate) for rate in rates)
+            return np.stack(indices), jnp.stack(keys), *(jax.tree.map(_stacked, *rate) for rate in rates)
 
         steps = _steps(s, stage.indices(0))
         skip = s.config.runtime.nonfinite == "skip"
         arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
-        name, mapped = f"{stage.program}, {together} epochs a call", 4 if s.spread else 2
-        program = compile(name, loop.several(stage.epoch, skip), arguments, True, mapped)
+        epochs = _in_rounds(s, loop.several(stage.epoch, skip), (None, 1, 1, None, None), infos_axis=1)
+        program = compile(f"{stage.program}, {together} epochs a call", epochs, arguments, True)
 
         def of_epochs(epoch: int) -> Series:
             given = inputs(epoch)
@@ -90,7 +76,7 @@ def in_memory(s: Setting) -> Feed:
             def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
                 state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
                 # [epochs, seeds, steps]
-                return state, fetched(s, infos, axis=1)
+                return state, parallel.unreplicate(infos)
 
             return Series(together * steps, together * steps, call)
 
@@ -99,11 +85,16 @@ def in_memory(s: Setting) -> Feed:
     def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
         _, test = on(tuple(s.devices))
         rows, counted = loop.in_order(s.dataset.test.size, batch)
-        program = compile(name, function, (network, test, rows, counted, np.int32(0), np.int32(0)), False)
+        arguments = (network, test, rows, counted, np.int32(0), np.int32(0))
+        # Nothing is carried from batch to batch, so that the network is an argument like the others.
+        in_rounds = _in_rounds(
+            s, lambda nothing, *given: (nothing, function(*given)), (0, None, None, None), infos_axis=0
+        )
+        program = compile(name, lambda *given: in_rounds((), *given)[1], arguments, False)
 
         def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
             sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
-            return network, fetched(s, sums)
+            return network, parallel.unreplicate(sums)
 
         return Series(len(rows), len(rows), call)
 
@@ -218,6 +209,13 @@ def _in_parts(
         return state, jax.tree.map(placed, infos)
 
     return Series(total, steps, call)
+
+
+def _in_rounds(
+    s: Setting, function: Callable[..., Any], in_axes: tuple[int | None, ...], infos_axis: int
+) -> Callable[..., Any]:
+    """`function` of the seeds for which a device works at a time, for all of them."""
+    return rounds.over(function, len(s.seeds), len(s.devices), in_axes, infos_axis) if s.spread else function
 
 
 def _steps(s: Setting, indices: np.ndarray) -> int:

@@ -1,6 +1,5 @@
 """A run in progress: its handles, and what all of its parts do with them."""
 
-import functools
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -60,8 +59,8 @@ def watch(r: Run) -> steps.Watch:
     def pause(state: bilevel.State, done: Done) -> None:
         keeping.pause(r.keeper, state, done, r.facts)
 
-    fetch = functools.partial(feed.fetched, r.setting)
-    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, c.nonfinite == "skip", pause, fetch)
+    skip = c.nonfinite == "skip"
+    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, skip, pause, parallel.unreplicate)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:
@@ -87,7 +86,6 @@ def compiled(
     function: Any,
     arguments: tuple[Any, ...],
     donate: bool,
-    mapped: int = 2,
 ) -> Any:
     """The program of that name for as many seeds as there are, compiled at its first use; raises UserError if it does
     not fit into memory. `section` of the configuration says its batch."""
@@ -96,7 +94,7 @@ def compiled(
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
             r.programs[name] = r.signals.waiting(
-                lambda: parallel.program(function, r.setting.devices, arguments, donate, mapped)
+                lambda: parallel.program(function, r.setting.devices, arguments, donate)
             )
         spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:

@@ -43,7 +43,7 @@ def of(s: Setting) -> feed.Feed:
 
 
 def compiler(s: Setting, names: list[str] | None = None) -> feed.Compile:
-    def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool, mapped: int = 2) -> Any:
+    def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:
         if names is not None:
             names.append(name)
         return parallel.program(function, s.devices, arguments, donate)
@@ -130,7 +130,7 @@ def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest
     )
     held: list[int] = []
 
-    def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool, mapped: int = 2) -> Any:
+    def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:
         def program(state: Any, examples: loop.Examples, *rest: Any) -> Any:
             held.append(sum(x.nbytes for x in jax.live_arrays() if x.dtype == np.uint8))
             return state, {"loss": parallel.replicate(np.ones(10, np.float32), s.devices)}

@@ -12,7 +12,7 @@ from dass_jax.data import arrays, colour, load, pictures, stream
 from dass_jax.errors import UserError
 from dass_jax.genotype import reductions
 from dass_jax.nn.heads import auxiliary_fits
-from dass_jax.runtime import loop, memory, parallel, seeds
+from dass_jax.runtime import loop, memory, parallel, rounds, seeds
 
 
 class Setting(NamedTuple):
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
     @property
     def spread(self) -> bool:
-        """Whether each device has seeds of its own."""
+        """Whether the devices share the seeds, and each has whole batches."""
         return self.config.parallel.axis == "seeds" and len(self.seeds) > 1
 
     @property
@@ -37,14 +37,14 @@ class Setting(NamedTuple):
 
     @property
     def together(self) -> int:
-        """Seeds of which each device has the batches, or its part of them."""
-        return len(self.seeds) // len(self.devices) if self.spread else len(self.seeds)
+        """Seeds for which each device works at a time."""
+        return rounds.at_once(len(self.seeds), len(self.devices)) if self.spread else len(self.seeds)
 
     def of(self, seeds: tuple[int, ...]) -> "Setting":
         """The setting for some of the seeds, on as many devices as they occupy."""
         found = self._replace(seeds=seeds)
         if self.config.parallel.axis == "seeds":
-            return found._replace(devices=self.devices[: loop.largest_divisor(len(seeds), len(self.devices))])
+            return found._replace(devices=self.devices[: len(seeds)])
         return found
 
     @property
@@ -64,7 +64,8 @@ def setting(config: Config) -> Setting:
     searches = any(method not in ("random", "given") for method in (config.method, *config.controls))
     found = Setting(config, dataset, devices, tuple(range(config.seed, config.seed + config.seeds)))
     if config.parallel.axis == "seeds":
-        parallel.check_seeds(config.seeds, devices, config.data.streaming)
+        parallel.check_seeds(config.data.streaming)
+        found = found.of(found.seeds)
     for name in ("search", "train") if searches else ("train",):
         part = getattr(config, name)
         parallel.check_batch(f"{name}.batch_size", part.batch_size, found.sharing)

@@ -47,20 +47,13 @@ def check_batch(name: str, batch_size: int, devices: int) -> None:
         raise UserError(f"{name} = {batch_size}; allowed on {devices} devices: a multiple of {devices}, e.g. {fitting}")
 
 
-def check_seeds(seeds: int, devices: Sequence[jax.Device], streaming: bool) -> None:
+def check_seeds(streaming: bool) -> None:
     """Raises UserError if the seeds cannot be shared out among the devices."""
     axis = "parallel.axis = 'seeds'"
     if jax.process_count() > 1:
         raise UserError(f"{axis} with {jax.process_count()} processes; allowed: 'batch', or one process")
     if streaming:
         raise UserError(f"{axis} with data.streaming = true; allowed: 'batch', or data in memory")
-    if seeds % len(devices):
-        lower = seeds // len(devices) * len(devices)
-        fitting = " or ".join(str(count) for count in (lower, lower + len(devices)) if count)
-        raise UserError(
-            f"seeds = {seeds} with {axis} on {len(devices)} devices; "
-            f"allowed: a multiple of {len(devices)}, e.g. {fitting}"
-        )
 
 
 def check_parts(name: str, parts: int, images: int) -> None:
@@ -87,12 +80,22 @@ def alone(tree: Any) -> Any:
     return tree
 
 
+def index() -> jax.Array:
+    """This device's number; inside a mapped function."""
+    return jax.lax.axis_index(AXIS)
+
+
+def gathered(tree: Any) -> Any:
+    """What all devices have, with a leading axis over them; inside a mapped function."""
+    return jax.lax.all_gather(tree, AXIS)
+
+
 def own_slice(x: jax.Array, devices: int, axis: int = -1) -> jax.Array:
     """This device's part of a global batch along `axis`, of as many devices as share it; inside a mapped function."""
     if devices == 1:
         return x
     size = x.shape[axis] // devices
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
+    return jax.lax.dynamic_slice_in_dim(x, index() * size, size, axis)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -117,32 +120,6 @@ def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.tree.map(put, tree)
 
 
-def spread(tree: Any, devices: Sequence[jax.Device], axis: int = 0) -> Any:
-    """`tree`, whose leaves have the seeds at `axis`, with the equal part of each device on it: a leading axis over the
-    devices, and at the old place one over the device's own seeds, unless it has only one. One host."""
-    everywhere = _one_each(devices)
-
-    def put(x: Any) -> jax.Array:
-        each = x.shape[axis] // len(devices)
-        own = (each,) if each > 1 else ()
-        parts = x.reshape(*x.shape[:axis], len(devices), *own, *x.shape[axis + 1 :])
-        order = (axis, *(n for n in range(parts.ndim) if n != axis))
-        return jax.device_put(parts.transpose(order), everywhere)
-
-    return jax.tree.map(put, tree)
-
-
-def gathered(tree: Any, seeds: int, axis: int = 0) -> Any:
-    """What was `spread`, or computed from it, as NumPy arrays of their own with all `seeds` at `axis`."""
-
-    def get(x: jax.Array) -> np.ndarray:
-        parts = np.moveaxis(np.asarray(x), 0, axis)
-        own = axis + (1 if seeds == x.shape[0] else 2)
-        return np.array(parts.reshape(*parts.shape[:axis], seeds, *parts.shape[own:]))
-
-    return jax.tree.map(get, tree)
-
-
 def unreplicate(tree: Any) -> Any:
     """The copy of this process's first device, as NumPy arrays of their own."""
     return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_shards[0].data)[0]), tree)
@@ -153,14 +130,13 @@ def program(
     devices: Sequence[jax.Device],
     arguments: tuple[Any, ...],
     donate: bool,
-    mapped: int = 2,
 ) -> Any:
     """`function` compiled to run on all devices at once, for `arguments` like the given ones.
 
-    The first `mapped` arguments (state, data and what else each device has of its own) carry a leading device axis, the
-    rest are the same everywhere. With `donate` the first argument's memory is handed over to the result.
+    The first two arguments (state and data) carry a leading device axis, the rest are the same everywhere. With
+    `donate` the first argument's memory is handed over to the result.
     """
-    in_axes = tuple(0 if index < mapped else None for index in range(len(arguments)))
+    in_axes = tuple(0 if number < 2 else None for number in range(len(arguments)))
     donated = (0,) if donate else ()
     everywhere = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
     with compilation.without_collector():

@@ -96,18 +96,6 @@ def test_two_devices_give_the_result_of_one(
     assert {x.dtype for x in jax.tree.leaves(moved)} == {np.dtype("float64")}
 
 
-@pytest.mark.parametrize(("seeds", "axis", "own"), [(2, 0, (2, 3, 4)), (6, 0, (2, 3, 3, 4)), (4, 1, (2, 3, 2, 4))])
-def test_seeds_are_spread_over_devices_and_gathered(seeds: int, axis: int, own: tuple[int, ...]) -> None:
-    shape = [3, 4]
-    shape.insert(axis, seeds)
-    tree = {"x": np.arange(np.prod(shape)).reshape(shape)}
-    there = parallel.spread(tree, jax.devices()[:2], axis)
-    assert there["x"].shape == own and len(there["x"].sharding.device_set) == 2
-    first = there["x"][0] if seeds > 2 else np.expand_dims(there["x"][0], axis)
-    np.testing.assert_array_equal(first, np.take(tree["x"], range(seeds // 2), axis))
-    np.testing.assert_array_equal(parallel.gathered(there, seeds, axis)["x"], tree["x"])
-
-
 def test_each_device_takes_its_own_slice() -> None:
     devices = jax.devices()[:2]
     rows = np.arange(12, dtype=np.int32).reshape(3, 4)
