@@ -43,18 +43,23 @@ def over(function: Function, seeds: int, devices: int, in_axes: tuple[int | None
         *given, first, last = arguments
         grouped = [_grouped(tree, axis, groups) for tree, axis in zip(given, in_axes, strict=True)]
 
+        begun = _grouped(state, 0, groups)
+        one = jax.eval_shape(lambda tree: _entry(tree, 0), begun)
+
         def next_round(waiting: Any, number: Any) -> tuple[Any, Any]:
             here = parallel.index()
             visit, group = divmod(number * devices + here, groups)
             mine = [tree if axis is None else _entry(tree, group) for tree, axis in zip(grouped, in_axes, strict=True)]
             part = _part(first, last, visit, visits)
-            moved, infos = parallel.gathered(function(_entry(waiting, here), *mine, *part))
+            moved, infos = function(_unpacked(_entry(waiting, here), one), *mine, *part)
+            moved, infos = parallel.gathered((_packed(moved), infos))
             # A queue: who was served waits behind all others, so that after the last round each is at its place.
             queue = jax.tree.map(lambda old, new: jnp.concatenate([old[devices:], new]), waiting, moved)
             return queue, infos
 
         numbers = jnp.arange(groups * visits // devices)
-        states, infos = jax.lax.scan(next_round, _grouped(state, 0, groups), numbers)
+        waiting, infos = jax.lax.scan(next_round, jax.vmap(_packed)(begun), numbers)
+        states = jax.vmap(lambda vectors: _unpacked(vectors, one))(waiting)
         # [rounds, devices, …] are [visits, groups, …], and all visits but one have a zero for a step.
         infos = jax.tree.map(lambda x: x.reshape(visits, groups, *x.shape[2:]).sum(0, dtype=x.dtype), infos)
         return _seeds(states, 0, own), _seeds(infos, infos_axis, own)
@@ -87,6 +92,27 @@ def _seeds(tree: Any, axis: int, own: int) -> Any:
 
 def _entry(tree: Any, number: Any) -> Any:
     return jax.tree.map(lambda x: x[number], tree)
+
+
+def _packed(tree: Any) -> dict[str, jax.Array]:
+    """All entries in one vector for each dtype: devices wait for each other once for each array that is gathered."""
+    vectors: dict[str, list[jax.Array]] = {}
+    for leaf in jax.tree.leaves(tree):
+        vectors.setdefault(leaf.dtype.name, []).append(leaf.ravel())
+    return {name: jnp.concatenate(parts) for name, parts in vectors.items()}
+
+
+def _unpacked(vectors: dict[str, jax.Array], like: Any) -> Any:
+    """The tree that was `_packed`, of the shapes of `like`."""
+    taken = dict.fromkeys(vectors, 0)
+
+    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        name = shape.dtype.name
+        begin = taken[name]
+        taken[name] += shape.size
+        return vectors[name][begin : taken[name]].reshape(shape.shape)
+
+    return jax.tree.map(leaf, like)
 
 
 def _part(first: Any, last: Any, number: Any, parts: int) -> tuple[Any, Any]:
