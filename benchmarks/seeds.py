@@ -1,13 +1,20 @@
-"""Seconds of one search step of N seeds: a program called for each, one that takes all in turn, one that is vmapped.
+"""Seconds of a search step of N seeds: a program called for each, one for all in turn, by `vmap`, or with a core each.
 
     python benchmarks/seeds.py [--sizes digits config] [--seeds N …] [--repetitions N] [--output FILE.json]
 
-All are compiled programs called with donated state, alternately and in one process; float32, one device. "digits" is
-the supernet of search_step.py, "config" that of configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
+All are compiled programs called with donated state, alternately; float32. The first three have all cores for each
+operation. In the last one, which has a process of its own, as `launch/seeds.sh` makes it, each core is a device that
+works for one seed at a time (`runtime/rounds.py`). "digits" is the supernet of search_step.py, "config" that of
+configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
 """
 
+import argparse
+import contextlib
+import json
+import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +23,18 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
+import numpy as np
 
 from benchmarks import measure, search_step
 from dass_jax import bilevel, config_io, errors
-from dass_jax.runtime import seeds
+from dass_jax.runtime import parallel, rounds, seeds
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import PARAMS, SCORES
 
 ALONE, TURNS, TOGETHER = "a program each time", "one program, in turn", "one program, vmap"
+CORES = "one program, a core each"
+STEPS_OF_A_CALL = 4
+"""Enough that seeds which do not divide over the cores can share them."""
 STEPS = {"step1": PARAMS, "step2": SCORES}
 
 
@@ -36,8 +47,8 @@ def size_of(name: str) -> search_step.Size:
     return search_step.Size((8, 8, 1), search.batch_size, config)
 
 
-def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """The step of `count` seeds in the three ways; what compiling took goes into `record`."""
+def inputs(size: search_step.Size, step: str, count: int) -> tuple[Any, ...]:
+    """(start, update, each seed's batches, the same stacked, keys, learning rate)."""
     start, search = search_step.search(size, lower=STEPS[step])
     keys, rate = jax.random.split(jax.random.key(0), count), jax.numpy.float32(search_step.LEARNING_RATE)
     batches = [search_step.batches(size)] * count
@@ -45,6 +56,13 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
 
     def update(state: bilevel.State, batch: Any, key: jax.Array, rate: Any) -> Any:
         return search(state, batch, key, learning_rate=rate)
+
+    return start, update, batches, stacked, keys, rate
+
+
+def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Some steps of `count` seeds in the ways of one process; what compiling took goes into `record`."""
+    start, update, batches, stacked, keys, rate = inputs(size, step, count)
 
     def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         before = time.perf_counter()
@@ -62,19 +80,72 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
 
     def run_alone() -> Any:
         for index in range(count):
-            states[index], _ = alone(states[index], batches[index], keys[index], rate)
+            for _ in range(STEPS_OF_A_CALL):
+                states[index], _ = alone(states[index], batches[index], keys[index], rate)
         return states
 
     def run_batch(program: Any, batch: Any) -> Callable[[], Any]:
         def run() -> Any:
             nonlocal batch
-            batch, _ = program(batch, stacked, keys, rate)
+            for _ in range(STEPS_OF_A_CALL):
+                batch, _ = program(batch, stacked, keys, rate)
             return batch
 
         return run
 
     copy = jax.tree.map(jax.numpy.copy, batch)
     return {ALONE: run_alone, TURNS: run_batch(turns, copy), TOGETHER: run_batch(together, batch)}
+
+
+@contextlib.contextmanager
+def cores(name: str, step: str, count: int, record: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    """The same steps with a core for each seed; yields what waits for the process that takes them."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={measure.machine()['cores']}"
+    command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--child", json.dumps([name, step, count])]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "1", "XLA_FLAGS": flags}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+
+        def answer() -> float:
+            line = process.stdout.readline()
+            if not line:
+                raise errors.UserError(f"{name}, {CORES}: its process ended with code {process.wait()}")
+            return float(line)
+
+        def run() -> Any:
+            print(file=process.stdin, flush=True)
+            return answer()
+
+        record[f"{CORES}: compile seconds"] = answer()
+        yield run
+        process.stdin.close()
+
+
+def serve(name: str, step: str, count: int) -> None:
+    """The process of `cores`: prints what compiling took; for each line that it reads, takes the steps and prints the
+    mean of its weights."""
+    start, update, _, stacked, keys, rate = inputs(size_of(name), step, count)
+    devices = jax.devices()[:count]
+
+    def some(state: bilevel.State, batch: Any, key: jax.Array, first: Any, last: Any) -> Any:
+        return jax.lax.fori_loop(first, last, lambda _, now: update(now, batch, key, rate)[0], state), ()
+
+    together = seeds.over(some, rounds.at_once(count, len(devices)), (0, 0, 0, None, None))
+    state, batch = parallel.replicate((jax.jit(jax.vmap(start))(keys), stacked), devices)
+    rest = keys, np.int32(0), np.int32(STEPS_OF_A_CALL)
+    shared_out = rounds.over(together, count, len(devices), (0, 0), infos_axis=0)
+    before = time.perf_counter()
+    program = parallel.program(shared_out, devices, (state, batch, *rest), donate=True)
+    search_step.say(f"{step} of {count} seeds {CORES}: compiled in {time.perf_counter() - before:.1f} s")
+    print(time.perf_counter() - before, flush=True)
+    for _ in sys.stdin:
+        state, _ = program(state, batch, *rest)
+        print(mean_weight(parallel.unreplicate(state), step), flush=True)
+
+
+def mean_weight(state: bilevel.State, step: str) -> float:
+    """Of what the step trains beside α."""
+    return float(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.variables[STEPS[step]])]).mean())
 
 
 def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -85,7 +156,7 @@ def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "step": record["step"],
             "seeds": record["seeds"],
             "case": case,
-            "median s": statistics.median(found),
+            "median s": statistics.median(found) / STEPS_OF_A_CALL,
             "times as fast": measure.ratio_of_medians(record["seconds"][ALONE], found),
             "compile s": record[f"{case}: compile seconds"],
         }
@@ -97,7 +168,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[5], help="how many")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--output", help="a JSON file with machine, versions and every repetition")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.child:
+        serve(*options.child)
+        return 0
     for flag, least, values in (("seeds", 2, options.seeds), ("repetitions", 1, [options.repetitions])):
         if min(values) < least:
             raise errors.UserError(f"--{flag} = {min(values)}; allowed: at least {least}")
@@ -105,9 +180,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.sizes:
         for step in STEPS:
             for count in options.seeds:
-                record: dict[str, Any] = {"size": name, "step": step, "seeds": count}
-                made = cases(size_of(name), step, count, record)
-                records.append({**record, "seconds": measure.alternately(made, options.repetitions)})
+                record: dict[str, Any] = {"size": name, "step": step, "seeds": count, "steps": STEPS_OF_A_CALL}
+                with cores(name, step, count, record) as run:
+                    made = {**cases(size_of(name), step, count, record), CORES: run}
+                    records.append({**record, "seconds": measure.alternately(made, options.repetitions)})
                 if options.output:
                     measure.write_json(options.output, {"machine": measure.machine(), "sizes": records})
     print(measure.table([row for record in records for row in rows(record)]))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A run of several seeds on a CPU, each core with seeds of its own: ./launch/seeds.sh --seeds N [--config FILE …]
-# N is a multiple of the number of cores. XLA makes a device of each core, and splits no operation over them.
+# A run of several seeds on a CPU, each core at work for one seed at a time: ./launch/seeds.sh --seeds N [--config FILE …]
+# XLA makes a device of each core, and splits no operation over them. Fewer seeds than cores leave some of them idle.
 set -euo pipefail
 cores="$(nproc)"
 export JAX_PLATFORMS=cpu NPROC=1

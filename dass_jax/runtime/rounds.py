@@ -26,7 +26,7 @@ def at_once(seeds: int, devices: int) -> int:
 
 
 def over(function: Function, seeds: int, devices: int, in_axes: tuple[int | None, ...], infos_axis: int) -> Function:
-    """`function` for all seeds, on devices that each hold all of their states; inside a mapped function.
+    """`function` for all seeds; inside a mapped function. Each device holds the states of all and ends with them.
 
     Args:
       function: for `at_once` seeds; where that is one, nothing has an axis for it.
@@ -58,8 +58,8 @@ def over(function: Function, seeds: int, devices: int, in_axes: tuple[int | None
             return queue, infos
 
         numbers = jnp.arange(groups * visits // devices)
-        waiting, infos = jax.lax.scan(next_round, jax.vmap(_packed)(begun), numbers)
-        states = jax.vmap(lambda vectors: _unpacked(vectors, one))(waiting)
+        waiting, infos = jax.lax.scan(next_round, jax.vmap(_packed, axis_size=groups)(begun), numbers)
+        states = jax.vmap(lambda vectors: _unpacked(vectors, one), axis_size=groups)(waiting)
         # [rounds, devices, …] are [visits, groups, …], and all visits but one have a zero for a step.
         infos = jax.tree.map(lambda x: x.reshape(visits, groups, *x.shape[2:]).sum(0, dtype=x.dtype), infos)
         return _seeds(states, 0, own), _seeds(infos, infos_axis, own)
