@@ -118,7 +118,6 @@ def cores(name: str, step: str, count: int, record: dict[str, Any]) -> Iterator[
 
         record[f"{CORES}: compile seconds"] = answer()
         yield run
-        process.stdin.close()
 
 
 def serve(name: str, step: str, count: int) -> None:
@@ -136,8 +135,9 @@ def serve(name: str, step: str, count: int) -> None:
     shared_out = rounds.over(together, count, len(devices), (0, 0), infos_axis=0)
     before = time.perf_counter()
     program = parallel.program(shared_out, devices, (state, batch, *rest), donate=True)
-    search_step.say(f"{step} of {count} seeds {CORES}: compiled in {time.perf_counter() - before:.1f} s")
-    print(time.perf_counter() - before, flush=True)
+    took = time.perf_counter() - before
+    search_step.say(f"{step} of {count} seeds {CORES}: compiled in {took:.1f} s")
+    print(took, flush=True)
     for _ in sys.stdin:
         state, _ = program(state, batch, *rest)
         print(mean_weight(parallel.unreplicate(state), step), flush=True)

@@ -103,15 +103,10 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return distribute(jax.tree.map(lambda x: np.stack([x] * len(own_devices(devices))), tree), devices)
 
 
-def _one_each(devices: Sequence[jax.Device]) -> NamedSharding:
-    """Each device has its part of the leading axis."""
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-
-
 def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree`, whose leading axis is that of this process's devices, with each part on its device; the axis of what
     comes back is that of all devices."""
-    everywhere = _one_each(devices)
+    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
     def put(x: Any) -> jax.Array:
         shape = len(devices), *x.shape[1:]
