@@ -16,14 +16,13 @@ from dass_jax.nn.kernels.windows import inside, output_size
 
 def _windows(x: jax.Array, k: int, stride: int, dilation: int, outside: float = 0.0) -> list[jax.Array]:
     """The k² shifted views of the padded x, row-major over the window."""
-    images, *size, channels = x.shape
+    images, rows, columns, channels = x.shape
     border = (k - 1) // 2 * dilation
-    height, width = (output_size(length, stride) for length in size)
+    height, width = output_size(rows, stride), output_size(columns, stride)
     # Row by row: over a channel axis of 36 LLVM unrolls the loop that pads, and then makes no vectors of it.
-    rows = x.reshape(images, size[0], size[1] * channels)
     borders = [(0, 0, 0), (border, border, 0), (border * channels, border * channels, 0)]
-    padded = lax.pad(rows, jnp.asarray(outside, x.dtype), borders)
-    padded = padded.reshape(images, *(length + 2 * border for length in size), channels)
+    padded = lax.pad(x.reshape(images, rows, columns * channels), jnp.asarray(outside, x.dtype), borders)
+    padded = padded.reshape(images, rows + 2 * border, columns + 2 * border, channels)
     # Without the barrier XLA pads anew inside each of the k² reads, which is 100 times slower.
     padded = lax.optimization_barrier(padded)
     return [
