@@ -1,17 +1,16 @@
-"""Seconds of a search step of N seeds: a program called for each, one for all in turn, by `vmap`, or with a core each.
+"""Seconds of a search step of N seeds: a program called for each, or one for all: in turn, by `vmap`, a device each.
 
     python benchmarks/seeds.py [--sizes digits config] [--seeds N …] [--repetitions N] [--output FILE.json]
 
-All are compiled programs called with donated state, alternately; float32. The first three have all cores for each
-operation. In the last one, which has a process of its own, as `launch/seeds.sh` makes it, each core is a device that
-works for one seed at a time (`runtime/rounds.py`). "digits" is the supernet of search_step.py, "config" that of
+All are compiled programs called with donated state, alternately; float32. The first three have one device, which all
+cores work for. The last one has a process of its own, whose CPU is as many devices as there are seeds: they share the
+axis of the same `vmap` (`parallel.axis = "seeds"`). "digits" is the supernet of search_step.py, "config" that of
 configs/digits_dass.toml. Step 1 trains θ, Step 2 the pruning scores.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -27,14 +26,13 @@ import numpy as np
 
 from benchmarks import measure, search_step
 from dass_jax import bilevel, config_io, errors
-from dass_jax.runtime import parallel, rounds, seeds
+from dass_jax.runtime import parallel, seeds
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import PARAMS, SCORES
 
 ALONE, TURNS, TOGETHER = "a program each time", "one program, in turn", "one program, vmap"
-CORES = "one program, a core each"
+DEVICES = "one program, vmap, a device each"
 STEPS_OF_A_CALL = 4
-"""Enough that seeds which do not divide over the cores can share them."""
 STEPS = {"step1": PARAMS, "step2": SCORES}
 
 
@@ -98,49 +96,44 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
 
 
 @contextlib.contextmanager
-def cores(name: str, step: str, count: int, record: dict[str, Any]) -> Iterator[Callable[[], Any]]:
-    """The same steps with a core for each seed; yields what waits for the process that takes them."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={measure.machine()['cores']}"
+def devices(name: str, step: str, count: int, record: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    """The same steps with a device for each seed; yields what waits for the process that takes them."""
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--child", json.dumps([name, step, count])]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "1", "XLA_FLAGS": flags}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+    with subprocess.Popen(command, text=True, **pipes) as process:
 
         def answer() -> float:
             line = process.stdout.readline()
             if not line:
-                raise errors.UserError(f"{name}, {CORES}: its process ended with code {process.wait()}")
+                raise errors.UserError(f"{name}, {DEVICES}: its process ended with code {process.wait()}")
             return float(line)
 
         def run() -> Any:
             print(file=process.stdin, flush=True)
             return answer()
 
-        record[f"{CORES}: compile seconds"] = answer()
+        record[f"{DEVICES}: compile seconds"] = answer()
         yield run
 
 
 def serve(name: str, step: str, count: int) -> None:
-    """The process of `cores`: prints what compiling took; for each line that it reads, takes the steps and prints the
-    mean of its weights."""
+    """The process of `devices`: prints what compiling took; for each line that it reads, takes the steps and prints
+    the mean of its weights."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
     start, update, _, stacked, keys, rate = inputs(size_of(name), step, count)
-    devices = jax.devices()[:count]
-
-    def some(state: bilevel.State, batch: Any, key: jax.Array, first: Any, last: Any) -> Any:
-        return jax.lax.fori_loop(first, last, lambda _, now: update(now, batch, key, rate)[0], state), ()
-
-    together = seeds.over(some, rounds.at_once(count, len(devices)), (0, 0, 0, None, None))
-    state, batch = parallel.replicate((jax.jit(jax.vmap(start))(keys), stacked), devices)
-    rest = keys, np.int32(0), np.int32(STEPS_OF_A_CALL)
-    shared_out = rounds.over(together, count, len(devices), (0, 0), infos_axis=0)
+    layout = parallel.of_seeds(jax.devices())
+    every = parallel.each_seed(update, jax.devices(), (0, 0, 0, None), 0)
+    state, batch = map(layout.put, (jax.jit(jax.vmap(start))(keys), stacked))
     before = time.perf_counter()
-    program = parallel.program(shared_out, devices, (state, batch, *rest), donate=True)
+    program = layout.program(every, (state, batch, keys, rate), True)
     took = time.perf_counter() - before
-    search_step.say(f"{step} of {count} seeds {CORES}: compiled in {took:.1f} s")
+    search_step.say(f"{step} of {count} seeds {DEVICES}: compiled in {took:.1f} s")
     print(took, flush=True)
     for _ in sys.stdin:
-        state, _ = program(state, batch, *rest)
-        print(mean_weight(parallel.unreplicate(state), step), flush=True)
+        for _ in range(STEPS_OF_A_CALL):
+            state, _ = program(state, batch, keys, rate)
+        print(mean_weight(layout.get(state), step), flush=True)
 
 
 def mean_weight(state: bilevel.State, step: str) -> float:
@@ -181,8 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
         for step in STEPS:
             for count in options.seeds:
                 record: dict[str, Any] = {"size": name, "step": step, "seeds": count, "steps": STEPS_OF_A_CALL}
-                with cores(name, step, count, record) as run:
-                    made = {**cases(size_of(name), step, count, record), CORES: run}
+                with devices(name, step, count, record) as run:
+                    made = {**cases(size_of(name), step, count, record), DEVICES: run}
                     records.append({**record, "seconds": measure.alternately(made, options.repetitions)})
                 if options.output:
                     measure.write_json(options.output, {"machine": measure.machine(), "sizes": records})

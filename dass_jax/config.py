@@ -300,8 +300,9 @@ class Parallel:
     """What several devices share out among themselves."""
 
     axis: AxisName = "batch"
-    """`batch`: each takes its part of every batch. `seeds`: each works for some of `seeds` at a time with all of their
-    batches; what is trained for fewer seeds than there are devices leaves the others idle. One host, data in memory."""
+    """`batch`: each takes its part of every batch. `seeds`: each has equally many of the `seeds`, with all of their
+    batches, and what does not come out even is left idle; a CPU is made a device for each seed, which share its cores
+    and need the memory of one each. One host, data in memory."""
 
 
 @dataclasses.dataclass(frozen=True)

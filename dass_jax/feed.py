@@ -17,7 +17,7 @@ from dass_jax import build
 from dass_jax.build import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
-from dass_jax.runtime import loop, parallel, plan, rounds
+from dass_jax.runtime import loop, parallel, plan
 from dass_jax.runtime.calls import Series
 from dass_jax.runtime.stage import Stage
 
@@ -51,13 +51,14 @@ def in_memory(s: Setting) -> Feed:
     """The whole data set lies on every device."""
 
     @functools.cache
-    def on(devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
-        """(training, test) examples on each of the devices, which are fewer for fewer seeds if each has its own."""
-        train, test = (parallel.replicate(split, devices) for split in build.examples(s))
+    def on(devices: tuple[jax.Device, ...], spread: bool) -> tuple[Any, Any]:
+        """(training, test) examples on each of the devices, which are fewer for fewer seeds if they share them."""
+        layout = parallel.of_seeds(devices) if spread else parallel.of_batches(devices)
+        train, test = map(layout.put_everywhere, build.examples(s))
         return train, test
 
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
-        train, _ = on(tuple(s.devices))
+        train, _ = on(tuple(s.devices), s.spread)
 
         def inputs(first: int) -> tuple[Any, ...]:
             each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
@@ -67,7 +68,7 @@ def in_memory(s: Setting) -> Feed:
         steps = _steps(s, stage.indices(0))
         skip = s.config.runtime.nonfinite == "skip"
         arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
-        epochs = _in_rounds(s, loop.several(stage.epoch, skip), (None, 1, 1, None, None), infos_axis=1)
+        epochs = _of_all_seeds(s, loop.several(stage.epoch, skip), (0, None, 1, 1, *[None] * 4), (0, 1))
         program = compile(f"{stage.program}, {together} epochs a call", epochs, arguments, True)
 
         def of_epochs(epoch: int) -> Series:
@@ -76,25 +77,21 @@ def in_memory(s: Setting) -> Feed:
             def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
                 state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
                 # [epochs, seeds, steps]
-                return state, parallel.unreplicate(infos)
+                return state, s.layout.get(infos)
 
             return Series(together * steps, together * steps, call)
 
         return of_epochs
 
     def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
-        _, test = on(tuple(s.devices))
+        _, test = on(tuple(s.devices), s.spread)
         rows, counted = loop.in_order(s.dataset.test.size, batch)
         arguments = (network, test, rows, counted, np.int32(0), np.int32(0))
-        # Nothing is carried from batch to batch, so that the network is an argument like the others.
-        in_rounds = _in_rounds(
-            s, lambda nothing, *given: (nothing, function(*given)), (0, None, None, None), infos_axis=0
-        )
-        program = compile(name, lambda *given: in_rounds((), *given)[1], arguments, False)
+        program = compile(name, _of_all_seeds(s, function, (0, *[None] * 5), 0), arguments, False)
 
         def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
             sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
-            return network, parallel.unreplicate(sums)
+            return network, s.layout.get(sums)
 
         return Series(len(rows), len(rows), call)
 
@@ -211,11 +208,11 @@ def _in_parts(
     return Series(total, steps, call)
 
 
-def _in_rounds(
-    s: Setting, function: Callable[..., Any], in_axes: tuple[int | None, ...], infos_axis: int
+def _of_all_seeds(
+    s: Setting, function: Callable[..., Any], in_axes: tuple[int | None, ...], out_axes: Any
 ) -> Callable[..., Any]:
-    """`function` of the seeds for which a device works at a time, for all of them."""
-    return rounds.over(function, len(s.seeds), len(s.devices), in_axes, infos_axis) if s.spread else function
+    """`function` as it is, or if the devices share the seeds and it is of one, that of all."""
+    return parallel.each_seed(function, s.devices, in_axes, out_axes) if s.spread else function
 
 
 def _steps(s: Setting, indices: np.ndarray) -> int:

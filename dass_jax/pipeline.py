@@ -17,7 +17,7 @@ from dass_jax.build import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
 from dass_jax.running import Run, compiled, keep_record, known_of, label_of, place_of, spend, watch
-from dass_jax.runtime import checkpoint, folder, keeping, loop, networks, parallel, pauses, records, seeds, shelf, steps
+from dass_jax.runtime import checkpoint, folder, keeping, loop, networks, pauses, records, seeds, shelf, steps
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
@@ -198,7 +198,7 @@ def run_stage(
     label, section = label_of(r, method, stage), "search" if chain == "search" else "train"
     together = loop.largest_divisor(stage.epochs, r.setting.config.runtime.epochs_per_call)
 
-    on_devices = parallel.replicate(state, r.setting.devices)
+    on_devices = r.setting.layout.put(state)
     advance = r.feed.advance(r.setting, stage, on_devices, together, functools.partial(compiled, r, label, section))
     whose = r.setting.seeds if r.setting.config.seeds > 1 else None
     with r.progress.stage(label, epochs, stage.epochs) as bar:
@@ -206,7 +206,7 @@ def run_stage(
             place, look = steps.Place(label, first + 1, together, whose), watch(r)
             with r.progress.busy(f"{label}, epoch {first + 1}", announce=False):
                 on_devices, infos, done = steps.run(advance(first), on_devices, done, look, place)
-                state = parallel.unreplicate(on_devices)
+                state = r.setting.layout.get(on_devices)
             lines = records.of_call(method, stage, whose, first, done.seconds / len(r.setting.seeds), infos)
             if chain == "search" or _due(r, stage, first, together):
                 found = steps.keeping(look, state, done, functools.partial(measure, stage, state.variables))
@@ -237,7 +237,7 @@ def evaluate_test(r: Run, name: str, evaluate: Any, v: Any, masks: Any) -> list[
     size = r.setting.dataset.test.size
     c = r.setting.config.train
     network = {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: masks}
-    network = parallel.replicate(network, r.setting.devices)
+    network = r.setting.layout.put(network)
     compile = functools.partial(compiled, r, "evaluation", "train")
     batches = r.feed.evaluate(r.setting, name, evaluate, network, c.batch_size // c.accumulate, compile)
     with r.progress.busy("evaluation", announce=False):

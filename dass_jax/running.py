@@ -60,7 +60,7 @@ def watch(r: Run) -> steps.Watch:
         keeping.pause(r.keeper, state, done, r.facts)
 
     skip = c.nonfinite == "skip"
-    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, skip, pause, parallel.unreplicate)
+    return steps.Watch(r.signals, c.call_seconds, c.checkpoint_minutes, skip, pause, r.setting.layout.get)
 
 
 def label_of(r: Run, method: str, stage: Stage) -> str:
@@ -93,9 +93,7 @@ def compiled(
     if name not in r.programs:
         start = time.monotonic()
         with r.progress.busy(f"compiling {label}"):
-            r.programs[name] = r.signals.waiting(
-                lambda: parallel.program(function, r.setting.devices, arguments, donate)
-            )
+            r.programs[name] = r.signals.waiting(lambda: r.setting.layout.program(function, arguments, donate))
         spend(r, "compile", time.monotonic() - start)
         if r.setting.config.runtime.memory_check:
             check_memory(r, label, section, r.programs[name], arguments)
@@ -108,5 +106,5 @@ def check_memory(r: Run, label: str, section: str, program: Any, arguments: tupl
     batch = memory.Batch(section, part.batch_size, part.accumulate, part.remat if section == "search" else None)
     own = parallel.own_devices(devices)
     need, free = memory.needed(program), memory.available(own)
-    there = None if free is None else free + memory.held(arguments, devices)
+    there = None if free is None else free + memory.held(arguments, own)
     memory.check(label, need, there, batch, r.setting.sharing)

@@ -44,10 +44,16 @@ def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
     return None
 
 
-def prepare_jax(cache: str) -> None:
-    """Settles the compilation cache before anything is compiled."""
+def prepare_jax(config: Config) -> None:
+    """Settles the compilation cache before anything is compiled, and a CPU's devices before anything looks at them."""
     import jax
 
+    if config.parallel.axis == "seeds":
+        # A device for each seed, whatever the cores: the system shares them out evenly among their threads. Where JAX is
+        # at work already, as in a notebook, it keeps the devices that it has.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", config.seeds)
+    cache = config.runtime.compilation_cache
     if cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -111,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
     from dass_jax.runtime import hosts
     from dass_jax.runtime.progress import Progress
 
-    prepare_jax(config.runtime.compilation_cache)
+    prepare_jax(config)
     wanted = hosts.wanted()
     if wanted:
         hosts.join(wanted)

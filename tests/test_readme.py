@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^    (python -m dass_jax\.\w+ .*?)(?:\s+#.*)?$", README,
 
 def test_the_two_commands_come_first_and_can_be_started() -> None:
     scripts = re.findall(r"^    (\./launch/\S+)", README, re.MULTILINE)
-    assert scripts == ["./launch/run.sh", "./launch/test.sh", "./launch/seeds.sh", "./launch/hosts.sh"]
+    assert scripts == ["./launch/run.sh", "./launch/test.sh", "./launch/hosts.sh"]
     for script in scripts:
         assert os.access(ROOT / script, os.X_OK)
         subprocess.run(["bash", "-n", ROOT / script], check=True)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import os
 import pathlib
 import shutil
 import statistics
@@ -122,7 +121,7 @@ def searched() -> dict[int, tuple[Kept, Any]]:
     return {}
 
 
-@pytest.mark.parametrize(("axis", "count"), [("batch", 2), ("seeds", 3)])
+@pytest.mark.parametrize(("axis", "count"), [("batch", 2), ("seeds", 4)])
 def test_a_batch_of_searches_on_two_devices_is_each_search_alone_on_one(
     doubled: None, begin: Any, searched: dict[int, tuple[Kept, Any]], axis: str, count: int
 ) -> None:
@@ -181,9 +180,10 @@ def test_seeds_of_equal_genotype_are_trained_as_one_batch_and_are_each_run_alone
     assert genotype.load(str(batch.run.keeper.path / f"genotype_{FIRST + 1}.json")) == POOL
 
 
-def test_fewer_seeds_than_devices_leave_some_idle() -> None:
+def test_devices_that_do_not_come_out_even_are_left_idle() -> None:
     s = setting(FIRST, 2, devices=2, axis="seeds")
-    assert [len(s.of(own).devices) for own in ((3,), (3, 5), (3, 5, 7))] == [1, 2, 2]
+    assert [len(s.of(own).devices) for own in ((3,), (3, 5), (3, 5, 7), (3, 5, 7, 9))] == [1, 2, 1, 2]
+    assert [s.of(own).spread for own in ((3,), (3, 5))] == [False, True]
     assert [len(setting(FIRST, 2, devices=2).of(own).devices) for own in ((3,), (3, 5))] == [2, 2]
 
 
@@ -301,16 +301,30 @@ def test_impossible_seeds_are_refused(tmp_path: pathlib.Path, text: str, message
     assert message in one_line(caught)
 
 
-def test_the_script_makes_a_device_of_each_core(tmp_path: pathlib.Path) -> None:
-    """What JAX then sees, and what the run is given."""
-    launch = shutil.copytree("launch", tmp_path / "launch")
-    seen = "import jax, sys; print(jax.device_count(), jax.default_backend(), *sys.argv[1:])"
-    (launch / "run.sh").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{seen}" "$@"\n', encoding="utf-8")
-    (tmp_path / "nproc").write_text("#!/bin/sh\necho 3\n", encoding="utf-8")
-    (tmp_path / "nproc").chmod(0o755)
-    own = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "XLA_FLAGS": ""}
-    found = subprocess.run([launch / "seeds.sh", "--seeds", "6"], env=own, capture_output=True, text=True, check=True)
-    assert found.stdout == "3 cpu --parallel.axis seeds --seeds 6\n"
+def test_a_cpu_is_a_device_for_each_seed() -> None:
+    """In a process of its own: here JAX has its devices."""
+    seen = """
+import jax
+from dass_jax import config_io, train
+runtime = {"compilation_cache": ""}
+train.prepare_jax(config_io.from_dict({"seeds": 5, "parallel": {"axis": "seeds"}, "runtime": runtime}))
+print(len(jax.devices()))
+"""
+    found = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    assert found.stdout == "5\n"
+
+
+def test_seeds_that_share_the_devices_are_stopped_and_go_on_to_the_end(tmp_path: pathlib.Path) -> None:
+    config = 'seeds = 2\nseed = 1\ncontrols = []\nparallel = { axis = "seeds" }'
+    config += CONFIG.replace("devices = 1", "devices = 2")
+    with workplace(tmp_path, config) as place:
+        stopped = interrupted(place / "run", 3)
+        assert stopped.code == 130 and len(metrics(stopped.folder)) == 3, "in the middle of an epoch"
+        end = command(stopped.folder)
+    assert end.code == 0 and "going on after dass · step1, epoch 1 of seeds 1, 2 (checkpoint 2)" in end.err
+    assert [run["seed"] for run in results(end.folder)["runs"]] == [1, 2]
+    lines = [(x["stage"], x["epoch"], x["seed"]) for x in metrics(end.folder)]
+    assert len(set(lines)) == len(lines) == 5 * 2 * 2
 
 
 def test_seeds_are_named_and_grouped_in_their_order() -> None:

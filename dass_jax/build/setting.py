@@ -12,7 +12,7 @@ from dass_jax.data import arrays, colour, load, pictures, stream
 from dass_jax.errors import UserError
 from dass_jax.genotype import reductions
 from dass_jax.nn.heads import auxiliary_fits
-from dass_jax.runtime import loop, memory, parallel, rounds, seeds
+from dass_jax.runtime import loop, memory, parallel, seeds
 
 
 class Setting(NamedTuple):
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
     @property
     def spread(self) -> bool:
         """Whether the devices share the seeds, and each has whole batches."""
-        return self.config.parallel.axis == "seeds" and len(self.seeds) > 1
+        return self.config.parallel.axis == "seeds" and len(self.devices) > 1
 
     @property
     def sharing(self) -> int:
@@ -37,14 +37,19 @@ class Setting(NamedTuple):
 
     @property
     def together(self) -> int:
-        """Seeds for which each device works at a time."""
-        return rounds.at_once(len(self.seeds), len(self.devices)) if self.spread else len(self.seeds)
+        """Seeds of which a program's function is, before it is spread over the devices."""
+        return 1 if self.spread else len(self.seeds)
+
+    @property
+    def layout(self) -> parallel.Layout:
+        """How arrays lie on the devices."""
+        return parallel.of_seeds(self.devices) if self.spread else parallel.of_batches(self.devices)
 
     def of(self, seeds: tuple[int, ...]) -> "Setting":
-        """The setting for some of the seeds, on as many devices as they occupy."""
+        """The setting for some of the seeds; if the devices share them, on as many devices as have equally many."""
         found = self._replace(seeds=seeds)
         if self.config.parallel.axis == "seeds":
-            return found._replace(devices=self.devices[: len(seeds)])
+            return found._replace(devices=self.devices[: loop.largest_divisor(len(seeds), len(self.devices))])
         return found
 
     @property

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
     path = given.out or pathlib.Path("runs") / given.file.stem
     progress = Progress()
-    train.prepare_jax(wanted.runs[0].config.runtime.compilation_cache)
+    train.prepare_jax(wanted.runs[0].config)
     rows = carry_out(wanted, path, progress)
     page = report.build(path)
     failed = [row for row in rows if row.get("error")]

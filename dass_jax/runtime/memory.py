@@ -77,8 +77,9 @@ def trim() -> None:
 
 
 def held(arguments: Any, devices: Sequence[jax.Device]) -> int:
-    """Bytes of a program's arguments that are in each device's memory already."""
-    return sum(x.nbytes for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array)) // len(devices)
+    """Bytes of a program's arguments that are in the memory of each of this process's devices already."""
+    arrays = [x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array)]
+    return sum(shard.data.nbytes for x in arrays for shard in x.addressable_shards) // len(devices)
 
 
 def host_bytes(root: pathlib.Path = pathlib.Path("/")) -> int | None:

@@ -1,13 +1,16 @@
-"""Data parallelism by `pmap`: the one file that names it.
+"""What devices share out among themselves: a batch, by `pmap`, or seeds, by `vmap`. The one file that knows how.
 
-Every device holds the same variables and sees its slice of the global batch. Gradients, losses and BN statistics are
-averaged over the devices, and random numbers are drawn for the global batch and then sliced, so that the result does
-not depend on the number of devices (up to the order of additions), nor on how many hosts they belong to: each process
-puts there what its own devices hold, and runs the same programs in the same order.
+Of a batch every device sees its slice, and holds the same variables. Gradients, losses and BN statistics are averaged
+over the devices, and random numbers are drawn for the global batch and then sliced, so that the result does not depend
+on the number of devices (up to the order of additions), nor on how many hosts they belong to: each process puts there
+what its own devices hold, and runs the same programs in the same order.
+
+Of several seeds every device has its own, with whole batches, and sends nothing to another.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +20,58 @@ from dass_jax.errors import UserError
 from dass_jax.runtime import compilation
 
 AXIS = "devices"
+
+
+class Layout(NamedTuple):
+    """How the arrays of a run lie on its devices, and how its programs get there."""
+
+    put: Callable[[Any], Any]
+    """What a program trains or evaluates, of all seeds. What is put there shares no memory with what it was."""
+    put_everywhere: Callable[[Any], Any]
+    """What all devices need whole."""
+    get: Callable[[Any], Any]
+    """The way back of what was put there, and of what a program returns, as NumPy arrays of their own."""
+    program: Callable[[Callable[..., Any], tuple[Any, ...], bool], Any]
+    """(function, arguments like those to come, whether the first one's memory goes to the result) → compiled. The first
+    two arguments are on the devices, the rest are the host's."""
+
+
+def of_batches(devices: Sequence[jax.Device]) -> Layout:
+    """Devices that share each batch: everything has a leading axis over them, and they agree on it."""
+    put = functools.partial(replicate, devices=devices)
+    return Layout(put, put, unreplicate, lambda function, *given: program(function, devices, *given))
+
+
+def of_seeds(devices: Sequence[jax.Device]) -> Layout:
+    """Devices that share the seeds, as `each_seed` does: a device holds the state of its own."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    own, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
+
+    def compiled(function: Callable[..., Any], arguments: tuple[Any, ...], donate: bool) -> Any:
+        return _compiled(jax.jit(function, donate_argnums=(0,) if donate else ()), arguments, devices)
+
+    return Layout(
+        lambda tree: jax.device_put(jax.tree.map(np.array, tree), own),
+        lambda tree: jax.device_put(tree, whole),
+        lambda tree: jax.tree.map(np.array, tree),
+        compiled,
+    )
+
+
+def each_seed(
+    function: Callable[..., Any], devices: Sequence[jax.Device], in_axes: tuple[int | None, ...], out_axes: Any
+) -> Callable[..., Any]:
+    """`vmap` of a function of one seed, with the axis of the seeds cut into as many parts as there are devices.
+
+    Args:
+      in_axes, out_axes: as for `jax.vmap`; a number of seeds that divides over the devices.
+    """
+    whole = PartitionSpec()
+    # What a device returns is its own, so there is no claim to check that all of them return the same.
+    alone = jax.shard_map(
+        function, mesh=Mesh(np.array(devices), (AXIS,)), in_specs=whole, out_specs=whole, check_vma=False
+    )
+    return jax.vmap(alone, in_axes, out_axes, spmd_axis_name=AXIS)
 
 
 def all_devices(count: int) -> list[jax.Device]:
@@ -80,22 +135,12 @@ def alone(tree: Any) -> Any:
     return tree
 
 
-def index() -> jax.Array:
-    """This device's number; inside a mapped function."""
-    return jax.lax.axis_index(AXIS)
-
-
-def gathered(tree: Any) -> Any:
-    """What all devices have, with a leading axis over them; inside a mapped function."""
-    return jax.lax.all_gather(tree, AXIS)
-
-
 def own_slice(x: jax.Array, devices: int, axis: int = -1) -> jax.Array:
     """This device's part of a global batch along `axis`, of as many devices as share it; inside a mapped function."""
     if devices == 1:
         return x
     size = x.shape[axis] // devices
-    return jax.lax.dynamic_slice_in_dim(x, index() * size, size, axis)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -134,6 +179,10 @@ def program(
     in_axes = tuple(0 if number < 2 else None for number in range(len(arguments)))
     donated = (0,) if donate else ()
     everywhere = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
+    return _compiled(everywhere, arguments, devices)
+
+
+def _compiled(traceable: Any, arguments: tuple[Any, ...], devices: Sequence[jax.Device]) -> Any:
     with compilation.without_collector():
-        lowered = everywhere.lower(*arguments)
+        lowered = traceable.lower(*arguments)
     return lowered.compile(compiler_options=compilation.options(devices[0].platform))

@@ -22,8 +22,8 @@ def each(of_seed: Callable[[int], T], seeds: Sequence[int], stack: Callable[...,
 def over(function: Callable[..., Any], count: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
     """`function` for `count` seeds: batched over the arguments whose entry in `in_axes` is 0, shared in the others.
 
-    On an accelerator the seeds advance together (`vmap`). On a CPU, whose cores one seed occupies, the one program
-    takes them one after another: together they would not fit into its caches, and compile for longer.
+    On an accelerator the seeds advance together (`vmap`). On a CPU the one program takes them one after another:
+    together they would not fit into its caches, and compile for longer (`parallel.each_seed` has a device for each).
     """
     if count == 1:
         return function

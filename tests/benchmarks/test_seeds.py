@@ -18,7 +18,7 @@ WAYS = (seeds.ALONE, seeds.TURNS, seeds.TOGETHER)
 def test_all_ways_take_the_same_steps_from_different_starts() -> None:
     """Of Step 2, which Step 1 is a part of."""
     record, step, count = dict[str, Any](), "step2", 3
-    with seeds.cores("tiny", step, count, record) as run:
+    with seeds.devices("tiny", step, count, record) as run:
         made = seeds.cases(seeds.size_of("tiny"), step, count, record)
         for _ in range(2):
             states, turns, together = (made[way]() for way in WAYS)
@@ -38,11 +38,11 @@ def test_it_prints_a_table_and_writes_every_repetition(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any]) -> dict[str, Any]:
-        record.update({f"{case}: compile seconds": 1.0 for case in (*WAYS, seeds.CORES)})
+        record.update({f"{case}: compile seconds": 1.0 for case in (*WAYS, seeds.DEVICES)})
         return {case: lambda: count for case in WAYS}
 
     monkeypatch.setattr(seeds, "cases", cases)
-    monkeypatch.setattr(seeds, "cores", lambda *_: contextlib.nullcontext(lambda: 0.0))
+    monkeypatch.setattr(seeds, "devices", lambda *_: contextlib.nullcontext(lambda: 0.0))
     file = tmp_path / "seeds.json"
     assert (
         seeds.main(["--sizes", "tiny", "config", "--seeds", "2", "3", "--repetitions", "2", "--output", str(file)]) == 0

@@ -114,6 +114,26 @@ def test_each_device_takes_its_own_slice() -> None:
     np.testing.assert_array_equal(total, np.stack([rows[:, :2] + rows[:, 2:]] * 2))
 
 
+def test_devices_that_share_the_seeds_hold_and_move_their_own() -> None:
+    """Four seeds on two devices; [epochs, seeds] come in and go out with the seeds as second axis."""
+    devices = jax.devices()[:2]
+    states, data, rates = np.arange(12.0).reshape(4, 3), np.array([2.0, 5.0]), np.arange(8.0).reshape(2, 4)
+
+    def function(state: jax.Array, data: jax.Array, rates: jax.Array, shared: Any) -> Any:
+        chex.assert_shape((state, data, rates), [(3,), (2,), (2,)])
+        return state * shared + data.sum(), rates + state[0]
+
+    layout, given = parallel.of_seeds(devices), states.copy()
+    arguments = layout.put(given), layout.put_everywhere(data), rates, np.float64(10)
+    given[:] = -1  # it was copied
+    whole = parallel.each_seed(function, devices, (0, None, 1, None), (0, 1))
+    moved, infos = layout.program(whole, arguments, True)(*arguments)
+    assert [(shard.device, shard.data.shape) for shard in moved.addressable_shards] == [(d, (2, 3)) for d in devices]
+    np.testing.assert_array_equal(layout.get(moved), states * 10 + 7)
+    np.testing.assert_array_equal(layout.get(infos), rates + states[:, 0])
+    layout.get(moved)[:] = 0  # an array of its own: it may be written to
+
+
 def test_what_is_replicated_comes_back_and_is_nobodys_memory() -> None:
     tree = {"float": np.arange(6, dtype=np.float32).reshape(2, 3), "int": np.int32(4), "bool": np.array([True, False])}
     there = parallel.replicate(tree, jax.devices()[:2])
