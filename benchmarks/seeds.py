@@ -117,13 +117,17 @@ def devices(name: str, step: str, count: int, record: dict[str, Any]) -> Iterato
 
 
 def serve(name: str, step: str, count: int) -> None:
-    """The process of `devices`: prints what compiling took; for each line that it reads, takes the steps and prints
-    the mean of its weights."""
+    """The process of `devices`: prints what compiling took; for each line that it reads, takes the steps, in one call
+    as a run does, and prints the mean of some weights."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     start, update, _, stacked, keys, rate = inputs(size_of(name), step, count)
+
+    def steps(state: bilevel.State, batch: Any, key: jax.Array, rate: Any) -> bilevel.State:
+        return jax.lax.fori_loop(0, STEPS_OF_A_CALL, lambda _, now: update(now, batch, key, rate)[0], state)
+
     layout = parallel.of_seeds(jax.devices())
-    every = parallel.each_seed(update, jax.devices(), (0, 0, 0, None), 0)
+    every = parallel.each_seed(steps, jax.devices(), (0, 0, 0, None), 0)
     state, batch = map(layout.put, (jax.jit(jax.vmap(start))(keys), stacked))
     before = time.perf_counter()
     program = layout.program(every, (state, batch, keys, rate), True)
@@ -131,14 +135,13 @@ def serve(name: str, step: str, count: int) -> None:
     search_step.say(f"{step} of {count} seeds {DEVICES}: compiled in {took:.1f} s")
     print(took, flush=True)
     for _ in sys.stdin:
-        for _ in range(STEPS_OF_A_CALL):
-            state, _ = program(state, batch, keys, rate)
-        print(mean_weight(layout.get(state), step), flush=True)
+        state = jax.block_until_ready(program(state, batch, keys, rate))
+        print(mean_weight(state, step), flush=True)
 
 
 def mean_weight(state: bilevel.State, step: str) -> float:
-    """Of what the step trains beside α."""
-    return float(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.variables[STEPS[step]])]).mean())
+    """Of the first leaf that the step trains beside α: to look at all of them would take a share of the time."""
+    return float(np.mean(jax.tree.leaves(state.variables[STEPS[step]])[0]))
 
 
 def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -49,8 +49,8 @@ def prepare_jax(config: Config) -> None:
     import jax
 
     if config.parallel.axis == "seeds":
-        # A device for each seed, whatever the cores: the system shares them out evenly among their threads. Where JAX is
-        # at work already, as in a notebook, it keeps the devices that it has.
+        # A device for each seed, whatever the cores: the system shares them out evenly among the devices' threads.
+        # Where JAX is at work already, as in a notebook, it keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", config.seeds)
     cache = config.runtime.compilation_cache

@@ -44,8 +44,7 @@ def of_batches(devices: Sequence[jax.Device]) -> Layout:
 
 def of_seeds(devices: Sequence[jax.Device]) -> Layout:
     """Devices that share the seeds, as `each_seed` does: a device holds the state of its own."""
-    mesh = Mesh(np.array(devices), (AXIS,))
-    own, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
+    own, whole = (NamedSharding(_mesh(devices), spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
 
     def compiled(function: Callable[..., Any], arguments: tuple[Any, ...], donate: bool) -> Any:
         return _compiled(jax.jit(function, donate_argnums=(0,) if donate else ()), arguments, devices)
@@ -68,9 +67,7 @@ def each_seed(
     """
     whole = PartitionSpec()
     # What a device returns is its own, so there is no claim to check that all of them return the same.
-    alone = jax.shard_map(
-        function, mesh=Mesh(np.array(devices), (AXIS,)), in_specs=whole, out_specs=whole, check_vma=False
-    )
+    alone = jax.shard_map(function, mesh=_mesh(devices), in_specs=whole, out_specs=whole, check_vma=False)
     return jax.vmap(alone, in_axes, out_axes, spmd_axis_name=AXIS)
 
 
@@ -151,7 +148,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def distribute(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree`, whose leading axis is that of this process's devices, with each part on its device; the axis of what
     comes back is that of all devices."""
-    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    everywhere = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
 
     def put(x: Any) -> jax.Array:
         shape = len(devices), *x.shape[1:]
@@ -180,6 +177,10 @@ def program(
     donated = (0,) if donate else ()
     everywhere = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
     return _compiled(everywhere, arguments, devices)
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def _compiled(traceable: Any, arguments: tuple[Any, ...], devices: Sequence[jax.Device]) -> Any:
