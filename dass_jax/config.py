@@ -301,8 +301,8 @@ class Parallel:
 
     axis: AxisName = "batch"
     """`batch`: each takes its part of every batch. `seeds`: each has equally many of the `seeds`, with all of their
-    batches, and what does not come out even is left idle; a CPU is made a device for each seed, which share its cores
-    and need the memory of one each. One host, data in memory."""
+    batches, and devices that this leaves over are idle. A CPU is made a device for each seed: they share its cores, and
+    each needs the memory of one. One host, data in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
