@@ -51,14 +51,13 @@ def in_memory(s: Setting) -> Feed:
     """The whole data set lies on every device."""
 
     @functools.cache
-    def on(devices: tuple[jax.Device, ...], spread: bool) -> tuple[Any, Any]:
+    def on(devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
         """(training, test) examples on each of the devices, which are fewer for fewer seeds if they share them."""
-        layout = parallel.of_seeds(devices) if spread else parallel.of_batches(devices)
-        train, test = map(layout.put_everywhere, build.examples(s))
+        train, test = map(s._replace(devices=list(devices)).layout.put_everywhere, build.examples(s))
         return train, test
 
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
-        train, _ = on(tuple(s.devices), s.spread)
+        train, _ = on(tuple(s.devices))
 
         def inputs(first: int) -> tuple[Any, ...]:
             each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
@@ -84,7 +83,7 @@ def in_memory(s: Setting) -> Feed:
         return of_epochs
 
     def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
-        _, test = on(tuple(s.devices), s.spread)
+        _, test = on(tuple(s.devices))
         rows, counted = loop.in_order(s.dataset.test.size, batch)
         arguments = (network, test, rows, counted, np.int32(0), np.int32(0))
         program = compile(name, _of_all_seeds(s, function, (0, *[None] * 5), 0), arguments, False)
