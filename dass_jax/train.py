@@ -45,9 +45,12 @@ def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
 
 
 def prepare_jax(config: Config) -> None:
-    """Settles the compilation cache before anything is compiled, and a CPU's devices before anything looks at them."""
+    """Settles how programs are compiled and kept before any is, and a CPU's devices before anything looks at them."""
     import jax
 
+    from dass_jax.runtime import compilation
+
+    compilation.copy_calls_late()
     if config.parallel.axis == "seeds":
         # A device for each seed, whatever the cores: the system shares them out evenly among the devices' threads.
         # Where JAX is at work already, as in a notebook, it keeps the devices that it has.

@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
+from jax import lax
 
 from dass_jax import variables
 from dass_jax.bilevel.norms import clip_by_global_norm
@@ -53,7 +53,7 @@ def freeze_pruned() -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, *, masks: Any, **_: Any) -> Any:
         leaves = variables.select(updates, masks)
         # x + (−0) is x to the last bit, also where x is −0.
-        frozen = jax.tree.map(lambda u, m: jnp.where(m != 0, u, -0.0), leaves, masks)
+        frozen = jax.tree.map(lambda u, m: lax.select(m != 0, u, lax.full_like(u, -0.0)), leaves, masks)
         return variables.merge(updates, frozen), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

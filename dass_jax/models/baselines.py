@@ -13,7 +13,7 @@ import jax
 
 from dass_jax.models import blocks
 from dass_jax.models.model import Model, of_module
-from dass_jax.nn import heads, layers
+from dass_jax.nn import heads, kernels, layers
 
 STEP = 8
 """What numbers of channels are multiples of at any width."""
@@ -50,7 +50,7 @@ PLANS = {
             Stage(blocks.BasicBlock, 512, 2, stride=2),
         ),
         last=None,
-        activation=nn.relu,
+        activation=kernels.relu,
         epsilon=1e-5,
     ),
     "mobilenet_v2": Plan(
@@ -65,7 +65,7 @@ PLANS = {
             Stage(blocks.InvertedResidual, 320, 1, expansion=6),
         ),
         last=1280,
-        activation=nn.relu,
+        activation=kernels.relu,
         epsilon=1e-5,
     ),
     "efficientnet_v2_s": Plan(

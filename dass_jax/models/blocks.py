@@ -7,6 +7,7 @@ shortcut beside it (stochastic depth, arXiv 1603.09382).
 import flax.linen as nn
 import jax
 
+from dass_jax.nn import kernels
 from dass_jax.nn.layers import ConvNorm, Norm, SparseLinear
 from dass_jax.nn.precision import widened
 
@@ -27,11 +28,11 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, path_scale: jax.Array | None = None) -> jax.Array:
-        y = ConvNorm(self.channels, self.norm, 3, self.stride, activation=nn.relu, name="conv_1")(x)
+        y = ConvNorm(self.channels, self.norm, 3, self.stride, activation=kernels.relu, name="conv_1")(x)
         y = ConvNorm(self.channels, self.norm, 3, name="conv_2")(y)
         if x.shape != y.shape:
             x = ConvNorm(self.channels, self.norm, stride=self.stride, name="shortcut")(x)
-        return nn.relu(joined(x, y, path_scale))
+        return kernels.relu(joined(x, y, path_scale))
 
 
 class InvertedResidual(nn.Module):
@@ -46,8 +47,8 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, path_scale: jax.Array | None = None) -> jax.Array:
         wide = self.expansion * x.shape[0]
-        y = ConvNorm(wide, self.norm, activation=nn.relu, name="expand")(x)
-        y = ConvNorm(wide, self.norm, 3, self.stride, depthwise=True, activation=nn.relu, name="depthwise")(y)
+        y = ConvNorm(wide, self.norm, activation=kernels.relu, name="expand")(x)
+        y = ConvNorm(wide, self.norm, 3, self.stride, depthwise=True, activation=kernels.relu, name="depthwise")(y)
         y = ConvNorm(self.channels, self.norm, name="project")(y)
         if self.stride > 1:
             return y

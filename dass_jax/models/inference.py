@@ -18,6 +18,7 @@ from dass_jax import variables
 from dass_jax.genotype import Cell, Genotype, reductions
 from dass_jax.models.derived import NetworkConfig
 from dass_jax.nn.kernels import channels_last as kernels
+from dass_jax.nn.kernels import relu
 from dass_jax.nn.layers import BatchNorm
 
 BEFORE_NORM = re.compile(r"(.*)/(?:(?:pointwise|conv)(_\d)?/conv|factorized)/weight")
@@ -72,7 +73,7 @@ def _stem(p: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return x, x
     for part in (1, 2, 3):
         previous = x
-        x = x if part == 1 else jax.nn.relu(x)
+        x = x if part == 1 else relu(x)
         x = kernels.convolution(x, p[f"conv_{part}"]["conv"]["weight"], stride=2) + p[f"norm_{part}"]["bias"]
     return previous, x
 
@@ -90,7 +91,7 @@ def _cell(p: Any, cell: Cell, reduction: bool, before: jax.Array, previous: jax.
 
 def _align(p: Any, x: jax.Array) -> jax.Array:
     """`layers.ReLUConvNorm` or, where its weight is there, `layers.FactorizedReduce`."""
-    x = jax.nn.relu(x)
+    x = relu(x)
     if "factorized" in p:
         return kernels.factorized(x, p["factorized"]["weight"]) + p["norm"]["bias"]
     return kernels.pointwise(x, p["pointwise"]["conv"]["weight"]) + p["norm"]["bias"]
@@ -106,6 +107,6 @@ def _edge(p: Any, operation: str, x: jax.Array, stride: int) -> jax.Array:
     for part in (1, 2):
         if f"depthwise_{part}" in p:
             depthwise, pointwise = (p[f"{layer}_{part}"]["conv"]["weight"] for layer in ("depthwise", "pointwise"))
-            x = kernels.depthwise(jax.nn.relu(x), depthwise, stride if part == 1 else 1, dilation)
+            x = kernels.depthwise(relu(x), depthwise, stride if part == 1 else 1, dilation)
             x = kernels.pointwise(x, pointwise) + p[f"norm_{part}"]["bias"]
     return x

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseConv, SparseLinear
 from dass_jax.nn.precision import widened
 
@@ -39,11 +40,11 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         stride = auxiliary_stride(self.stem)
-        wide = widened(nn.relu(x))
+        wide = widened(kernels.relu(x))
         mean = lax.reduce_window(wide, 0.0, lax.add, (1, 5, 5, 1), (1, stride, stride, 1), "valid") / 25
         x = self.norm(name="norm_1")(SparseConv(128, name="conv_1")(mean.astype(x.dtype)))
-        x = SparseConv(768, 2, name="conv_2")(nn.relu(x))
+        x = SparseConv(768, 2, name="conv_2")(kernels.relu(x))
         if self.stem == "cifar":
             x = self.norm(name="norm_2")(x)
-        x = nn.relu(x)
+        x = kernels.relu(x)
         return SparseLinear(self.classes, name="classifier")(jnp.reshape(x, (768, -1))).T

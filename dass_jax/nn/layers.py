@@ -136,7 +136,7 @@ class FactorizedReduce(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        pair = kernels.shifted_pair(nn.relu(x))
+        pair = kernels.shifted_pair(kernels.relu(x))
         weight = SparseWeight((2, self.channels // 2, x.shape[0]), name="factorized")()
         y = kernels.pointwise(pair, weight)
         return self.norm(name="norm")(y.reshape(self.channels, *y.shape[2:]))
@@ -150,7 +150,7 @@ class ReLUConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(name="norm")(SparseConv(self.channels, name="pointwise")(nn.relu(x)))
+        return self.norm(name="norm")(SparseConv(self.channels, name="pointwise")(kernels.relu(x)))
 
 
 class ConvNorm(nn.Module):

@@ -11,6 +11,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseWeight
@@ -38,7 +39,7 @@ class MixedEdges(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
-        relu = nn.relu(x)
+        relu = kernels.relu(x)
         maps: list[tuple[jax.Array, str, tuple[str, ...]]] = [
             (self._separable(relu), "norm_2", SEPARABLE),
             (self._dilated(relu), "norm_dilated", DILATED),
@@ -71,7 +72,8 @@ class MixedEdges(nn.Module):
             k = _kernel(operation)
             weight = self._weight(operation, part, x.shape[2], k, k, sources=x.shape[0])
             border = (widest - k) // 2
-            weights.append(jnp.pad(weight, [(0, 0)] * 3 + [(border, border)] * 2))
+            borders = [(0, 0, 0)] * 3 + [(border, border, 0)] * 2
+            weights.append(lax.pad(weight, jnp.zeros((), weight.dtype), borders))
         return kernels.depthwise(x, jnp.concatenate(weights, axis=1), stride, dilation)
 
     def _pointwise(self, x: jax.Array, operations: tuple[str, ...], part: str) -> jax.Array:
@@ -83,7 +85,7 @@ class MixedEdges(nn.Module):
         """Both separable convolutions before their last BN: [sources, 2, targets, C, H', W', N]."""
         y = self._depthwise(relu[:, None], SEPARABLE, "depthwise_1", self.stride, 1)
         y = self.norm(name="norm_1")(self._pointwise(y, SEPARABLE, "pointwise_1"))
-        y = self._depthwise(nn.relu(y), SEPARABLE, "depthwise_2", 1, 1)
+        y = self._depthwise(kernels.relu(y), SEPARABLE, "depthwise_2", 1, 1)
         return self._by_operation(self._pointwise(y, SEPARABLE, "pointwise_2"))
 
     def _dilated(self, relu: jax.Array) -> jax.Array:

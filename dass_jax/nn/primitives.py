@@ -23,7 +23,8 @@ class SepConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for part, stride in ((1, self.stride), (2, 1)):
-            x = SparseConv(self.channels, self.kernel, stride, depthwise=True, name=f"depthwise_{part}")(nn.relu(x))
+            x = kernels.relu(x)
+            x = SparseConv(self.channels, self.kernel, stride, depthwise=True, name=f"depthwise_{part}")(x)
             x = SparseConv(self.channels, name=f"pointwise_{part}")(x)
             x = self.norm(name=f"norm_{part}")(x)
         return x
@@ -40,7 +41,7 @@ class DilConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         depthwise = SparseConv(self.channels, self.kernel, self.stride, dilation=2, depthwise=True, name="depthwise_1")
-        x = SparseConv(self.channels, name="pointwise_1")(depthwise(nn.relu(x)))
+        x = SparseConv(self.channels, name="pointwise_1")(depthwise(kernels.relu(x)))
         return self.norm(name="norm_1")(x)
 
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseConv
 
 
@@ -29,7 +30,7 @@ class ImagenetStem(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for part, features in ((1, self.channels // 2), (2, self.channels), (3, self.channels)):
             previous = x
-            x = x if part == 1 else nn.relu(x)
+            x = x if part == 1 else kernels.relu(x)
             x = SparseConv(features, 3, stride=2, padding=1, name=f"conv_{part}")(x)
             x = self.norm(name=f"norm_{part}")(x)
         return previous, x

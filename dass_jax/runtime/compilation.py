@@ -6,6 +6,7 @@ For a program of your own: `jax.jit(f).lower(x).compile(compiler_options=options
 import contextlib
 import functools
 import gc
+import os
 from collections.abc import Iterator
 
 import jax
@@ -29,6 +30,18 @@ def options(platform: str) -> dict[str, str]:
     They change how fast a program is, and the order of its additions, never what it computes.
     """
     return {name: value for name, value in _CPU.items() if _known(name, value)} if platform == "cpu" else {}
+
+
+def copy_calls_late() -> None:
+    """Has XLA's CPU compiler copy what several calls share after it is simplified, laid out and fused, not before.
+
+    To be called before JAX starts; later it changes nothing. XLA takes this as a flag of the process only. With it,
+    a function that is called several times is fused with nothing around it, so that small ones must be inlined when
+    they are traced, as those of this package are.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in flags:  # else the user's own
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_flatten_after_fusion".strip()
 
 
 @contextlib.contextmanager

@@ -216,6 +216,14 @@ def test_shifted_pair_is_x_from_0_and_x_from_1_with_a_zero_border(size: tuple[in
     chex.assert_trees_all_equal(np.asarray(kernels.shifted_pair(x)), wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_and_its_gradient_are_those_of_jax(dtype: str) -> None:
+    x = jnp.array([-2, -0.0, 0, 1e-30, 3, jnp.inf, -jnp.inf, jnp.nan], dtype)
+    found, wanted = (jax.jit(jax.vmap(jax.value_and_grad(f)))(x) for f in (kernels.relu, jax.nn.relu))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype("float32"), b.astype("float32")), found, wanted)
+    assert found[0].dtype == x.dtype
+
+
 def test_shifted_pair_gradient_puts_every_entry_back_where_it_came_from() -> None:
     x = RNG.normal(size=(1, 3, 4, 1))
     check_grads(kernels.shifted_pair, (x,), order=1, modes=["rev"])

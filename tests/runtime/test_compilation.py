@@ -1,7 +1,12 @@
 """The compiler options: what they are for is seen in the compiled program, and that they change no result; how programs
 are traced."""
 
+import collections
 import gc
+import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import chex
@@ -10,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dass_jax import genotype
+from dass_jax.models import derived
 from dass_jax.runtime import compilation
 from dass_jax.spaces.darts import SupernetConfig
 from tests import supernets
@@ -21,6 +28,9 @@ AS_SHIPPED: dict[str, Any] = {
     "xla_cpu_parallel_codegen_split_count": 32,
 }
 """What `conftest` takes from XLA's CPU compiler."""
+
+
+LATE = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion"
 
 
 def test_sums_are_not_library_calls() -> None:
@@ -42,6 +52,61 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.M
     monkeypatch.setitem(compilation._CPU, "xla_cpu_no_such_option", "1")
     compilation.options.cache_clear()
     assert compilation.options("cpu") == known != {}
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_cpu_max_isa=AVX2"])
+def test_calls_are_copied_late_by_a_flag_beside_the_user_s(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    compilation.copy_calls_late()
+    once = os.environ["XLA_FLAGS"]
+    compilation.copy_calls_late()
+    assert os.environ["XLA_FLAGS"] == once == f"{flags} {LATE}".strip()
+
+
+def test_the_user_s_own_extra_options_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", own := "--xla_backend_extra_options=xla_cpu_optimize_for_size")
+    compilation.copy_calls_late()
+    assert os.environ["XLA_FLAGS"] == own
+
+
+def test_xla_takes_the_flag() -> None:
+    """A function that is called twice is fused with what surrounds it only if its calls are copied before."""
+    program = (
+        "import jax, sys\nfrom dass_jax.runtime import compilation\n"
+        "if sys.argv[1:]: compilation.copy_calls_late()\n"
+        "inner = jax.jit(jax.numpy.tanh)\n"
+        "lowered = jax.jit(lambda x: inner(inner(x) + 1) * 2).lower(jax.numpy.ones(999))\n"
+        "print(lowered.compile().as_text().count(' fusion('))"
+    )
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    early, late = (
+        int(subprocess.run([sys.executable, "-c", program, *late], env=environment, stdout=subprocess.PIPE).stdout)
+        for late in ([], ["late"])
+    )
+    assert early < late
+
+
+@pytest.mark.parametrize("name", ["supernet", "derived"])
+def test_what_is_called_several_times_is_marked_for_it_or_inlined(x64: None, name: str, random_like: Any) -> None:
+    """Else `copy_calls_late` would leave it apart from what surrounds it."""
+    if name == "supernet":
+        sizes = SupernetConfig(classes=3, cells=2, channels=4, nodes=2)
+        trained, loss = supernets.dense_loss(sizes, (16, 16), random_like)
+        arguments = trained, np.ones((3, 16, 16, 4))
+    else:
+        model = derived.derived(genotype.load("darts_v2"), derived.NetworkConfig(cells=3, channels=4, auxiliary=False))
+        v = jax.eval_shape(lambda: model.init(jax.random.key(0), (16, 16, 3)))
+        arguments = v["params"], v["batch_stats"], np.ones((3, 16, 16, 2))
+
+        def loss(params: Any, batch_stats: Any, x: jax.Array) -> Any:
+            logits, *others = model.apply(params, batch_stats, x, True)
+            return logits.sum(), others
+
+    text = jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments).as_text()
+    calls = [line for line in text.splitlines() if " call @" in line]
+    plain = collections.Counter(re.search(r"@([\w.]+)", line)[1] for line in calls if "inlineable" not in line)
+    assert len(calls) > 20
+    assert not {function: count for function, count in plain.items() if count > 1}
 
 
 def test_other_platforms_have_none() -> None:

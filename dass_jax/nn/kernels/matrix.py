@@ -13,7 +13,7 @@ from jax import lax
 from dass_jax.nn.kernels.windows import output_size, tap_line
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, inline=True, static_argnums=(2, 3))
 def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
     """y[o, n] = Σ_i T[o, i] x[i, n] over pixels, where T[o, i] is the tap that leads from i to o."""
     (height, width), k = x.shape[-3:-1], w.shape[-1]
@@ -31,7 +31,7 @@ def _tap_matrix(height: int, width: int, k: int, stride: int, dilation: int) -> 
     return matrix.reshape(k * k, rows.shape[1] * columns.shape[1], height * width)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, inline=True, static_argnums=1)
 def max_pool(x: jax.Array, stride: int) -> jax.Array:
     """The largest of each window's pixels; −∞ is added to those outside of it."""
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])
@@ -40,7 +40,7 @@ def max_pool(x: jax.Array, stride: int) -> jax.Array:
     return _image((_pixel_product(taps, x) + outside).max(-3), height, width)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, inline=True, static_argnums=1)
 def avg_pool(x: jax.Array, stride: int) -> jax.Array:
     """The product with the matrix of means."""
     height, width = (output_size(size, stride) for size in x.shape[-3:-1])

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn.kernels.once import compiled_once
+from dass_jax.nn.kernels.relu import relu
 from dass_jax.nn.kernels.sums import PIXELS, product, product_and_sum, spread, through_terms, weighted_terms
 
 Average = Callable[[Any], Any]
@@ -109,7 +109,7 @@ def _statistics(pixels: int, sums: Pair) -> Pair:
     """(mean, variance) of (Σ x², Σ x). Computed again where it is read: as results of a call they would be two kernels
     more for each norm; outside of it XLA makes them part of the running averages' own."""
     square, mean = (total / pixels for total in sums)
-    return mean, jax.nn.relu(square - mean * mean)  # rounding can leave it below 0
+    return mean, relu(square - mean * mean)  # rounding can leave it below 0
 
 
 @functools.partial(compiled_once, static_argnums=(0, 1, 2))
@@ -129,7 +129,7 @@ def _gradient_per_channel(
     _, back = jax.vjp(function, mean, inverse, own)
     to_mean, to_inverse, to_own = back(jax.tree.map(lambda g: g.astype(inverse.dtype), cotangents))
     # Of 1/√(variance + ε) by its own value: what XLA need not divide for, it does not compute in a kernel of its own.
-    to_square = jnp.where(variance > 0, -0.5 * inverse**3 * to_inverse, 0) / pixels
+    to_square = lax.select(variance > 0, -0.5 * inverse**3 * to_inverse, lax.full_like(variance, 0)) / pixels
     return (to_square, to_mean / pixels - 2 * mean * to_square), to_own
 
 

@@ -35,7 +35,7 @@ def _correlate(padded: jax.Array, w: jax.Array, stride: int, dilation: int, heig
     return functools.reduce(jnp.add, products)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, inline=True, static_argnums=(2, 3))
 def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Array:
     """The sum of k² shifted views times their taps."""
     return _depthwise(x, w, stride, dilation)
@@ -122,7 +122,7 @@ def _unbroadcast(gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, inline=True, static_argnums=1)
 def max_pool(x: jax.Array, stride: int) -> jax.Array:
     """The largest of nine shifted views."""
     return _max_pool(x, stride)
@@ -170,7 +170,7 @@ def _views_ofwindows(y: jax.Array, x: jax.Array, stride: int, outside: float) ->
     return windows(lax.optimization_barrier(pad(y, 1, high, outside, stride - 1)), 3, 1, 1, height, width)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, inline=True, static_argnums=1)
 def avg_pool(x: jax.Array, stride: int) -> jax.Array:
     """The sum of nine shifted views over the number of pixels inside the image."""
     return depthwise(x, jnp.ones((*(1,) * (x.ndim - 3), 3, 3), x.dtype), stride, 1) / inside(x, stride)

@@ -21,7 +21,7 @@ _AT_ONCE = 8
 
 
 @jax.custom_jvp
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
     """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: one [..., C] for each view, in one pass and
     in float32 at least.
@@ -93,7 +93,7 @@ def through_terms(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, [spread(w[:, :, t]) * g[t] for t in range(w.shape[2])])[:, :, None]
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     return through_terms(x, w, g).astype(x.dtype), product(x, g).astype(w.dtype)
