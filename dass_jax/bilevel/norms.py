@@ -40,7 +40,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         def clip(u: jax.Array) -> jax.Array:
             clipped = u * scale.astype(u.dtype) / scaled.astype(u.dtype) * max_norm
             # `jnp.where` would be a call for each leaf, of its own kernel (`compilation.copy_calls_late`).
-            return jax.lax.select(jnp.broadcast_to(inside, u.shape), u, clipped)
+            return jax.lax.select(inside, u, clipped)
 
         return jax.tree.map(clip, updates), state
 

@@ -73,7 +73,8 @@ def epoch(update: Callable[..., Any], prepare: Prepare, skip: bool = False) -> C
             state, going = carry
             moved, info = step(state, number)
             good = going & sound(info)
-            state = jax.tree.map(lambda new, old: new if new is old else jnp.where(good, new, old), moved, state)
+            # `jnp.where` would be a call for each leaf, of its own kernel (`compilation.copy_calls_late`).
+            state = jax.tree.map(lambda new, old: new if new is old else jax.lax.select(good, new, old), moved, state)
             return (state, going if skip else good), info
 
         (state, _), infos = _some(careful, (state, jnp.array(True)), len(indices), first, last)
