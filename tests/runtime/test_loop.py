@@ -1,6 +1,8 @@
 """Epochs as one program: which images, which learning rate, and the same numbers as a plain loop of steps."""
 
+import collections
 import itertools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dass_jax.bilevel import State
+from dass_jax.bilevel import State, transforms
 from dass_jax.runtime import loop, parallel
 
 ONE = jax.devices()[:1]
@@ -120,6 +122,23 @@ def regression() -> tuple[Any, ...]:
     state = State({"w": jnp.ones(3)}, {"steps": jnp.int32(0), "momentum": jnp.zeros(3)})
     rows = rng.integers(0, 12, (5, 4)).astype(np.int32)
     return state, data, rows, jax.random.key(3), jnp.float32(0.01), jnp.float32(0.25)
+
+
+def test_an_epoch_makes_no_call_for_each_leaf() -> None:
+    """With `compilation.copy_calls_late` it would be a kernel of its own behind every leaf's update."""
+    transform = transforms.sgd(momentum=0.9, weight_decay=1e-3, clip=5.0)
+    leaves = {str(number): jnp.ones(3) for number in range(12)}
+
+    def step(state: State, batch: Any, key: jax.Array, *, learning_rate: jax.Array) -> Any:
+        w, rate = state.variables, {"learning_rate": learning_rate}
+        moves, optimizers = transform.update(w, state.optimizers, w, **rate)
+        return State(optax.apply_updates(w, moves), optimizers), Seen(batch[0].mean(), jnp.zeros(()))
+
+    _, *inputs = regression()
+    state = State(leaves, transform.init(leaves))
+    text = jax.jit(loop.epoch(step, prepare)).lower(state, *inputs, np.int32(0), np.int32(5)).as_text()
+    calls = collections.Counter(re.findall(r"call @([\w.]+)", text))
+    assert calls and max(calls.values()) < len(leaves), calls
 
 
 @pytest.mark.parametrize("cuts", [(0, 1, 5), (0, 2, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5)])
