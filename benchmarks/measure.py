@@ -17,10 +17,10 @@ import jax
 
 from dass_jax.runtime import compilation
 
+compilation.copy_calls_late()  # as a run does, before JAX starts
+
 DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_dass.toml"
 """The configuration whose sizes the small benchmarks take."""
-
-compilation.copy_calls_late()  # as a run does, before JAX starts
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "onnx", "onnxruntime")
 

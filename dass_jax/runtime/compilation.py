@@ -1,6 +1,7 @@
 """How a program is traced, and what XLA is told when it is compiled. Measured in docs/performance.md.
 
-For a program of your own: `jax.jit(f).lower(x).compile(compiler_options=options(jax.default_backend()))`.
+For a program of your own: `copy_calls_late()` before JAX starts, then
+`jax.jit(f).lower(x).compile(compiler_options=options(jax.default_backend()))`.
 """
 
 import contextlib
