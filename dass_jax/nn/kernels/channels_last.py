@@ -66,6 +66,7 @@ def convolution(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 def factorized(x: jax.Array, w: jax.Array) -> jax.Array:
     """w [I, O]: the first half of the outputs from x[0::2, 0::2], the second from x[1::2, 1::2], zero outside of x."""
     ((_, height, width, _), half) = x.shape, w.shape[1] // 2
-    further = jnp.pad(x[:, 1::2, 1::2], ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    borders = [(0, 0, 0), (0, height % 2, 0), (0, width % 2, 0), (0, 0, 0)]
+    further = lax.pad(x[:, 1::2, 1::2], jnp.zeros((), x.dtype), borders)
     parts = [pointwise(x[:, ::2, ::2], w[:, :half]), pointwise(further, w[:, half:])]
     return jnp.concatenate(parts, axis=-1)
