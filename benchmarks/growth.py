@@ -75,7 +75,7 @@ def plot(records: list[dict[str, Any]], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(1, len(POINTS), figsize=(3 * len(POINTS), 3.2), sharey=True, layout="constrained")
     for panel, quantity in zip(panels, POINTS, strict=True):
@@ -87,6 +87,9 @@ def plot(records: list[dict[str, Any]], path: str) -> None:
         panel.set_xticks(xs, [f"{x:g}" for x in xs])
         panel.minorticks_off()
         panel.set_xlabel(label)
+    # The panels share this axis. A decade or less between the ends would leave it with one labelled tick.
+    panels[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     panels[0].set_ylabel("seconds a step")
     panels[0].legend(frameon=False)
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

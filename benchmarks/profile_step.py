@@ -31,7 +31,7 @@ KINDS = (
     ("depthwise, gradient of the input", r"transpose.*depthwise"),
     ("depthwise, forward", r"depthwise"),
     ("pools", r"_pools"),
-    ("sums of normalised maps and their gradients", r"_normalised_sum|weighted_sum"),
+    ("weighted sums of maps and their gradients", r"jit\((product|weighted_terms|_gradient_of_summed_maps)\)"),
     ("normalisation and its gradient", r"norm"),
     ("pointwise products", r"pointwise|dot_general"),
 )
