@@ -53,7 +53,7 @@ def test_a_profile_of_a_real_step(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.argv", ["profile_step.py", "--size", "tiny", "--output", str(tmp_path / "found.json")])
     assert profile_step.main() == 0
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert 0 < sum(found["parts"].values()) < 60
+    assert 0 < sum(found["parts"].values()) < 60 and found["parts"]["pointwise products"] > 0
     # A kind that is not found has lost the names that its pattern looks for.
     assert {name for name, _ in profile_step.KINDS} <= set(found["parts"])
     assert found["flops"] > 10_000 and found["bytes"] > 10_000 and min(found["limits"].values()) > 1e8
