@@ -22,9 +22,10 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import errors, genotype, variables
-from dass_jax.models.derived import NetworkConfig, derived
-from dass_jax.models.inference import fold, inference
+from dass_jax import errors, variables
+from dass_jax.architectures import darts as genotype
+from dass_jax.networks.derived import NetworkConfig, derived
+from dass_jax.networks.inference import fold, inference
 
 IMAGE = (32, 32, 3)
 TOLERANCE = 1e-3

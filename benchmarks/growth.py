@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import measure, search_step
 from benchmarks.search_step import Size
 from dass_jax import errors
-from dass_jax.genotype import edges
+from dass_jax.architectures.darts import edges
 from dass_jax.spaces.darts import SupernetConfig
 
 BASE = Size((16, 16, 3), 32, SupernetConfig(cells=4, channels=8))

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from dass_jax import bilevel, build, config_io, relaxation
+from dass_jax import bilevel, compose, config_io, relaxation
 from dass_jax.bilevel import Level, Sample
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
@@ -93,7 +93,7 @@ def supernet() -> Problem:
         Batch(jax.random.normal(key, (1, 8, 8, c.batch_size)), jax.random.randint(key, (c.batch_size,), 0, OUTPUTS))
         for key in jax.random.split(KEY)
     )
-    alpha, _ = build.search_transforms(c)
+    alpha, _ = compose.search_transforms(c)
     transform = optax.chain(
         optax.clip_by_global_norm(c.clip),
         optax.add_decayed_weights(c.weight_decay),

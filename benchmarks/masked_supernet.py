@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import build, config_io, sparsity, variables
+from dass_jax import compose, config_io, sparsity, variables
 from dass_jax.bilevel.norms import norm
 from dass_jax.config import Config
 from dass_jax.data.augment import normalise
@@ -50,11 +50,11 @@ class Seen(NamedTuple):
     """|∂L/∂s|."""
 
 
-def observe(s: build.Setting, channels: int) -> Any:
+def observe(s: compose.Setting, channels: int) -> Any:
     """(key, keep, ε) → Seen. The masks are data of the compiled program; each ε has one of its own."""
     c = s.config.search
     space = darts(SupernetConfig(s.dataset.classes, c.cells, channels, c.nodes, c.stem, c.none))
-    train = build.examples(s)[0]
+    train = compose.examples(s)[0]
     batch = normalise(train.images[: c.batch_size], jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std))
     labels = jnp.asarray(train.labels[: c.batch_size])
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
@@ -88,7 +88,7 @@ def observe(s: build.Setting, channels: int) -> Any:
 
 def rows(config: Config, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each number of channels, keep and ε."""
-    s = build.setting(config)
+    s = compose.setting(config)
     found = []
     for channels in options.channels:
         print(f"{channels} channels", file=sys.stderr, flush=True)

@@ -9,8 +9,8 @@ import itertools
 import math
 from typing import NamedTuple
 
+from dass_jax.architectures.darts import edges, reductions
 from dass_jax.errors import UserError
-from dass_jax.genotype import edges, reductions
 from dass_jax.spaces.darts import SupernetConfig
 
 try:

@@ -7,8 +7,8 @@ Written from the papers (DARTS, arXiv 1806.09055, Section 3.2 and its published 
 from benchmarks import peer
 from benchmarks.peer import nn, torch
 from benchmarks.peer_variables import Place, affine_norm, ends, halves, preprocessing
-from dass_jax import genotype
-from dass_jax.models.derived import NetworkConfig
+from dass_jax.architectures import darts as genotype
+from dass_jax.networks.derived import NetworkConfig
 
 
 def operation(name: str, channels: int, stride: int) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peer import nn, torch
-from dass_jax.genotype import edges, reductions
+from dass_jax.architectures.darts import edges, reductions
 from dass_jax.nn.mixed import DILATED, POOLS, SEPARABLE
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import flatten, unflatten

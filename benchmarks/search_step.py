@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import bilevel, build, errors, relaxation, variables
+from dass_jax import bilevel, compose, errors, relaxation, variables
 from dass_jax.config import Search
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
@@ -119,7 +119,7 @@ def search(
         weights, completed = dass.sparse_weights(stacks, KEEP), functools.partial(dass.with_scores, stacks=stacks)
     loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), parts)
     step = dass.step(
-        lower, loss, *build.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
+        lower, loss, *compose.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
     )
 
     def begin(key: jax.Array) -> Any:

@@ -7,7 +7,7 @@ A range is declared once, next to the field's type, and holds for TOML files and
 import dataclasses
 from typing import Annotated, Literal
 
-from dass_jax.genotype import PUBLISHED
+from dass_jax.architectures.darts import PUBLISHED
 
 SearchName = Literal["dass", "dass_op", "dass_joint", "darts_sparse", "random"]
 MethodName = Literal[SearchName, "given"]

@@ -16,7 +16,7 @@ import cattrs
 import cattrs.gen
 import tomli_w
 
-from dass_jax import genotype
+from dass_jax.architectures import darts as genotype
 from dass_jax.config import (
     HYPERGRADIENT_ARGUMENTS,
     LARGEST_SEED,

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dass_jax import accounting, genotype, relaxation
+from dass_jax import accounting, relaxation
+from dass_jax.architectures import darts as genotype
 from dass_jax.errors import Parser, UserError, guarded
-from dass_jax.models.baselines import PLANS, baseline
-from dass_jax.models.derived import NetworkConfig, derived
-from dass_jax.models.model import Model
+from dass_jax.networks.baselines import PLANS, baseline
+from dass_jax.networks.derived import NetworkConfig, derived
+from dass_jax.networks.model import Model
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import Rules
 

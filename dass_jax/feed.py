@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax import build
-from dass_jax.build import Setting
+from dass_jax import compose
+from dass_jax.compose import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
 from dass_jax.runtime import loop, parallel, plan
@@ -53,7 +53,7 @@ def in_memory(s: Setting) -> Feed:
     @functools.cache
     def on(devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
         """(training, test) examples on each of the devices, which are fewer for fewer seeds if they share them."""
-        train, test = map(s._replace(devices=list(devices)).layout.put_everywhere, build.examples(s))
+        train, test = map(s._replace(devices=list(devices)).layout.put_everywhere, compose.examples(s))
         return train, test
 
     def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
@@ -133,7 +133,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         def of_epoch(epoch: int) -> Series:
             indices, *rest = _inputs(s, stage, epoch)
             parted = plan.parted(indices, count, steps, devices)
-            view = build.view(s, stage.name, epoch, indices.size)
+            view = compose.view(s, stage.name, epoch, indices.size)
 
             def start(state: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
                 return program(state, examples, parted.indices, *rest, *bounds, np.int32(number * steps))
@@ -158,7 +158,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
             return network, program(network, examples, parted.indices, weights[number], *bounds)
 
         def read(number: int) -> Iterator[loop.Examples]:
-            return parts(test, rows.ravel(), build.centred(s), parted.places[number:])
+            return parts(test, rows.ravel(), compose.centred(s), parted.places[number:])
 
         return _in_parts(len(rows), steps, read, start, ...)
 
@@ -222,7 +222,7 @@ def _steps(s: Setting, indices: np.ndarray) -> int:
 def _inputs(s: Setting, stage: Stage, epoch: int) -> tuple[Any, ...]:
     """(indices, key, learning rate, drop-path rate) of an epoch."""
     rates = stage.learning_rate(epoch), stage.drop_path(epoch)
-    return stage.indices(epoch), build.key(s, stage.name, epoch), *jax.tree.map(np.float32, rates)
+    return stage.indices(epoch), compose.key(s, stage.name, epoch), *jax.tree.map(np.float32, rates)
 
 
 def _stacked(*rates: float) -> np.ndarray:

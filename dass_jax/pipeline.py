@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
-from dass_jax import bilevel, build, feed, genotype, results
-from dass_jax.build import Setting
+from dass_jax import bilevel, compose, feed, results
+from dass_jax.architectures import darts as genotype
+from dass_jax.compose import Setting
 from dass_jax.config import title
 from dass_jax.methods import random
 from dass_jax.running import Run, compiled, keep_record, known_of, label_of, place_of, spend, watch
@@ -80,11 +81,11 @@ def run_method(r: Run, method: str) -> list[dict[str, Any]]:
 
 
 def train(r: Run, method: str, found: genotype.Genotype | None) -> None:
-    """Trains, prunes and evaluates a network, see `build.model`, for each seed that found it; enters the results."""
+    """Trains, prunes and evaluates a network, see `compose.model`, for each seed that found it; enters the results."""
     known = known_of(r)
     if "results" in known[0]:
         return
-    stages, evaluate = build.training_stages(r.setting, found)
+    stages, evaluate = compose.training_stages(r.setting, found)
 
     def measure(stage: Stage, v: Any) -> list[dict[str, float]]:
         measured = evaluate_test(r, f"evaluation of {found}", evaluate, v, stage.masks(v))
@@ -108,7 +109,7 @@ def search(r: Run, method: str) -> Sequence[genotype.Genotype | None]:
         return [random.sample(seed, config.search.nodes) for seed in r.setting.seeds]
     if method == title(config) and config.method == "given":
         return [genotype.load(config.genotype) if config.genotype else None for _ in r.setting.seeds]
-    stages, read = build.search_stages(r.setting, method)
+    stages, read = compose.search_stages(r.setting, method)
 
     def of_each(v: Any) -> list[tuple[Any, genotype.Genotype]]:
         return [read(part) for part in seeds.members(v, len(r.setting.seeds))]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax import accounting, build, genotype, variables
-from dass_jax.build import Setting
+from dass_jax import accounting, compose, variables
+from dass_jax.architectures import darts as genotype
+from dass_jax.compose import Setting
 from dass_jax.nn.layers import one_device
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
@@ -55,7 +56,7 @@ def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any)
       known: its genotype or None, accuracies by stage and seconds.
       v: the variables at the end of its training, as NumPy arrays.
     """
-    net = build.model(s, genotype_of(known), auxiliary=False, average=one_device)
+    net = compose.model(s, genotype_of(known), auxiliary=False, average=one_device)
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))[PARAMS]
     height, width, channels = s.image_shape
 

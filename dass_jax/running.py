@@ -4,8 +4,9 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
-from dass_jax import bilevel, feed, genotype
-from dass_jax.build import Setting
+from dass_jax import bilevel, feed
+from dass_jax.architectures import darts as genotype
+from dass_jax.compose import Setting
 from dass_jax.runtime import checkpoint, keeping, memory, parallel, seeds, shelf, steps
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.keeping import Keeper

@@ -75,10 +75,10 @@ def perform(
       UserError: for whatever the user can mend, see `finished`, `runtime.folder` and `pipeline.run`.
       Stopped: after SIGINT or SIGTERM.
     """
-    from dass_jax import build, pipeline, report
+    from dass_jax import compose, pipeline, report
     from dass_jax.runtime import folder, hosts, signals
 
-    setting = build.setting(config)
+    setting = compose.setting(config)
     with contextlib.ExitStack() as held, folder.writable(path):
         results = hosts.told_json(lambda: begin(setting, path, held))
         if results is None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dass_jax import config_io
+from dass_jax.architectures.darts import PUBLISHED, Genotype, collapsed, skips
 from dass_jax.errors import UserError
-from dass_jax.genotype import PUBLISHED, Genotype, collapsed, skips
 from dass_jax.report import build, curves
 from dass_jax.report import records as report
 from dass_jax.runtime import records

@@ -11,11 +11,12 @@ from typing import Any, get_args
 import jax
 import pytest
 
-from dass_jax import accounting, bilevel, config_io, genotype, variables
+from dass_jax import accounting, bilevel, config_io, variables
 from dass_jax import config as schema
+from dass_jax.architectures import darts as genotype
 from dass_jax.config import Config, title
 from dass_jax.errors import UserError
-from dass_jax.models.derived import NetworkConfig, derived
+from dass_jax.networks.derived import NetworkConfig, derived
 from tests.config_files import one_line, written
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

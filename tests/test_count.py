@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dass_jax import count, genotype
+from dass_jax import count
+from dass_jax.architectures import darts as genotype
 from dass_jax.errors import guarded
 
 

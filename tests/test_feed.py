@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config_io, feed
-from dass_jax.build import Setting
-from dass_jax.genotype import Genotype
+from dass_jax import compose, config_io, feed
+from dass_jax.architectures.darts import Genotype
+from dass_jax.compose import Setting
 from dass_jax.runtime import calls, loop, parallel, steps
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.signals import Signals
@@ -23,7 +23,7 @@ SMALL = 2 * 16 * 64
 
 def setting(streaming: bool, devices: int, seeds: int) -> Setting:
     """All that is random is on: crops, mirrors, cutout and drop-path."""
-    return build.setting(
+    return compose.setting(
         config_io.from_dict(
             {
                 "seeds": seeds,
@@ -64,7 +64,7 @@ class After(NamedTuple):
 
 def after_epochs(s: Setting, chain: str, epochs: range, seconds: float) -> After:
     """After some epochs of the first stage of a chain, by calls of so many seconds."""
-    stages = build.search_stages(s, "dass")[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
+    stages = compose.search_stages(s, "dass")[0] if chain == "search" else compose.training_stages(s, GENOTYPE)[0]
     found = After(None, [], [])
     state = parallel.replicate(stages[0].start(None), s.devices)
     advance = of(s).advance(s, stages[0], state, 1, compiler(s, found.names))
@@ -90,7 +90,7 @@ def test_streamed_epochs_are_those_in_memory_to_the_bit(chain: str, devices: int
 
 def test_an_epoch_in_parts_goes_on_from_any_step() -> None:
     s = setting(True, 1, 1)
-    stage = build.training_stages(s, GENOTYPE)[0][0]
+    stage = compose.training_stages(s, GENOTYPE)[0][0]
     start = stage.start(None)
     advance = of(s).advance(s, stage, parallel.replicate(start, s.devices), 1, compiler(s))
     series = advance(0)
@@ -112,7 +112,7 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
     sums = []
     for streaming in (False, True):
         s = setting(streaming, 2, 1)
-        stages, evaluate = build.training_stages(s, GENOTYPE)
+        stages, evaluate = compose.training_stages(s, GENOTYPE)
         v = stages[0].start(None).variables
         network = parallel.replicate({PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: v[MASKS]}, s.devices)
         batches = of(s).evaluate(s, "evaluation", evaluate, network, 14, compiler(s))
@@ -125,7 +125,7 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
 def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is a stand-in that counts, at each call, the images on the devices; an epoch is 60 parts of them."""
     s = setting(True, 1, 1)
-    stage = build.training_stages(s, GENOTYPE)[0][0]._replace(
+    stage = compose.training_stages(s, GENOTYPE)[0][0]._replace(
         indices=lambda epoch: np.random.default_rng(epoch).integers(0, 64, (600, 16)).astype(np.int32)
     )
     held: list[int] = []
@@ -147,7 +147,7 @@ def test_random_boxes_depend_on_seed_stage_epoch_and_place_alone() -> None:
     def view(seeds: int, seed: int, name: str, epoch: int) -> Any:
         data = {"streaming": True, "image_size": 6, "crop_scale": 0.2, "crop_padding": 0}
         config = {"seed": seed, "seeds": seeds, "data": data, "network": {"auxiliary": False}}
-        return build.view(build.setting(config_io.from_dict(config)), name, epoch, 10 * seeds)
+        return compose.view(compose.setting(config_io.from_dict(config)), name, epoch, 10 * seeds)
 
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
     first = view(1, 3, "step1", 5)

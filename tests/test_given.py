@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config_io, genotype
-from dass_jax.genotype import Genotype
-from dass_jax.models.baselines import PLANS
+from dass_jax import compose, config_io
+from dass_jax.architectures import darts as genotype
+from dass_jax.architectures.darts import Genotype
+from dass_jax.networks.baselines import PLANS
 from dass_jax.variables import PARAMS
 from tests.runs import CONFIG, Finished, command, interrupted, metrics, results, timeless, workplace
 
@@ -86,7 +87,7 @@ def test_a_given_cell_takes_the_imagenet_stem(tmp_path: pathlib.Path) -> None:
             "train": {"batch_size": 4},
         }
     )
-    stages, _ = build.training_stages(build.setting(config), genotype.load(config.genotype))
+    stages, _ = compose.training_stages(compose.setting(config), genotype.load(config.genotype))
     params = jax.eval_shape(stages[0].start, None).variables[PARAMS]
     assert params["stem"]["conv_1"]["conv"]["weight"].shape == (2, 3, 3, 3)
     assert params["head"]["classifier"]["linear"]["weight"].shape == (2, 4 * 4 * 4)

@@ -117,7 +117,7 @@ def test_the_files_were_found() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "found"),
     [
-        ("dass_jax/nn/new.py", "from dass_jax.genotype import OPERATIONS", None),
+        ("dass_jax/nn/new.py", "from dass_jax.architectures.darts import OPERATIONS", None),
         ("dass_jax/nn/new.py", "from dass_jax import __version__, nn, variables\nimport jax", None),
         ("dass_jax/nn/new.py", "from . import kernels\nfrom .layers import Norm\nfrom .. import errors", None),
         ("dass_jax/nn/__init__.py", "from . import kernels\nfrom .layers import Norm", None),

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dass_jax import config_io, genotype
+from dass_jax import config_io
+from dass_jax.architectures import darts as genotype
 from dass_jax.config import Config
 from dass_jax.data import load, npz
 from dass_jax.errors import UserError

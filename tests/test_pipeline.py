@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config_io, genotype, sparsity, train, variables
+from dass_jax import compose, config_io, sparsity, train, variables
+from dass_jax.architectures import darts as genotype
 from dass_jax.errors import UserError
 from dass_jax.nn.layers import one_device
 from dass_jax.runtime import records
@@ -137,8 +138,8 @@ def test_the_accuracy_is_that_of_the_last_checkpoint_on_the_whole_test_split(who
     reported = results(whole.folder)["controls"]["random"]
     leaves = {path: leaf for path, leaf in last(whole.folder).leaves.items() if path.startswith(".variables")}
     v = variables.unflatten({"/".join(re.findall(r"\['(.*?)'\]", path)): leaf for path, leaf in leaves.items()})
-    s = build.setting(config_io.load(whole.folder / "config.toml"))
-    model = build.model(s, genotype.from_json(reported["genotype"]), auxiliary=False, average=one_device)
+    s = compose.setting(config_io.load(whole.folder / "config.toml"))
+    model = compose.model(s, genotype.from_json(reported["genotype"]), auxiliary=False, average=one_device)
     images = ((s.dataset.test.images / 255 - s.dataset.mean) / s.dataset.std).astype(np.float32).transpose(3, 1, 2, 0)
     weights = sparsity.apply_masks(v[PARAMS], v[MASKS])
     logits = np.asarray(jax.jit(lambda x: model.apply(weights, v[BATCH_STATS], x, False)[0])(images), np.float64)

@@ -13,13 +13,13 @@ import pytest
 from jax import export
 
 from dass_jax import bilevel, relaxation, variables
+from dass_jax.architectures.darts import Cell, Genotype
 from dass_jax.bilevel import levels
-from dass_jax.build import search_transforms
+from dass_jax.compose import search_transforms
 from dass_jax.config import Search
-from dass_jax.genotype import Cell, Genotype
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch, cross_entropy
-from dass_jax.models.derived import Model, Network, NetworkConfig, derived
+from dass_jax.networks.derived import Model, Network, NetworkConfig, derived
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import BatchNorm
 from dass_jax.spaces.darts import Space, Supernet, SupernetConfig, darts

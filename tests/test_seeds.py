@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import tomli_w
 
-from dass_jax import bilevel, build, config_io, feed, genotype, pipeline, running, train
-from dass_jax.build import programs
+from dass_jax import bilevel, compose, config_io, feed, pipeline, running, train
+from dass_jax.architectures import darts as genotype
+from dass_jax.architectures.darts import Genotype
+from dass_jax.compose import programs
 from dass_jax.errors import UserError
-from dass_jax.genotype import Genotype
 from dass_jax.runtime import records, seeds
 from dass_jax.runtime.keeping import Keeper
 from dass_jax.runtime.progress import Progress
@@ -39,9 +40,9 @@ POOL = Genotype(
 )
 
 
-def setting(seed: int, count: int, devices: int = 1, axis: str = "batch") -> build.Setting:
+def setting(seed: int, count: int, devices: int = 1, axis: str = "batch") -> compose.Setting:
     """One cell of two channels on all digits: two steps an epoch, with every kind of random draw."""
-    return build.setting(
+    return compose.setting(
         config_io.from_dict(
             {
                 "seed": seed,
@@ -100,7 +101,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
 
     monkeypatch.setattr(pipeline, "keep_record", keep_record)
 
-    def begun(s: build.Setting, programs: dict[str, Any]) -> Kept:
+    def begun(s: compose.Setting, programs: dict[str, Any]) -> Kept:
         facts: dict[str, Any] = {"current": {}}
         kept_in = Keeper(tmp_path, None, None)
         r = running.Run(s, Progress(io.StringIO()), Signals(), kept_in, facts, programs, feed.of(s), [])
@@ -190,7 +191,7 @@ def test_devices_that_do_not_come_out_even_are_left_idle() -> None:
 def test_streamed_batches_are_not_spread() -> None:
     config = {"parallel": {"axis": "seeds"}, "data": {"streaming": True}, "network": {"auxiliary": False}, "seeds": 2}
     with pytest.raises(UserError) as caught:
-        build.setting(config_io.from_dict(config))
+        compose.setting(config_io.from_dict(config))
     message = "parallel.axis = 'seeds' with data.streaming = true; allowed: 'batch', or data in memory"
     assert one_line(caught).startswith(message)
 
@@ -269,7 +270,7 @@ def test_the_limit_is_drawn_with_the_first_seed() -> None:
     data = {"limit": 64}
     config = {"data": data, "network": {"auxiliary": False}, "search": {"batch_size": 16}, "train": {"batch_size": 32}}
     images = [
-        build.setting(config_io.from_dict({**config, **own})).dataset.train.images
+        compose.setting(config_io.from_dict({**config, **own})).dataset.train.images
         for own in ({"seed": 3}, {"seed": 3, "seeds": 2}, {"seed": 4})
     ]
     np.testing.assert_array_equal(images[0], images[1])

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, build, config_io, feed, pipeline, running, variables
+from dass_jax import bilevel, compose, config_io, feed, pipeline, running, variables
 from dass_jax import config as schema
-from dass_jax.genotype import Genotype
+from dass_jax.architectures.darts import Genotype
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.runtime.stage import Stage
@@ -28,7 +28,7 @@ GENOTYPE = Genotype(
 """The network has one cell, which reduces: its skip connection has weights and can be dropped."""
 
 
-def setting(**changes: Any) -> build.Setting:
+def setting(**changes: Any) -> compose.Setting:
     """One cell of two channels on 64 digits; `changes` by dotted name with "__" for the dot."""
     data: dict[str, Any] = {
         "data": {"limit": 64, "crop_padding": 1},
@@ -41,7 +41,7 @@ def setting(**changes: Any) -> build.Setting:
     for name, value in changes.items():
         section, _, field = name.rpartition("__")
         (data.setdefault(section, {}) if section else data)[field] = value
-    return build.setting(config_io.from_dict(data))
+    return compose.setting(config_io.from_dict(data))
 
 
 class Trail(NamedTuple):
@@ -57,11 +57,11 @@ class Trail(NamedTuple):
     """The stages whose Python code JAX walked through, once for each walk."""
 
 
-def follow(s: build.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
+def follow(s: compose.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
     """Runs a chain as the pipeline does, without writing anything."""
     facts = {"current": {"seconds": dict.fromkeys(running.CLOCKS, 0.0)}}
     r = running.Run(s, Progress(io.StringIO()), Signals(), None, facts, {}, feed.of(s), [])
-    stages = build.search_stages(s, method)[0] if chain == "search" else build.training_stages(s, GENOTYPE)[0]
+    stages = compose.search_stages(s, method)[0] if chain == "search" else compose.training_stages(s, GENOTYPE)[0]
     trail = Trail({}, {}, [], [])
 
     def watched(stage: Stage) -> Stage:
@@ -128,7 +128,7 @@ def test_step_2_trains_scores_and_architecture_and_no_weight(search: Trail) -> N
 
 def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(tmp_path: pathlib.Path) -> None:
     s = setting()
-    (stage,) = build.search_stages(s, "dass_op")[0]
+    (stage,) = compose.search_stages(s, "dass_op")[0]
     assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
     trail = follow(s, tmp_path, "search", method="dass_op")
     first, last = trail.states["step1"][0].variables, trail.states["step1"][-1].variables
@@ -150,7 +150,7 @@ def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(tmp_p
 
 def test_dass_joint_trains_everything_with_a_rate_for_each_level(tmp_path: pathlib.Path) -> None:
     s = setting()
-    (stage,) = build.search_stages(s, "dass_joint")[0]
+    (stage,) = compose.search_stages(s, "dass_joint")[0]
     assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
     assert stage.learning_rate(0) == (s.config.search.theta_lr, s.config.search.scores_lr)
     trail = follow(s, tmp_path, "search", method="dass_joint")
@@ -321,13 +321,13 @@ def test_every_estimator_is_built_with_the_arguments_of_the_configuration(
         for field in schema.HYPERGRADIENT_ARGUMENTS[name]
     }
     monkeypatch.setitem(bilevel.ESTIMATORS, name, lambda **arguments: seen.append(arguments))
-    build.hypergradient_of(config_io.from_dict({"search": {"hypergradient": name}, "hypergradient": changed}))
+    compose.hypergradient_of(config_io.from_dict({"search": {"hypergradient": name}, "hypergradient": changed}))
     assert seen == [changed]
 
 
 def test_without_none_an_edge_has_one_operation_less() -> None:
     for none, operations in ((True, 8), (False, 7)):
-        stage = build.search_stages(setting(search__none=none), "dass")[0][0]
+        stage = compose.search_stages(setting(search__none=none), "dass")[0][0]
         shapes = jax.eval_shape(stage.start, None).variables[ALPHA]
         assert {name: leaf.shape for name, leaf in shapes.items()} == {
             "normal": (2, operations),
@@ -338,7 +338,7 @@ def test_without_none_an_edge_has_one_operation_less() -> None:
 def test_the_fraction_kept_changes_the_masks(training: Trail) -> None:
     counts = []
     for keep in (0.1, 0.5, 1.0):
-        finetune = build.training_stages(setting(sparsity__keep=keep), GENOTYPE)[0][2]
+        finetune = compose.training_stages(setting(sparsity__keep=keep), GENOTYPE)[0][2]
         masks = finetune.start(training.states["scores"][-1]).variables[MASKS]
         counts.append(int(sum(np.count_nonzero(mask) for mask in jax.tree.leaves(masks))))
     assert counts[0] < counts[1] < counts[2] == sum(mask.size for mask in jax.tree.leaves(masks))
@@ -347,10 +347,11 @@ def test_the_fraction_kept_changes_the_masks(training: Trail) -> None:
 def test_the_seed_changes_images_order_noise_and_initial_values(search: Trail) -> None:
     one, other = setting(), setting(seed=1)
     assert (one.dataset.train.images != other.dataset.train.images).any()
-    stages = [build.search_stages(s, "dass")[0][0] for s in (one, other)]
+    stages = [compose.search_stages(s, "dass")[0][0] for s in (one, other)]
     assert (stages[0].indices(0) != stages[1].indices(0)).any()
     assert (
-        jax.random.key_data(build.key(one, "step1")).tolist() != jax.random.key_data(build.key(other, "step1")).tolist()
+        jax.random.key_data(compose.key(one, "step1")).tolist()
+        != jax.random.key_data(compose.key(other, "step1")).tolist()
     )
     begun = jax.tree.map(np.asarray, stages[1].start(None).variables)
     base = search.states["step1"][0].variables
@@ -359,13 +360,13 @@ def test_the_seed_changes_images_order_noise_and_initial_values(search: Trail) -
 
 def test_epochs_stages_and_levels_have_draws_of_their_own() -> None:
     s = setting()
-    step1, step2 = build.search_stages(s, "dass")[0]
+    step1, step2 = compose.search_stages(s, "dass")[0]
     for other in (step1.indices(1), step2.indices(0)):
         assert (step1.indices(0) != other).any()
     upper, lower = np.moveaxis(step1.indices(0), 1, 0)
     assert not set(upper.ravel()) & set(lower.ravel()), "the two levels never see the same image"
     keys = {
-        tuple(jax.random.key_data(build.key(s, name, epoch)).tolist())
+        tuple(jax.random.key_data(compose.key(s, name, epoch)).tolist())
         for name in ("step1", "step2")
         for epoch in (0, 1)
     }

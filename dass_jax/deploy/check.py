@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax import build
+from dass_jax import compose
 from dass_jax.data import arrays, stream
 from dass_jax.data.augment import normalise
 from dass_jax.deploy import source
@@ -57,7 +57,7 @@ def batches(found: Trained, limit: int = 0) -> Iterator[tuple[np.ndarray, np.nda
         parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
         splits: Iterator[arrays.Split] = (arrays.Split(data.test.images[p], data.test.labels[p]) for p in parts)
     else:
-        splits = stream.batches(data.test, rows, build.centred(found.setting), data.shape, BATCH)
+        splits = stream.batches(data.test, rows, compose.centred(found.setting), data.shape, BATCH)
     mean, std = jnp.asarray(data.mean), jnp.asarray(data.std)
     for images, labels in splits:
         yield np.asarray(normalise(jnp.asarray(images), mean, std)).transpose(3, 0, 1, 2), labels

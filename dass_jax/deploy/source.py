@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dass_jax import build, config_io, genotype, sparsity, variables
-from dass_jax.build import Setting
+from dass_jax import compose, config_io, sparsity, variables
+from dass_jax.architectures import darts as genotype
+from dass_jax.compose import Setting
 from dass_jax.config import Config, title
 from dass_jax.deploy import rewrite, trace
 from dass_jax.deploy.graph import Graph
@@ -99,9 +100,9 @@ def _seed(config: Config, seed: int | None) -> int:
 
 
 def _made(config: Config, network: networks.Network, stage: str) -> Trained:
-    setting = build.setting(config)._replace(seeds=(network.seed,))
+    setting = compose.setting(config)._replace(seeds=(network.seed,))
     found = None if network.genotype is None else genotype.from_json(network.genotype)
-    net = build.model(setting, found, auxiliary=False, average=one_device)
+    net = compose.model(setting, found, auxiliary=False, average=one_device)
     params = sparsity.apply_masks(network.variables[PARAMS], network.variables[MASKS])
     return Trained(setting, network, stage, net, jax.tree.map(np.asarray, params))
 
@@ -151,8 +152,8 @@ def _of_checkpoint(
         raise UserError(f"--seed = {seed} with {name}; allowed: {', '.join(map(str, at['seeds']))}")
     known = found.facts["current"][str(seed)]
     cells = None if known["genotype"] is None else genotype.from_json(known["genotype"])
-    setting = build.setting(config)._replace(seeds=tuple(at["seeds"]))
-    stages, _ = build.training_stages(setting, cells)
+    setting = compose.setting(config)._replace(seeds=tuple(at["seeds"]))
+    stages, _ = compose.training_stages(setting, cells)
     template, here = None, [stage.name for stage in stages].index(at["stage"])
     for stage in stages[: here + 1]:
         template = jax.eval_shape(stage.start, template)

@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 from sklearn.manifold import TSNE
 
-from dass_jax import build, genotype
-from dass_jax.build import Setting
+from dass_jax import compose
+from dass_jax.architectures import darts as genotype
+from dass_jax.compose import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Split
 from dass_jax.errors import UserError
@@ -66,11 +67,11 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
     Raises:
       UserError: if the dense network is no longer there.
     """
-    wanted, s = asked(run, report), build.setting(run.config)
+    wanted, s = asked(run, report), compose.setting(run.config)
     text = json.loads((own / "results.json").read_text(encoding="utf-8"))["genotype"]
     found = genotype.from_json(text)
-    stages, _ = build.training_stages(s, found)
-    maps = build.cell_maps(s, found)
+    stages, _ = compose.training_stages(s, found)
+    maps = compose.cell_maps(s, found)
     with checkpoint.manager(own / "checkpoints", run.config.runtime.checkpoints_to_keep) as manager:
         sparse = _variables(stages, checkpoint.newest(manager))
     arrays: dict[str, Any] = {"asked": json.dumps(wanted)}
@@ -109,7 +110,7 @@ def _chosen(s: Setting, number: int) -> Split:
     rows = np.random.default_rng(DRAW).permutation(test.size)[:number]
     if isinstance(test, Split):
         return Split(np.asarray(test.images[rows]), test.labels[rows])
-    return next(stream.batches(test, rows, build.centred(s), s.image_shape, len(rows)))
+    return next(stream.batches(test, rows, compose.centred(s), s.image_shape, len(rows)))
 
 
 def _batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -123,7 +124,7 @@ def kendall(maps: Any, dense: Variables, sparse: Variables, images: np.ndarray) 
     """Kendall's τ-b float64 [N, cells] between the two networks' feature maps of each image.
 
     Args:
-      maps: `build.cell_maps`.
+      maps: `compose.cell_maps`.
       images: uint8 [N, H, W, C].
     """
     program = jax.jit(maps)

@@ -7,12 +7,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from dass_jax.architectures.darts import Genotype
 from dass_jax.deploy import files, has_package, rewrite, trace, xla
 from dass_jax.deploy.formats import onnx_file
 from dass_jax.deploy.graph import Graph
-from dass_jax.genotype import Genotype
 from dass_jax.latency.lookup import Place, Sizes
-from dass_jax.models.derived import NetworkConfig, derived
+from dass_jax.networks.derived import NetworkConfig, derived
 from dass_jax.nn import layers
 from dass_jax.nn.primitives import primitive
 from dass_jax.variables import BATCH_STATS, PARAMS

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
 from dass_jax.errors import Parser, UserError, guarded
-from dass_jax.genotype import OPERATIONS, Genotype, reductions
 
 CHAIN = 4
 """Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""

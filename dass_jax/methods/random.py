@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dass_jax.genotype import OPERATIONS, Cell, Genotype
+from dass_jax.architectures.darts import OPERATIONS, Cell, Genotype
 
 
 def sample(seed: int, nodes: int) -> Genotype:

@@ -7,7 +7,7 @@ Table 1; "sparse" means that every weight here can be pruned.
 import flax.linen as nn
 import jax
 
-from dass_jax.genotype import OPERATIONS
+from dass_jax.architectures.darts import OPERATIONS
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import FactorizedReduce, Norm, SparseConv
 

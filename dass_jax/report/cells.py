@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from dass_jax.genotype import Cell
+from dass_jax.architectures.darts import Cell
 from dass_jax.report.style import INK, literal
 
 _LABEL, _NODE, _INPUT, _OUTPUT = 1.06, 0.36, 0.58, 0.40  # widths of the boxes in inches

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from dass_jax.genotype import OPERATIONS, PRIMITIVES, Cell, edges
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, edges
 from dass_jax.report.cells import input_name
 from dass_jax.report.records import Epoch, of_stage
 from dass_jax.report.style import INK, literal

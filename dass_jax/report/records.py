@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Genotype, edges, from_json
 from dass_jax.errors import UserError, nearest
-from dass_jax.genotype import OPERATIONS, PRIMITIVES, Genotype, edges, from_json
 from dass_jax.report.fields import as_number, count, name, number, section, seed
 from dass_jax.report.results import Outcome, outcomes
 

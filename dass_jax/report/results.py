@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dass_jax.architectures.darts import Genotype, from_json
 from dass_jax.errors import UserError
-from dass_jax.genotype import Genotype, from_json
 from dass_jax.report.fields import as_number, field, name, number, section, seed, short
 
 

@@ -4,7 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from dass_jax.genotype import Cell, Genotype
+from dass_jax.architectures.darts import Cell, Genotype
 from dass_jax.report import bars, curves, heatmap, markup
 from dass_jax.report.cells import cell_figure, dot
 from dass_jax.report.records import SEARCH, TRAINING, Run, methods

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from dass_jax import relaxation
+from dass_jax.architectures.darts import Genotype, skips
 from dass_jax.errors import UserError
-from dass_jax.genotype import Genotype, skips
 from dass_jax.runtime import seeds, soundness
 from dass_jax.runtime.stage import Stage
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
-from dass_jax.genotype import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.heads import Classifier
 from dass_jax.nn.initial import initialise

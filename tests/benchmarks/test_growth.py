@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import growth
-from dass_jax.genotype import edges
+from dass_jax.architectures.darts import edges
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from benchmarks import masked_supernet
-from dass_jax import build, config_io, relaxation, variables
+from dass_jax import compose, config_io, relaxation, variables
 from dass_jax.data.augment import normalise
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch
@@ -30,7 +30,7 @@ def config(tmp_path: pathlib.Path) -> str:
 
 
 def test_it_observes_the_loss_and_the_score_gradient_of_step_2(config: str) -> None:
-    s = build.setting(config_io.load(config))
+    s = compose.setting(config_io.load(config))
     seen = masked_supernet.observe(s, CHANNELS)(jax.random.key(0), KEEP, 1e-5)
 
     space = darts(SupernetConfig(s.dataset.classes, 1, CHANNELS, 1))
@@ -38,7 +38,7 @@ def test_it_observes_the_loss_and_the_score_gradient_of_step_2(config: str) -> N
     stacks = variables.prunable(v[PARAMS], space.rules)
     v = dass.with_scores({**v, ALPHA: jax.tree.map(jnp.zeros, space.alpha_shapes, is_leaf=_is_shape)}, stacks)
     step2 = dass.supernet_loss(space.apply, relaxation.softmax, dass.sparse_weights(stacks, KEEP))
-    images, labels = (x[:16] for x in build.examples(s)[0])
+    images, labels = (x[:16] for x in compose.examples(s)[0])
     batch = Batch(normalise(images, jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std)), jnp.asarray(labels))
     slope_of = jax.jit(jax.value_and_grad(lambda scores: step2({**v, SCORES: scores}, batch, None)[0]))
     value, slope = slope_of(v[SCORES])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, build, config, relaxation
+from dass_jax import bilevel, compose, config, relaxation
 from dass_jax.errors import UserError
 from dass_jax.methods import dass
 from dass_jax.methods.losses import Batch, cross_entropy
@@ -148,7 +148,7 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
     step = dass.step(
         PARAMS,
         p.loss,
-        *build.search_transforms(config.Search(clip=clip)),
+        *compose.search_transforms(config.Search(clip=clip)),
         bilevel.first_order(),
         "upper_first",
         bilevel.levels.same,
@@ -183,7 +183,7 @@ def test_a_whole_step_2_is_the_peers(random_like: Any) -> None:
     peer_variables.load(p.theirs, peer_variables.places(p.config), p.variables)
     stacks = prunable(p.variables[PARAMS], space.rules)
     loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.sparse_weights(stacks, keep))
-    transforms = build.search_transforms(config.Search(clip=clip))
+    transforms = compose.search_transforms(config.Search(clip=clip))
     step = dass.step(SCORES, loss, *transforms, bilevel.first_order(), "upper_first", bilevel.levels.same)
     update, state = jax.jit(step.update), step.init(dass.with_scores(p.variables, stacks))
     sparse = Sparse(p.theirs, rate)

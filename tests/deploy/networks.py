@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from dass_jax import variables
+from dass_jax.architectures.darts import OPERATIONS, Genotype
 from dass_jax.deploy import trace
 from dass_jax.deploy.graph import Graph
-from dass_jax.genotype import OPERATIONS, Genotype
-from dass_jax.models.derived import Model, NetworkConfig, derived
+from dass_jax.networks.derived import Model, NetworkConfig, derived
 
 SMALL = NetworkConfig(classes=3, cells=3, channels=6, auxiliary=False)
 IMAGE = (9, 10, 3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dass_jax.deploy import compact, evaluate, graph, rewrite, trace
-from dass_jax.models.baselines import PLANS, baseline
+from dass_jax.networks.baselines import PLANS, baseline
 from tests.deploy import networks
 
 IMAGE = (8, 8, 3)

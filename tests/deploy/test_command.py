@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from dass_jax import variables
+from dass_jax.architectures.darts import Genotype, to_json
 from dass_jax.deploy import __main__ as command_line
 from dass_jax.deploy import check, files, source
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import table
-from dass_jax.genotype import Genotype, to_json
 from dass_jax.latency import __main__ as latency
 from dass_jax.latency import clock, forms, peak
 from dass_jax.runtime import networks

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.deploy import analysis, compact, evaluate, graph, rewrite
 from dass_jax.deploy.graph import Constant, Conv, Graph, Mean
-from dass_jax.genotype import PUBLISHED
 from tests.deploy import networks
 
 

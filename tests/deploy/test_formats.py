@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dass_jax import deploy
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.deploy import compact, evaluate, files, graph, rewrite, runtime, sparse, xla
 from dass_jax.deploy.formats import bits, onnx_file, packed, stablehlo, unpack
 from dass_jax.deploy.graph import Conv, Graph
 from dass_jax.errors import UserError
-from dass_jax.genotype import PUBLISHED
 from tests.deploy import networks
 
 CELLS = networks.SMALL._replace(cells=2, channels=8)

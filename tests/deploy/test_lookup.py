@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
+from dass_jax.architectures.darts import PUBLISHED, Genotype
 from dass_jax.deploy import graph, has_package
 from dass_jax.errors import UserError
-from dass_jax.genotype import PUBLISHED, Genotype
 from dass_jax.latency import dense, lookup
 from dass_jax.methods import random
 

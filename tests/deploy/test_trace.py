@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dass_jax.architectures.darts import PUBLISHED, Genotype
 from dass_jax.deploy import evaluate, graph, rewrite, trace, xla
 from dass_jax.deploy.graph import Add, Conv, Multiply
-from dass_jax.genotype import PUBLISHED, Genotype
-from dass_jax.models.derived import derived
+from dass_jax.networks.derived import derived
 from dass_jax.nn import layers
 from tests.deploy import networks
 

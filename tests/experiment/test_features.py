@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, genotype, report, sparsity, variables
+from dass_jax import compose, report, sparsity, variables
+from dass_jax.architectures import darts as genotype
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, features, plan, sharing
 from dass_jax.experiment.__main__ import main
-from dass_jax.models.derived import NetworkConfig, cell_maps, derived
+from dass_jax.networks.derived import NetworkConfig, cell_maps, derived
 from dass_jax.nn.heads import Classifier
 from dass_jax.report.experiment import data
 from dass_jax.report.experiment import features as drawn
@@ -137,16 +138,16 @@ def test_an_experiment_leaves_what_its_figures_show(done: SimpleNamespace) -> No
 
 def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: SimpleNamespace) -> None:
     run = done.plan.runs[0]
-    own, s = done.out / "runs" / run.name, build.setting(run.config)
+    own, s = done.out / "runs" / run.name, compose.setting(run.config)
     place = sharing.shelf(run.config, execute.machine(run), done.out / "shared")("given", "pretrain", GIVEN)
     dense = shelf.take(place)
-    stages, _ = build.training_stages(s, GIVEN)
+    stages, _ = compose.training_stages(s, GIVEN)
     test = s.dataset.test
     for kept, which, chain in ((dense, "dense", stages[:1]), (last(own), "sparse", stages)):
         v = features._variables(chain, kept)
         kept_share = np.mean(np.concatenate([m.ravel() for m in jax.tree.leaves(v[variables.MASKS])]))
         assert kept_share == 1 if which == "dense" else kept_share < 0.7
-        maps = jax.jit(build.cell_maps(s, GIVEN))(v, test.images)
+        maps = jax.jit(compose.cell_maps(s, GIVEN))(v, test.images)
         logits = Classifier(10).apply({"params": sparsity.apply_masks(v[PARAMS], v[variables.MASKS])["head"]}, maps[-1])
         right = 100 * float((logits.argmax(-1) == test.labels).mean())
         assert right == pytest.approx(results(own)["accuracy"][which], abs=0.01), "the accuracy that the run has"

@@ -7,9 +7,9 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from dass_jax import config_io
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.config import Config
 from dass_jax.experiment import sharing
-from dass_jax.genotype import PUBLISHED
 
 GENOTYPE = PUBLISHED["dass_99"]
 TRAINING = {name for name, _ in config_io.leaves() if name.startswith(("network.", "train."))} | {"data.cutout"}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax.genotype import OPERATIONS, PRIMITIVES
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES
 from dass_jax.nn.layers import batch_norm
 from dass_jax.nn.mixed import MixedEdges
 from dass_jax.nn.primitives import primitive

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from dass_jax.genotype import OPERATIONS
+from dass_jax.architectures.darts import OPERATIONS
 from dass_jax.nn import heads, stems
 from dass_jax.nn.layers import FactorizedReduce, ReLUConvNorm, batch_norm
 from dass_jax.nn.primitives import primitive

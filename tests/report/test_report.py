@@ -15,8 +15,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from dass_jax.architectures.darts import Genotype, to_json
 from dass_jax.errors import UserError, guarded
-from dass_jax.genotype import Genotype, to_json
 from dass_jax.report import bars, build, curves, heatmap, records, results, table
 from dass_jax.report.__main__ import main
 

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch
 
-from dass_jax.genotype import PUBLISHED, Genotype
+from dass_jax.architectures.darts import PUBLISHED, Genotype
 from dass_jax.report import cell_figure
 from dass_jax.report.cells import dot
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dass_jax.architectures.darts import Genotype, to_json
 from dass_jax.errors import UserError
-from dass_jax.genotype import Genotype, to_json
 from dass_jax.report import build, curves, heatmap, records, table
 from tests.report.test_report import SMALL, Page, outcome, search_epoch, training_epoch, write
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import genotype
-from dass_jax.models import derived
+from dass_jax.architectures import darts as genotype
+from dass_jax.networks import derived
 from dass_jax.runtime import compilation
 from dass_jax.spaces.darts import SupernetConfig
 from tests import supernets

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax.build import programs
+from dass_jax.compose import programs
 from dass_jax.runtime import hosts
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
 from tests import processes

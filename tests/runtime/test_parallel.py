@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import build, config_io
-from dass_jax.build import Setting, programs
+from dass_jax import compose, config_io
+from dass_jax.architectures.darts import Genotype
+from dass_jax.compose import Setting, programs
 from dass_jax.errors import UserError
-from dass_jax.genotype import Genotype
 from dass_jax.runtime import parallel
 from dass_jax.runtime.stage import Stage
 
@@ -25,7 +25,7 @@ DROP_PATH = 0.4
 
 def setting(devices: int, accumulate: int, limit: int = 64) -> Setting:
     """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""
-    return build.setting(
+    return compose.setting(
         config_io.from_dict(
             {
                 "data": {"limit": limit, "crop_padding": 1, "flip": True, "cutout": 2},
@@ -45,9 +45,9 @@ def double(tree: Any) -> Any:
 
 def epoch(s: Setting, stage: Stage, state: Any, steps: int | None = None) -> tuple[Any, Any]:
     """(state, infos) after so many steps of the stage's first epoch, or all, with the copy of each own device."""
-    inputs = (stage.indices(0), build.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
+    inputs = (stage.indices(0), compose.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
     inputs = (*inputs, np.int32(0), np.int32(steps or len(inputs[0])), np.int32(0))
-    arguments = parallel.replicate((state, build.examples(s)[0]), s.devices)
+    arguments = parallel.replicate((state, compose.examples(s)[0]), s.devices)
     program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
 
     def copies(x: jax.Array) -> np.ndarray:
@@ -57,8 +57,8 @@ def epoch(s: Setting, stage: Stage, state: Any, steps: int | None = None) -> tup
 
 
 CHAINS = {
-    "search": lambda s: build.search_stages(s, "dass")[0],
-    "training": lambda s: build.training_stages(s, GENOTYPE)[0][:2],
+    "search": lambda s: compose.search_stages(s, "dass")[0],
+    "training": lambda s: compose.training_stages(s, GENOTYPE)[0][:2],
 }
 STAGES = {
     "step1": ("search", 0, 1),
@@ -173,9 +173,9 @@ def test_parts_that_do_not_divide_a_batch_name_the_next_numbers(parts: int, name
 def test_a_run_refuses_parts_that_the_batch_of_one_device_does_not_have(name: str) -> None:
     part = {"batch_size": 24, "accumulate": 8}
     data = {"network": {"auxiliary": False}, name: part, "runtime": {"devices": 1}}
-    assert getattr(build.setting(config_io.from_dict(data)).config, name).accumulate == 8
+    assert getattr(compose.setting(config_io.from_dict(data)).config, name).accumulate == 8
     with pytest.raises(UserError, match=f"{name}.accumulate = 8; allowed: a divisor of 12, .* 6 or 12"):
-        build.setting(config_io.from_dict({**data, "runtime": {"devices": 2}}))
+        compose.setting(config_io.from_dict({**data, "runtime": {"devices": 2}}))
 
 
 def test_more_devices_than_there_are_is_an_error() -> None:
@@ -189,4 +189,4 @@ def test_more_devices_than_there_are_is_an_error() -> None:
 def test_a_run_refuses_a_batch_that_its_devices_cannot_share(name: str) -> None:
     config = config_io.from_dict({"network": {"auxiliary": False}, name: {"batch_size": 33}, "runtime": {"devices": 2}})
     with pytest.raises(UserError, match=rf"{name}.batch_size = 33; .* 32 or 34"):
-        build.setting(config)
+        compose.setting(config)

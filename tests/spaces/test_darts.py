@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax.genotype import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
-from dass_jax.models.derived import DerivedCell, NetworkConfig, derived
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
+from dass_jax.networks.derived import DerivedCell, NetworkConfig, derived
 from dass_jax.nn.layers import batch_norm
 from dass_jax.spaces.darts import MixedCell, SupernetConfig, darts, derive_cell
 from dass_jax.variables import PARAMS, layers, prunable

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 
 from dass_jax import bilevel, relaxation, variables
-from dass_jax.build import programs
-from dass_jax.build.setting import Setting, activations, stage_seed
+from dass_jax.architectures.darts import Genotype
+from dass_jax.compose import programs
+from dass_jax.compose.setting import Setting, activations, stage_seed
 from dass_jax.config import HYPERGRADIENT_ARGUMENTS, Config, Search
 from dass_jax.data import arrays
-from dass_jax.genotype import Genotype
 from dass_jax.methods import dass, dass_op, prune
 from dass_jax.runtime import loop, parallel, seeds
 from dass_jax.runtime.stage import Stage

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dass_jax.genotype import Cell, Genotype, reductions
-from dass_jax.models.model import Model, of_module
+from dass_jax.architectures.darts import Cell, Genotype, reductions
+from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, first_is_reduced

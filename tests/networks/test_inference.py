@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dass_jax import variables
-from dass_jax.genotype import OPERATIONS, PUBLISHED, Genotype
-from dass_jax.models.derived import NetworkConfig, derived
-from dass_jax.models.inference import fold, inference
+from dass_jax.architectures.darts import OPERATIONS, PUBLISHED, Genotype
+from dass_jax.networks.derived import NetworkConfig, derived
+from dass_jax.networks.inference import fold, inference
 
 TRUNK = NetworkConfig(classes=3, cells=3, channels=4, auxiliary=False)
 

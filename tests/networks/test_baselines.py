@@ -10,14 +10,14 @@ import pytest
 
 from dass_jax import accounting, variables
 from dass_jax.methods.losses import cross_entropy
-from dass_jax.models import baselines
-from dass_jax.models.baselines import PLANS, baseline, of_width, scaled
-from dass_jax.models.model import Model, of_module
+from dass_jax.networks import baselines
+from dass_jax.networks.baselines import PLANS, baseline, of_width, scaled
+from dass_jax.networks.model import Model, of_module
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
 
-from tests.models import torch_baselines  # noqa: E402  (needs torch)
+from tests.networks import torch_baselines  # noqa: E402  (needs torch)
 
 MOST, CLASSES, BATCH, SIZE = 2, 3, 4, 9
 FACTOR = {"resnet18": 16, "mobilenet_v2": 8, "efficientnet_v2_s": 8}

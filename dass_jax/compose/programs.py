@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import bilevel
-from dass_jax.build.setting import Setting, key
+from dass_jax.compose.setting import Setting, key
 from dass_jax.data import colour
 from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
 from dass_jax.methods.losses import Batch

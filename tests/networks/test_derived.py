@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dass_jax import variables
-from dass_jax.genotype import PUBLISHED, Cell, Genotype
-from dass_jax.models.derived import DerivedCell, NetworkConfig, derived
+from dass_jax.architectures.darts import PUBLISHED, Cell, Genotype
+from dass_jax.networks.derived import DerivedCell, NetworkConfig, derived
 from dass_jax.nn.layers import FactorizedReduce, ReLUConvNorm, batch_norm
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.sparsity import kept_total

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import variables
-from dass_jax.genotype import Cell, Genotype, reductions
-from dass_jax.models.derived import NetworkConfig
+from dass_jax.architectures.darts import Cell, Genotype, reductions
+from dass_jax.networks.derived import NetworkConfig
 from dass_jax.nn.kernels import channels_last as kernels
 from dass_jax.nn.kernels import relu
 from dass_jax.nn.layers import BatchNorm

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dass_jax.architectures.darts import reductions
 from dass_jax.config import Config
 from dass_jax.data import arrays, colour, load, pictures, stream
 from dass_jax.errors import UserError
-from dass_jax.genotype import reductions
 from dass_jax.nn.heads import auxiliary_fits
 from dass_jax.runtime import loop, memory, parallel, seeds
 

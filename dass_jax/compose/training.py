@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import bilevel, sparsity, variables
-from dass_jax.build import programs
-from dass_jax.build.setting import Setting, activations, stage_seed
+from dass_jax.architectures.darts import Genotype
+from dass_jax.compose import programs
+from dass_jax.compose.setting import Setting, activations, stage_seed
 from dass_jax.data.augment import normalise
-from dass_jax.genotype import Genotype
 from dass_jax.methods import prune
-from dass_jax.models.baselines import baseline
-from dass_jax.models.derived import NetworkConfig, derived
-from dass_jax.models.derived import cell_maps as derived_cell_maps
-from dass_jax.models.model import Model
+from dass_jax.networks.baselines import baseline
+from dass_jax.networks.derived import NetworkConfig, derived
+from dass_jax.networks.derived import cell_maps as derived_cell_maps
+from dass_jax.networks.model import Model
 from dass_jax.nn.layers import Average
 from dass_jax.runtime import loop, parallel, seeds
 from dass_jax.runtime.stage import Stage

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from dass_jax.models import blocks
-from dass_jax.models.model import Model, of_module
+from dass_jax.networks import blocks
+from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, kernels, layers
 
 STEP = 8

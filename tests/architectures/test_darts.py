@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dass_jax import genotype
+from dass_jax.architectures import darts as genotype
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, PUBLISHED, Genotype
 from dass_jax.errors import UserError
-from dass_jax.genotype import OPERATIONS, PRIMITIVES, PUBLISHED, Genotype
 
 # Written out from the papers, as released with their code.
 DARTS_V2 = Genotype(

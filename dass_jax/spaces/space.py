@@ -1,0 +1,44 @@
+"""What every search space offers, as pure functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dass_jax import variables
+
+
+class Choice(NamedTuple):
+    """One matrix of a space's choice: what its rows and columns are called. A relaxed space mixes the columns of each
+    row; rows are edges or places, columns operations."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.columns)
+
+
+class Space(NamedTuple):
+    """A search space.
+
+    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
+    apply(params, batch_stats, choice, images [C, H, W, N], train) → (outputs [N, O], batch_stats);
+      choice {name: float [rows, columns]}, the weights of every operation of every row
+    encode(architecture) → choice: the supernet then computes what the network of that architecture computes on the
+      weights that the two share
+    decode(choice) → architecture
+    sample(generator) → architecture, drawn uniformly on the host
+    choices: name → labels of the matrix of that name
+    rules: which leaves of params may be pruned
+    """
+
+    init: Callable[..., variables.Variables]
+    apply: Callable[..., tuple[jax.Array, Any]]
+    encode: Callable[[Any], dict[str, np.ndarray]]
+    decode: Callable[[Any], Any]
+    sample: Callable[[np.random.Generator], Any]
+    choices: Mapping[str, Choice]
+    rules: variables.Rules
