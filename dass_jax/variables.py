@@ -3,7 +3,8 @@
     variables = {"alpha": α, "params": θ, "scores": s, "masks": m, "batch_stats": BN statistics}
 
 α, θ and s are trained by different levels of the bi-level problem, so they never share a collection. `scores` and
-`masks` hold the prunable leaves of `params` only, under the same paths.
+`masks` hold the prunable leaves of `params` only, under the same paths. Within a step, and nowhere else, "rates" holds
+the numbers that change from step to step (`phases.Rates`).
 
 A prunable leaf has shape [*stack, *layer]: the leading `stack` axes count layers of equal shape that a fused operation
 keeps side by side (the edges of a cell, say); each layer is pruned on its own. A layer's first axis is its output
@@ -23,6 +24,7 @@ PARAMS = "params"
 SCORES = "scores"
 MASKS = "masks"
 BATCH_STATS = "batch_stats"
+RATES = "rates"
 
 Variables = dict[str, Any]
 Rules = tuple[tuple[str, int | None], ...]

@@ -5,10 +5,9 @@ one and of the previous one, 2, 3, … the cell's own intermediate nodes. The ce
 its intermediate nodes.
 """
 
-import json
-import pathlib
 from typing import Any, NamedTuple
 
+from dass_jax.architectures.family import Edge, Family, Graph
 from dass_jax.errors import UserError, nearest
 
 PRIMITIVES = (
@@ -79,7 +78,7 @@ def to_json(genotype: Genotype) -> dict[str, Any]:
     }
 
 
-def from_json(data: Any, origin: str = "genotype") -> Genotype:
+def from_json(data: Any, origin: str = "architecture") -> Genotype:
     """Inverse of `to_json`.
 
     Raises:
@@ -126,46 +125,6 @@ def _pair(data: Any, place: str, index: int) -> tuple[str, int]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def to_text(genotype: Genotype) -> str:
-    """What `load` reads without any file: the published name or, on one line, the JSON text."""
-    names = {published: name for name, published in PUBLISHED.items()}
-    return names.get(genotype) or json.dumps(to_json(genotype))
-
-
-def load(name_or_file: str) -> Genotype:
-    """A published genotype by name, or one read from a JSON file or from its text itself.
-
-    Raises:
-      UserError: if it is neither a published name nor a readable genotype.
-    """
-    if name_or_file in PUBLISHED:
-        return PUBLISHED[name_or_file]
-    if name_or_file.startswith("{"):
-        return _parsed(name_or_file, "genotype")
-    path = pathlib.Path(name_or_file)
-    if path.suffix != ".json" and not path.exists():
-        raise UserError(
-            f"genotype {name_or_file!r} is unknown{nearest(name_or_file, PUBLISHED)}; "
-            f"allowed: {', '.join(PUBLISHED)} or a genotype.json file"
-        )
-    origin = f"genotype file {name_or_file!r}"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{origin} cannot be read: {error.strerror}; allowed: a file") from error
-    except ValueError as error:
-        raise UserError(f"{origin} is damaged: {error}; allowed: JSON text") from error
-    return _parsed(text, origin)
-
-
-def _parsed(text: str, origin: str) -> Genotype:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is damaged: {error}; allowed: JSON text") from error
-    return from_json(data, origin)
 
 
 _SHORT = {
@@ -217,3 +176,26 @@ PUBLISHED = {
     ),
 }
 """Published genotypes by name."""
+
+
+def input_name(index: int) -> str:
+    """What a cell's input or node of that number is called."""
+    return ("c_{k-2}", "c_{k-1}")[index] if index < 2 else str(index)
+
+
+def graphs(genotype: Genotype) -> tuple[Graph, ...]:
+    """Both cells, from their two inputs to their output c_k, which joins all nodes."""
+    return tuple(_graph(f"{title} cell", cell) for title, cell in zip(("normal", "reduction"), genotype, strict=True))
+
+
+def _graph(name: str, cell: Cell) -> Graph:
+    nodes = [input_name(index) for index in range(len(cell) + 2)]
+    edges = [
+        Edge(nodes[source], nodes[node], operation)
+        for node, pairs in enumerate(cell, start=2)
+        for operation, source in pairs
+    ]
+    return Graph(name, (*nodes, "c_k"), (*edges, *(Edge(node, "c_k", "") for node in nodes[2:])))
+
+
+FAMILY = Family("darts", Genotype, to_json, from_json, graphs, collapsed, PUBLISHED)

@@ -14,16 +14,21 @@ from dass_jax.bilevel.hypergradients import (
     unrolled,
 )
 from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample, State
-from dass_jax.bilevel.transforms import freeze_pruned, scale_by_given_learning_rate, sgd, with_rate
-from dass_jax.bilevel.turns import AlternationInfo, JointInfo, Through, alternate, descend, in_turn, joint
+from dass_jax.bilevel.transforms import (
+    adam,
+    freeze_pruned,
+    scale_by_given_learning_rate,
+    sgd,
+    under_masks,
+    with_rate,
+)
+from dass_jax.bilevel.turns import Through, alternate, descend, in_turn, joint
 
 __all__ = [
     "ESTIMATORS",
     "Algorithm",
-    "AlternationInfo",
     "Hypergradient",
     "Info",
-    "JointInfo",
     "Level",
     "Loss",
     "Point",
@@ -32,6 +37,7 @@ __all__ = [
     "State",
     "Through",
     "accumulated",
+    "adam",
     "alternate",
     "amended",
     "conjugate_gradient",
@@ -45,6 +51,7 @@ __all__ = [
     "neumann",
     "scale_by_given_learning_rate",
     "sgd",
+    "under_masks",
     "unrolled",
     "with_rate",
 ]

@@ -7,6 +7,7 @@ import optax
 from jax import lax
 
 from dass_jax import variables
+from dass_jax.bilevel.levels import Algorithm, State
 from dass_jax.bilevel.norms import clip_by_global_norm
 
 
@@ -22,12 +23,12 @@ def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def with_rate(transform: optax.GradientTransformation, index: int) -> optax.GradientTransformationExtraArgs:
-    """`transform` with entry `index` of a vector `learning_rate`: for levels of one update with their own schedules."""
+def with_rate(transform: optax.GradientTransformation, level: str) -> optax.GradientTransformationExtraArgs:
+    """`transform` with the entry of `level` in {level: learning rate}: the levels of one update have their own."""
     inner = optax.with_extra_args_support(transform)
 
-    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **extra: Any) -> Any:
-        return inner.update(updates, state, params, learning_rate=learning_rate[index], **extra)
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **extra: Any) -> Any:
+        return inner.update(updates, state, params, learning_rate=learning_rate[level], **extra)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -40,6 +41,15 @@ def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTran
         clip_by_global_norm(clip),
         optax.add_decayed_weights(weight_decay),
         optax.trace(momentum),
+        scale_by_given_learning_rate(),
+    )
+
+
+def adam(beta1: float, beta2: float, weight_decay: float) -> optax.GradientTransformationExtraArgs:
+    """Adam with coupled weight decay, as DARTS moves α; the learning rate comes as data."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_adam(beta1, beta2),
         scale_by_given_learning_rate(),
     )
 
@@ -57,3 +67,12 @@ def freeze_pruned() -> optax.GradientTransformationExtraArgs:
         return variables.merge(updates, frozen), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def under_masks(algorithm: Algorithm) -> Algorithm:
+    """The algorithm with `variables["masks"]` handed to its transforms, for `freeze_pruned`."""
+
+    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> Any:
+        return algorithm.update(state, batch, key, masks=state.variables[variables.MASKS], **extra)
+
+    return Algorithm(algorithm.init, update)

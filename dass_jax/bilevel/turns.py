@@ -3,7 +3,7 @@
 DASS (arXiv 2207.06968) Algorithm 1 is `alternate` with α above and θ (Step 1) or s (Step 2) below; its Step 3 is
 `descend`; its un-split problem (Eq. 5) is `in_turn` of α, θ and s. Single-level search is `joint`.
 
-Only the levels' own collections and what their losses hand back in `updates` (running statistics) are ever replaced:
+Every `update` returns `(state, {level: Info})`. Only the levels' own collections and what their losses hand back in `updates` (running statistics) are ever replaced:
 everything else leaves an update as the very same arrays.
 """
 
@@ -37,23 +37,6 @@ Gradient = Callable[[Level, Variables, Sample], tuple[Any, Any]]
 """(level, variables, sample) → (gradient of the level's collection, what the loss returned)."""
 
 
-class AlternationInfo(NamedTuple):
-    """What both levels saw in one turn."""
-
-    upper: Info
-    lower: Info
-
-
-class JointInfo(NamedTuple):
-    """What one joint step saw; `gradient_norm` by collection."""
-
-    loss: jax.Array
-    metrics: dict[str, jax.Array]
-    gradient_norm: dict[str, jax.Array]
-    unsound: dict[str, jax.Array]
-    """As in `Info`."""
-
-
 class Through(NamedTuple):
     """Says that a level's gradient is the hypergradient through the answer of the level called `lower`."""
 
@@ -62,7 +45,7 @@ class Through(NamedTuple):
 
 
 def descend(level: Level, reduce: Reduce = same, gradient: Gradient = direct_gradient) -> Algorithm:
-    """One turn of one level: `update(state, batch, key, **extra) → (state, Info)`.
+    """One turn of one level: `update(state, batch, key, **extra) → (state, {collection: Info})`.
 
     Args:
       reduce: applied to gradients, loss and metrics; on several devices the mean over them.
@@ -70,11 +53,12 @@ def descend(level: Level, reduce: Reduce = same, gradient: Gradient = direct_gra
     """
     _check_levels({level.collection: level})
 
-    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, Info]:
+    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, dict[str, Info]]:
         def found(state: State, sample: Sample) -> tuple[Any, Any]:
             return gradient(level, state.variables, sample)
 
-        return _turn(level, found, state, Sample(batch, key), reduce, extra, cosine=False)
+        state, info = _turn(level, found, state, Sample(batch, key), reduce, extra, cosine=False)
+        return state, {level.collection: info}
 
     return Algorithm(lambda variables: _begin([level], variables), update)
 
@@ -87,7 +71,7 @@ def alternate(
     reduce: Reduce = same,
     cosine: bool = False,
 ) -> Algorithm:
-    """One turn of each level: `update(state, (upper_batch, lower_batch), key, **extra) → (state, AlternationInfo)`.
+    """One turn of each of two levels, which are called "upper" and "lower": see `in_turn`.
 
     Args:
       hypergradient: estimates dF/du for the upper level; None is `first_order()`.
@@ -101,20 +85,13 @@ def alternate(
     """
     if order not in ("upper_first", "lower_first"):
         raise ValueError(f"order = {order!r}; allowed: 'upper_first', 'lower_first'")
-    turns = in_turn(
+    return in_turn(
         {"upper": upper, "lower": lower},
         {"upper": Through("lower", hypergradient or first_order())},
         order=("upper", "lower") if order == "upper_first" else ("lower", "upper"),
         reduce=reduce,
         cosine=cosine,
     )
-
-    def update(state: State, batches: Sequence[Any], key: jax.Array, **extra: Any) -> tuple[State, AlternationInfo]:
-        upper_batch, lower_batch = batches
-        state, infos = turns.update(state, {"upper": upper_batch, "lower": lower_batch}, key, **extra)
-        return state, AlternationInfo(**infos)
-
-    return Algorithm(turns.init, update)
 
 
 def in_turn(
@@ -170,8 +147,9 @@ def in_turn(
     return Algorithm(lambda variables: _begin(levels.values(), variables), update)
 
 
-def joint(levels: Sequence[Level], reduce: Reduce = same) -> Algorithm:
-    """One step of several levels on one batch, by one backward pass: `update(state, batch, key) → (state, JointInfo)`.
+def joint(levels: Mapping[str, Level], reduce: Reduce = same) -> Algorithm:
+    """One step of several levels on one batch, by one backward pass: `update(state, batch, key, **extra) → (state,
+    {name: Info})`, where all levels saw the same loss and metrics, and each its own gradient.
 
     This is single-level search: the levels share the loss and differ in collection and transform.
 
@@ -179,24 +157,26 @@ def joint(levels: Sequence[Level], reduce: Reduce = same) -> Algorithm:
       ValueError: if the levels' losses are not one and the same function, two train one collection, or one has more
         than one step in a turn.
     """
-    names = tuple(level.collection for level in levels)
-    _check_levels({f"{name} ({number})": level for number, (name, level) in enumerate(zip(names, levels, strict=True))})
-    if any(level.loss is not levels[0].loss for level in levels):
-        raise ValueError(f"the levels of {names} have different losses; allowed: one function, which all share")
-    if any(level.steps != 1 for level in levels):
-        raise ValueError(f"steps = {[level.steps for level in levels]} in a joint update; allowed: 1 for each level")
+    _check_levels(levels)
+    losses = [level.loss for level in levels.values()]
+    if any(loss is not losses[0] for loss in losses):
+        raise ValueError(f"the levels {tuple(levels)} have different losses; allowed: one function, which all share")
+    if any(level.steps != 1 for level in levels.values()):
+        steps = [level.steps for level in levels.values()]
+        raise ValueError(f"steps = {steps} in a joint update; allowed: 1 for each level")
+    collections = tuple(level.collection for level in levels.values())
 
-    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, JointInfo]:
-        found, (loss, (metrics, updates)) = gradients(levels[0].loss, state.variables, names, Sample(batch, key))
+    def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, dict[str, Info]]:
+        found, (loss, (metrics, updates)) = gradients(losses[0], state.variables, collections, Sample(batch, key))
         found, loss, metrics = reduce((found, loss, metrics))
-        variables, optimizers = {**state.variables, **updates}, dict(state.optimizers)
-        for level, name in zip(levels, names, strict=True):
-            variables[name], optimizers[name] = move(level, state.variables[name], optimizers[name], found[name], extra)
-        norms = {name: norm(found[name]) for name in names}
-        unsound = {name: first_unsound(found[name]) for name in names}
-        return State(variables, optimizers), JointInfo(loss, metrics, norms, unsound)
+        variables, optimizers, infos = {**state.variables, **updates}, dict(state.optimizers), {}
+        for name, level in levels.items():
+            own, gradient = level.collection, found[level.collection]
+            variables[own], optimizers[own] = move(level, state.variables[own], optimizers[own], gradient, extra)
+            infos[name] = Info(loss, metrics, norm(gradient), None, {own: first_unsound(gradient)})
+        return State(variables, optimizers), infos
 
-    return Algorithm(lambda variables: _begin(levels, variables), update)
+    return Algorithm(lambda variables: _begin(levels.values(), variables), update)
 
 
 def _begin(levels: Any, variables: Variables) -> State:

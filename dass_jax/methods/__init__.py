@@ -1,1 +1,20 @@
-"""Papers as short compositions of the axes: relaxation, sparsity, update. A method knows networks as functions only."""
+"""How architectures are searched: one file for each method, and a line in `METHODS`. Methods know networks as functions.
+
+A paper is a short composition of the axes: relaxation, sparsity, update.
+"""
+
+from dass_jax.methods import darts, dass, dass_joint, dass_op, unsearched
+from dass_jax.methods.method import Entry, Problem
+from dass_jax.methods.relaxed import Bilevel
+from dass_jax.schema import Empty
+
+METHODS: dict[str, Entry] = {
+    "dass": Entry(dass.Fields, dass.search, lambda c: c.epochs + c.prune_epochs),
+    "dass_op": Entry(Bilevel, dass_op.search, lambda c: c.epochs),
+    "dass_joint": Entry(dass_joint.Fields, dass_joint.search, lambda c: c.epochs),
+    "darts": Entry(Bilevel, darts.search, lambda c: c.epochs),
+    "random": Entry(Empty, unsearched.random),
+    "given": Entry(Empty, unsearched.given),
+}
+
+__all__ = ["METHODS", "Entry", "Problem"]

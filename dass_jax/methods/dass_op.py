@@ -11,25 +11,37 @@ from typing import Any
 
 import optax
 
-from dass_jax import bilevel, sparsity
-from dass_jax.methods import dass, prune
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.methods import darts, relaxed
+from dass_jax.methods.dass import with_scores
+from dass_jax.methods.method import Problem
+from dass_jax.methods.relaxed import Bilevel
+from dass_jax.phases import Search
 from dass_jax.variables import MASKS, PARAMS, SCORES, Variables
 
 
-def step(
-    loss: bilevel.Loss,
-    alpha_transform: optax.GradientTransformation,
-    theta_transform: optax.GradientTransformation,
-    hypergradient: bilevel.Hypergradient,
-    order: str,
-    reduce: bilevel.Reduce,
-    cosine: bool = False,
-) -> bilevel.Algorithm:
-    """`dass.step` on θ's kept entries; `loss` sees `prune.masked_weights`."""
-    kept = optax.chain(theta_transform, bilevel.freeze_pruned())
-    return prune.under_masks(dass.step(PARAMS, loss, alpha_transform, kept, hypergradient, order, reduce, cosine))
+def step(loss: bilevel.Loss, c: Bilevel, problem: Problem) -> bilevel.Algorithm:
+    """`darts.step` on θ's kept entries; `loss` sees `sparsity.masked_weights`."""
+    kept = optax.chain(relaxed.sgd(c), bilevel.freeze_pruned())
+    return bilevel.under_masks(darts.step(PARAMS, loss, c, problem, kept))
 
 
 def with_masks(v: Variables, stacks: Any, keep: float) -> Variables:
     """The variables with the masks of θ's initial scores."""
-    return {**v, MASKS: sparsity.topk_masks(dass.with_scores(v, stacks)[SCORES], stacks, keep)}
+    return {**v, MASKS: sparsity.topk_masks(with_scores(v, stacks)[SCORES], stacks, keep)}
+
+
+def search(c: Bilevel, problem: Problem) -> Search:
+    """One phase."""
+    space = problem.space()
+    stacks = variables.prunable(problem.shapes(space)[PARAMS], space.rules)
+    loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, sparsity.masked_weights)
+    algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)
+    dense = darts.dense_phase(c, problem, space, "search", "Architecture search under fixed masks", c.epochs)
+    phase = dense._replace(
+        algorithm=algorithm,
+        begin=lambda key, _: algorithm.init(with_masks(relaxed.fresh(problem, space, key), stacks, problem.keep)),
+        program="",
+        unread=(),
+    )
+    return Search((phase,), lambda v, seed: space.decode(relaxed.softmax_choice(v)))

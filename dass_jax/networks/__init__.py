@@ -1,1 +1,64 @@
-"""Networks that are trained once the architecture is known."""
+"""Trainable networks: those made of a found architecture, and published ones. One file for each, a line in `NETWORKS`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dass_jax.networks import baselines, derived
+from dass_jax.networks.model import Model
+
+
+class Entry(NamedTuple):
+    """A network as configurations name it: `[network] name`."""
+
+    schema: type
+    """Of its fields."""
+    make: Callable[..., Model]
+    """(architecture or None, fields, outputs, whether with an auxiliary head, average over devices, dtype) → model."""
+    check: Callable[[Any, tuple[int, int, int]], None] = lambda fields, image_shape: None
+    """Raises `UserError` if the fields do not go with images [H, W, C]."""
+    of_architecture: bool = True
+    """Whether it is made of an architecture, of the space with its name."""
+    drop_path: Callable[[Any], float] = lambda fields: 0.0
+    """Fields → the probability, at the end of a phase, that a path is dropped."""
+    auxiliary_weight: Callable[[Any], float] = lambda fields: 0.0
+    """Fields → the weight of the auxiliary head's loss."""
+    maps: Callable[..., Callable[..., tuple[Any, ...]]] | None = None
+    """(architecture, fields, outputs, dtype) → (params, batch_stats, images) → what each part puts out, in order."""
+
+
+def _of_cells(architecture: Any, c: derived.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return derived.derived(architecture, derived.sizes(c, outputs, auxiliary), average, dtype)
+
+
+def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: int, dtype: Any) -> Any:
+    return derived.cell_maps(architecture, derived.sizes(c, outputs, auxiliary=False), dtype)
+
+
+def _baseline(
+    name: str, architecture: None, c: baselines.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any
+) -> Model:
+    return baselines.baseline(name, outputs, c.width, average, dtype)
+
+
+NETWORKS: dict[str, Entry] = {
+    "darts": Entry(
+        derived.Fields,
+        _of_cells,
+        derived.check,
+        drop_path=lambda c: c.drop_path,
+        auxiliary_weight=lambda c: c.auxiliary_weight,
+        maps=_maps_of_cells,
+    ),
+    **{
+        name: Entry(
+            baselines.Fields,
+            functools.partial(_baseline, name),
+            of_architecture=False,
+            drop_path=lambda c: c.drop_path,
+        )
+        for name in baselines.PLANS
+    },
+}
+
+__all__ = ["NETWORKS", "Entry", "Model"]

@@ -5,8 +5,9 @@ stem and in its second stage, ReLU and 1×1 shortcuts, as is common on CIFAR; Ef
 4) stride 1 in the stem. They are trained as derived networks are, without dropout and auxiliary head.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ import jax
 from dass_jax.networks import blocks
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, kernels, layers
+from dass_jax.schema import Decay, Range
 
 STEP = 8
 """What numbers of channels are multiples of at any width."""
@@ -137,3 +139,13 @@ def baseline(
     """
     plan = of_width(PLANS[name], width)
     return of_module(Network(plan, classes, average, dtype), (sum(stage.repeats for stage in plan.stages),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """A published network in its form for images of 32×32 pixels."""
+
+    width: Annotated[float, Range(0, 8, open_low=True)] = 1.0
+    """Factor of the channels, which are rounded to multiples of 8. MobileNet-v2."""
+    drop_path: Decay = 0.2
+    """Probability, reached linearly at the end of a phase, that a residual branch is dropped."""

@@ -1,18 +1,39 @@
 """The network of a genotype at any size. Source: DARTS' published networks; DASS (arXiv 2207.06968) Section 5."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dass_jax.architectures.darts import Cell, Genotype, reductions
+from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.primitives import primitive
-from dass_jax.nn.stems import STEMS, first_is_reduced
+from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
+from dass_jax.schema import Decay, NotNegative, Range
 from dass_jax.variables import BATCH_STATS, PARAMS
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """A network of DARTS cells; it inherits nothing from the supernet."""
+
+    cells: Annotated[int, Range(1, 200)] = 20
+    """Number of cells. DASS Table 2, DASS-Small."""
+    channels: Annotated[int, Range(1, 4096)] = 36
+    """Channels of the first cells. DASS Table 2, DASS-Small."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """`cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
+    auxiliary: bool = True
+    """Train with an auxiliary classifier at two thirds of the depth. DARTS."""
+    auxiliary_weight: NotNegative = 0.4
+    """Weight of the auxiliary classifier's loss. DARTS."""
+    drop_path: Decay = 0.2
+    """Probability, reached linearly at the end of a phase, that an operation's output is dropped. DARTS."""
 
 
 class NetworkConfig(NamedTuple):
@@ -110,3 +131,24 @@ def derived(
     network = Network(genotype, config, average, dtype)
     pairs = max(len(node) for cell in genotype for node in cell)
     return of_module(network, (config.cells, len(genotype.normal), pairs))
+
+
+def sizes(c: Fields, outputs: int, auxiliary: bool) -> NetworkConfig:
+    """The sizes that a configuration names."""
+    return NetworkConfig(outputs, c.cells, c.channels, c.stem, auxiliary and c.auxiliary)
+
+
+def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError if a network of these fields cannot be made for such images [H, W, C]."""
+    check_stem("network", c.stem, c.channels)
+    if not c.auxiliary:
+        return
+    size = -(-image_shape[0] // 8) if c.stem == "imagenet" else image_shape[0]
+    for reduction in reductions(c.cells):
+        size = -(-size // 2) if reduction <= 2 * c.cells // 3 else size
+    if image_shape[0] != image_shape[1] or not heads.auxiliary_fits(size, c.stem):
+        wanted = "8 to 10" if c.stem == "cifar" else "7 or 8"
+        raise UserError(
+            f"network.auxiliary = true on a feature map of {size} pixels; allowed: {wanted} pixels a side, "
+            "or network.auxiliary = false"
+        )

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from dass_jax.errors import UserError
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import Norm, SparseConv
 
@@ -42,3 +43,11 @@ STEMS = {"cifar": CifarStem, "imagenet": ImagenetStem}
 def first_is_reduced(stem: str) -> bool:
     """Whether the first cell's inputs differ in size, as after a reduction cell."""
     return stem == "imagenet"
+
+
+def check_stem(table: str, stem: str, channels: int) -> None:
+    """Raises UserError if a network with that stem cannot have so many channels; `table` is the configuration's."""
+    if stem == "imagenet" and channels % 2:
+        raise UserError(
+            f"{table}.channels = {channels}; allowed: an even number, as {table}.stem = 'imagenet' halves it"
+        )

@@ -1,1 +1,24 @@
-"""Search spaces: networks whose operations are weighted, and how a genotype is read off the weights."""
+"""Search spaces: one file for each, and a line in `SPACES`. Its architectures are plain data of the same name in
+`architectures`, and networks made of them in `networks`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dass_jax.spaces import darts
+from dass_jax.spaces.space import Choice, Space
+
+
+class Entry(NamedTuple):
+    """A space as configurations name it: `[space] name`."""
+
+    schema: type
+    """Of its fields."""
+    make: Callable[..., Space]
+    """(fields, outputs of the network, average over devices, dtype of activations) → space."""
+    check: Callable[[Any], None] = lambda fields: None
+    """Raises `UserError` for fields that do not go together."""
+
+
+SPACES: dict[str, Entry] = {"darts": Entry(darts.Fields, darts.from_fields, darts.check)}
+
+__all__ = ["SPACES", "Choice", "Entry", "Space"]

@@ -2,8 +2,8 @@
 Section 4.1. Normal and reduction cells share one α each; channels double at the reductions.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,12 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
-from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
+from dass_jax.architectures.darts import (
+    OPERATIONS,
+    PRIMITIVES,
+    Cell,
+    Genotype,
+    edges,
+    input_name,
+    reductions,
+    skips,
+)
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.heads import Classifier
 from dass_jax.nn.initial import initialise
 from dass_jax.nn.mixed import MixedEdges
-from dass_jax.nn.stems import STEMS, first_is_reduced
+from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
+from dass_jax.schema import Range
+from dass_jax.spaces.space import Choice, Space
 
 RULES: variables.Rules = (
     (r"cell_\d+/edges_\d+/skip_connect/weight", 3),
@@ -25,6 +36,24 @@ RULES: variables.Rules = (
     (r".*/weight", 0),
     (r".*/(scale|bias)", None),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The cells of DARTS: a normal and a reduction cell, whose nodes are connected with all nodes before them."""
+
+    cells: Annotated[int, Range(1, 200)] = 8
+    """Cells of the supernet (L). DASS, as in DARTS."""
+    channels: Annotated[int, Range(1, 4096)] = 16
+    """Channels of the supernet's first cells (C). DASS, as in DARTS."""
+    nodes: Annotated[int, Range(1, 8)] = 4
+    """Intermediate nodes of a cell; the paper's 7 nodes count 2 inputs and the output too."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """`cifar` (one 3×3 convolution) or `imagenet` (three, each of stride 2). DARTS."""
+    none: bool = True
+    """Also search over the operation `none` (DARTS; DASS Table 1 leaves it out). It is never derived."""
+    remat: bool = False
+    """Recompute each cell in the backward pass: about a third more time for a fraction of the memory."""
 
 
 class SupernetConfig(NamedTuple):
@@ -43,22 +72,6 @@ class SupernetConfig(NamedTuple):
     def operations(self) -> tuple[str, ...]:
         """The operations of an edge, in the order of α's last axis."""
         return PRIMITIVES if self.none else OPERATIONS
-
-
-class Space(NamedTuple):
-    """A search space as pure functions.
-
-    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
-    apply(params, batch_stats, edge_weights, images [C, H, W, N], train) → (logits [N, classes], batch_stats)
-    derive(edge_weights) → Genotype
-    alpha_shapes: cell type → (edges, operations)
-    """
-
-    init: Callable[..., variables.Variables]
-    apply: Callable[..., tuple[jax.Array, Any]]
-    derive: Callable[[Any], Genotype]
-    alpha_shapes: dict[str, tuple[int, int]]
-    rules: variables.Rules
 
 
 class MixedCell(nn.Module):
@@ -126,12 +139,11 @@ def darts(config: SupernetConfig, average: layers.Average = layers.one_device, d
       dtype: of the activations; None: as the images. All variables, edge weights and logits are float32 at least.
     """
     network = Supernet(config, average, dtype)
-    shape = (len(edges(config.nodes)), len(config.operations))
-    alpha_shapes = {"normal": shape, "reduce": shape}
+    cells = choices(config)
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
-        weights = {name: jnp.zeros(shape) for name in alpha_shapes}
+        weights = {name: jnp.zeros(cell.shape) for name, cell in cells.items()}
         images = jnp.zeros((channels, height, width, 2))
         return initialise(key, jax.eval_shape(lambda: network.init(key, images, weights, train=True)), RULES)
 
@@ -145,10 +157,58 @@ def darts(config: SupernetConfig, average: layers.Average = layers.one_device, d
         )
         return logits, updates[variables.BATCH_STATS]
 
-    def derive(edge_weights: Any) -> Genotype:
-        return Genotype(**{name: derive_cell(edge_weights[name], config) for name in alpha_shapes})
+    def decode(edge_weights: Any) -> Genotype:
+        return Genotype(**{name: derive_cell(edge_weights[name], config) for name in cells})
 
-    return Space(init, apply, derive, alpha_shapes, RULES)
+    return Space(
+        init=init,
+        apply=apply,
+        encode=lambda genotype: encode(genotype, config),
+        decode=decode,
+        sample=lambda generator: sample(generator, config.nodes),
+        choices=cells,
+        rules=RULES,
+        skips=lambda genotype: {name: skips(cell) for name, cell in genotype._asdict().items()},
+    )
+
+
+def choices(config: SupernetConfig) -> dict[str, Choice]:
+    """The edges and operations of both cells, laid out as a staircase: a row for each node, a column for each input."""
+    pairs = edges(config.nodes)
+    rows = tuple(f"{input_name(source)} → {input_name(node)}" for source, node in pairs)
+    grid = tuple((node - 2, source) for source, node in pairs)
+    return {
+        name: Choice(title, rows, config.operations, grid)
+        for name, title in (("normal", "normal cell"), ("reduce", "reduction cell"))
+    }
+
+
+def encode(genotype: Genotype, config: SupernetConfig) -> dict[str, np.ndarray]:
+    """Edge weights float32 [edges, operations] with which the supernet computes what the network of `genotype` does: 1
+    for each of its operations, 0 for all others, so that an edge that it lacks carries nothing."""
+    found = {}
+    for name, cell in genotype._asdict().items():
+        found[name] = np.zeros((len(edges(config.nodes)), len(config.operations)), np.float32)
+        for node, pairs in enumerate(cell, start=2):
+            for operation, source in pairs:
+                found[name][edges(config.nodes).index((source, node)), config.operations.index(operation)] = 1
+    return found
+
+
+def sample(generator: np.random.Generator, nodes: int) -> Genotype:
+    """A genotype drawn uniformly: per node two different inputs, each with any operation but `none`. Source: the
+    random search of DARTS (arXiv 1806.09055) Section 3.2."""
+
+    def cell() -> Cell:
+        return tuple(
+            tuple(
+                (OPERATIONS[generator.integers(len(OPERATIONS))], int(source))
+                for source in generator.choice(node, size=2, replace=False)
+            )
+            for node in range(2, nodes + 2)
+        )
+
+    return Genotype(normal=cell(), reduce=cell())
 
 
 def derive_cell(weights: Any, config: SupernetConfig) -> Cell:
@@ -165,3 +225,13 @@ def derive_cell(weights: Any, config: SupernetConfig) -> Cell:
         strongest = sorted(rows, key=lambda source: -rows[source].max())[:2]
         cell.append(tuple((OPERATIONS[int(rows[source].argmax())], source) for source in strongest))
     return tuple(cell)
+
+
+def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:
+    """The space that a configuration describes."""
+    return darts(SupernetConfig(outputs, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat), average, dtype)
+
+
+def check(c: Fields) -> None:
+    """Raises UserError if the channels do not halve where the stem halves them."""
+    check_stem("space", c.stem, c.channels)

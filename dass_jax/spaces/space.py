@@ -13,8 +13,11 @@ class Choice(NamedTuple):
     """One matrix of a space's choice: what its rows and columns are called. A relaxed space mixes the columns of each
     row; rows are edges or places, columns operations."""
 
+    title: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    grid: tuple[tuple[int, int], ...] = ()
+    """Where each row is drawn, see `phases.Matrix`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +36,7 @@ class Space(NamedTuple):
     sample(generator) → architecture, drawn uniformly on the host
     choices: name → labels of the matrix of that name
     rules: which leaves of params may be pruned
+    skips(architecture) → {matrix: how many of the operations chosen there are skip connections}
     """
 
     init: Callable[..., variables.Variables]
@@ -42,3 +46,4 @@ class Space(NamedTuple):
     sample: Callable[[np.random.Generator], Any]
     choices: Mapping[str, Choice]
     rules: variables.Rules
+    skips: Callable[[Any], dict[str, int]] = lambda architecture: {}

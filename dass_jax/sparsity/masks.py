@@ -104,3 +104,8 @@ def apply_masks(params: Any, masks: Any) -> Any:
     """`params` with every leaf that has a mask multiplied by it."""
     weights = variables.select(params, masks)
     return variables.merge(params, jax.tree.map(jnp.multiply, weights, masks))
+
+
+def masked_weights(v: variables.Variables) -> Any:
+    """θ⊙m of the collections "params" and "masks"."""
+    return apply_masks(v[variables.PARAMS], v[variables.MASKS])

@@ -1,0 +1,63 @@
+"""DASS' problem before it is split into two steps. Source: DASS (arXiv 2207.06968) Eq. 5.
+
+In every iteration α, then θ, then s, all on the sparse loss: θ and s move on the same training images, one after the
+other, each seeing what the one before it has just done. α follows the hypergradient through θ, with s held fixed.
+"""
+
+import dataclasses
+
+from dass_jax import bilevel, variables
+from dass_jax.methods import darts, relaxed
+from dass_jax.methods.dass import sparse_weights, with_scores
+from dass_jax.methods.method import Problem
+from dass_jax.methods.relaxed import Bilevel
+from dass_jax.phases import Search
+from dass_jax.schema import Rate
+from dass_jax.variables import ALPHA, PARAMS, SCORES
+
+TURNS = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
+"""By `order`: α, θ, s, or θ, s, α."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(Bilevel):
+    """The un-split problem."""
+
+    scores_lr: Rate = 0.1
+    """First learning rate of the pruning scores s (SGD, cosine)."""
+
+
+def step(loss: bilevel.Loss, c: Fields, problem: Problem) -> bilevel.Algorithm:
+    """One turn of α ("upper"), θ ("lower") and s ("scores"). The last two see one batch, that of "lower"."""
+    transforms = {"upper": relaxed.alpha_transform(c), "lower": relaxed.sgd(c), "scores": relaxed.sgd(c)}
+    collections = {"upper": ALPHA, "lower": PARAMS, "scores": SCORES}
+    levels = {
+        name: bilevel.Level(collections[name], loss, bilevel.with_rate(transform, name))
+        for name, transform in transforms.items()
+    }
+    through = {"upper": bilevel.Through("lower", problem.hypergradient)}
+    turns = bilevel.in_turn(levels, through, TURNS[c.order], problem.average, c.cosine)
+    return bilevel.Algorithm(
+        turns.init,
+        lambda state, batches, key, **extra: turns.update(state, {**batches, "scores": batches["lower"]}, key, **extra),
+    )
+
+
+def search(c: Fields, problem: Problem) -> Search:
+    """One phase."""
+    space = problem.space()
+    stacks = variables.prunable(problem.shapes(space)[PARAMS], space.rules)
+    weights = sparse_weights(stacks, problem.keep)
+    loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
+    algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)
+    dense = darts.dense_phase(
+        c, problem, space, "search", "Architecture search: α, θ and s in every iteration", c.epochs
+    )
+    phase = dense._replace(
+        algorithm=algorithm,
+        begin=lambda key, _: algorithm.init(with_scores(relaxed.fresh(problem, space, key), stacks)),
+        rates=relaxed.rates(c, c.epochs, lower=c.theta_lr, scores=c.scores_lr),
+        program="",
+        unread=(),
+    )
+    return Search((phase,), lambda v, seed: space.decode(relaxed.softmax_choice(v)))

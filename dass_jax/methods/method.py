@@ -1,0 +1,43 @@
+"""What a method is given and what it gives: phases that search an architecture."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from dass_jax import bilevel
+from dass_jax.phases import Search
+from dass_jax.tasks import Task
+from dass_jax.variables import Variables
+
+
+class Problem(NamedTuple):
+    """What is searched and by what means, with the configuration resolved. Spaces are known as functions only."""
+
+    space: Callable[..., Any]
+    """() → `spaces.Space`; with {matrix: bool [rows, columns]} that of the living operations alone."""
+    task: Task
+    image_shape: tuple[int, int, int]
+    """[H, W, C]."""
+    keep: float
+    """Fraction of the weights that will survive pruning."""
+    hypergradient: bilevel.Hypergradient
+    average: bilevel.Reduce
+    """The mean over the devices that share a batch."""
+    given: Any = None
+    """The architecture that the configuration names; None: none."""
+
+    def shapes(self, space: Any) -> Variables:
+        """The variables of a space, as shapes."""
+        return jax.eval_shape(lambda: space.init(jax.random.key(0), self.image_shape))
+
+
+class Entry(NamedTuple):
+    """A method as configurations name it: `[method] name`."""
+
+    schema: type
+    """Of its fields. A control has its main method's values of those that both have."""
+    search: Callable[[Any, Problem], Search]
+    """(fields, problem) → search."""
+    epochs: Callable[[Any], int] = lambda fields: 0
+    """Fields → epochs of the whole search, which a control gets as its `epochs`."""

@@ -1,0 +1,109 @@
+"""From a found network to a sparse one, "Step 3". Source: DASS (arXiv 2207.06968) Section 4.3.
+
+    pre-train:   θ on f(θ⊙1)              all weights
+    scores:      s on f(θ⊙m(s))           θ fixed, m = per-layer top-k of |s|, straight through
+    fine-tune:   θ on f(θ⊙m)              m fixed, only kept weights move
+
+Pre-training and fine-tuning are one program: the mask and the learning rate are data.
+"""
+
+import dataclasses
+from typing import Any
+
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.phases import Training
+from dass_jax.recipes import recipe
+from dass_jax.recipes.recipe import Problem
+from dass_jax.schedules import cosine
+from dass_jax.schema import Count, Rate
+from dass_jax.variables import MASKS, PARAMS, SCORES, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(recipe.Fields):
+    """Dense pre-training, learning of scores, fine-tuning of the kept weights."""
+
+    pretrain_epochs: Count = 600
+    """Epochs of dense pre-training."""
+    score_epochs: Count = 20
+    """Epochs in which the pruning scores are learned and the weights stay as they are."""
+    finetune_epochs: Count = 200
+    """Epochs of fine-tuning of the kept weights under the final masks."""
+    pretrain_lr: Rate = 0.025
+    """First learning rate of pre-training (SGD, cosine)."""
+    scores_lr: Rate = 0.1
+    """First learning rate of the scores (SGD, cosine)."""
+    finetune_lr: Rate = 0.01
+    """First learning rate of fine-tuning (SGD, cosine)."""
+
+
+def learn_scores(c: Fields, problem: Problem) -> bilevel.Algorithm:
+    """Score learning: s alone."""
+    stacks = problem.stacks
+
+    def weights(v: Variables) -> Any:
+        return sparsity.sparsify(v[PARAMS], v[SCORES], stacks, problem.keep)
+
+    loss = recipe.network_loss(problem, weights, c.accumulate)
+    return recipe.descending(SCORES, loss, bilevel.sgd(c.momentum, c.weight_decay, c.clip), problem)
+
+
+def begin_scores(v: Variables, scores: bilevel.Algorithm, stacks: Any) -> bilevel.State:
+    """From the dense network to score learning: scores from θ (Eq. 3)."""
+    return scores.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
+
+
+def begin_finetuning(v: Variables, weights: bilevel.Algorithm, stacks: Any, keep: float) -> bilevel.State:
+    """From learned scores to fine-tuning: the masks are fixed, the scores have done their work, and the optimizer
+    starts from nothing."""
+    v = {**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}
+    del v[SCORES]
+    return weights.init(v)
+
+
+def train(c: Fields, problem: Problem) -> Training:
+    """The three phases."""
+    weights, scores = recipe.train_weights(c, problem), learn_scores(c, problem)
+    stacks, keep = problem.stacks, problem.keep
+    pretrain = recipe.phase(
+        c,
+        problem,
+        PARAMS,
+        cosine(c.pretrain_lr, c.final_lr),
+        name="pretrain",
+        title="Training of the dense network",
+        epochs=c.pretrain_epochs,
+        algorithm=weights,
+        begin=lambda key, _: weights.init(recipe.fresh(problem, key)),
+        program=f"weights of {problem.name}",
+        network=recipe.masked,
+        unread=("sparsity", "train.score_epochs", "train.finetune_epochs", "train.scores_lr", "train.finetune_lr"),
+    )
+    learning = recipe.phase(
+        c,
+        problem,
+        SCORES,
+        cosine(c.scores_lr, c.final_lr),
+        name="scores",
+        title="Learning of the pruning scores",
+        epochs=c.score_epochs,
+        algorithm=scores,
+        begin=lambda _, state: begin_scores(state.variables, scores, stacks),
+        program=f"scores of {problem.name}",
+        network=lambda v: recipe.masked({**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}),
+    )
+    finetune = recipe.phase(
+        c,
+        problem,
+        PARAMS,
+        cosine(c.finetune_lr, c.final_lr),
+        name="finetune",
+        title="Fine-tuning of the sparse network",
+        epochs=c.finetune_epochs,
+        algorithm=weights,
+        begin=lambda _, state: begin_finetuning(state.variables, weights, stacks, keep),
+        program=pretrain.program,
+        network=recipe.masked,
+    )
+    evaluations = {"pretrain": "dense", "finetune": "sparse"}
+    return Training((pretrain, learning, finetune), recipe.outputs(problem), evaluations)

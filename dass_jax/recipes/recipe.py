@@ -1,0 +1,143 @@
+"""What a recipe is given and what it gives: phases that train a network."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from dass_jax import bilevel, sparsity, variables
+from dass_jax.networks.model import Model
+from dass_jax.phases import WHOLE, Feed, Phase, Training, single
+from dass_jax.schedules import Schedule, by_epoch, linear
+from dass_jax.schema import Count, CountOrZero, Decay, NotNegative, Rate
+from dass_jax.tasks import Batch, Task
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Fields of every recipe: how batches are made and what moves the weights."""
+
+    batch_size: Count = 128
+    """Images in a batch."""
+    accumulate: Count = 1
+    """Equal parts of each device's batch that are worked through one after the other, for about the memory of one: a
+    step uses the mean of their gradients. Evaluations take as many images at once as there are in a part."""
+    final_lr: NotNegative = 0.0
+    """Last learning rate of the cosine schedule, in each phase."""
+    momentum: Decay = 0.9
+    """Momentum of SGD."""
+    weight_decay: NotNegative = 3e-4
+    """Weight decay of SGD, as L2 in the gradient."""
+    clip: Rate = 5.0
+    """Largest global norm of the gradient."""
+    evaluate_every: CountOrZero = 1
+    """Epochs between evaluations on the test images, for the learning curves only: nothing is chosen by them.
+    0 = only at the end of a phase."""
+
+
+class Problem(NamedTuple):
+    """A network to be trained, and by what means."""
+
+    net: Model
+    """With its auxiliary head, if it has one."""
+    task: Task
+    image_shape: tuple[int, int, int]
+    """[H, W, C]."""
+    keep: float
+    """Fraction of the weights that survive pruning."""
+    average: bilevel.Reduce
+    """The mean over the devices that share a batch."""
+    auxiliary_weight: float
+    """Of the auxiliary head's loss."""
+    drop_path: float
+    """Probability, reached at the end of a phase, that a path is dropped; 0: no draws are made for it."""
+    name: str
+    """Of the network: programs of equal networks are shared."""
+
+    @property
+    def stacks(self) -> Any:
+        """The prunable leaves of the network."""
+        shapes = jax.eval_shape(lambda: self.net.init(jax.random.key(0), self.image_shape))
+        return variables.prunable(shapes[PARAMS], self.net.rules)
+
+
+class Entry(NamedTuple):
+    """A recipe as configurations name it: `[train] recipe`."""
+
+    schema: type
+    train: Callable[[Any, Problem], Training]
+    """(fields, problem) → training."""
+    epochs: Callable[[Any], int]
+    """Fields → epochs in all."""
+
+
+def network_loss(problem: Problem, weights: Callable[[Variables], Any], parts: int = 1) -> bilevel.Loss:
+    """The task's loss of a network, plus `auxiliary_weight` times the auxiliary head's where there is one.
+
+    Args:
+      weights: variables → the θ that the network sees.
+      parts: of each batch, one after the other; see `bilevel.accumulated`.
+    """
+    task = problem.task
+
+    def loss(v: Variables, batch: Batch, key: Any) -> Any:
+        outputs, auxiliary, batch_stats = problem.net.apply(
+            weights(v), v[BATCH_STATS], batch.images, True, batch.path_scale
+        )
+        value = task.loss(outputs, batch.targets)
+        if auxiliary is not None:
+            value = value + problem.auxiliary_weight * task.loss(auxiliary, batch.targets)
+        return value, (task.measured(outputs, batch.targets), {BATCH_STATS: batch_stats})
+
+    return bilevel.accumulated(loss, parts)
+
+
+def descending(collection: str, loss: bilevel.Loss, transform: Any, problem: Problem) -> bilevel.Algorithm:
+    """One level, called like the collection that it trains: θ or the scores."""
+    level = bilevel.Level(collection, loss, bilevel.with_rate(transform, collection))
+    return single(bilevel.descend(level, problem.average), collection)
+
+
+def train_weights(c: Fields, problem: Problem) -> bilevel.Algorithm:
+    """θ's kept entries under the masks in `variables["masks"]`."""
+    transform = optax.chain(bilevel.sgd(c.momentum, c.weight_decay, c.clip), bilevel.freeze_pruned())
+    loss = network_loss(problem, sparsity.masked_weights, c.accumulate)
+    return bilevel.under_masks(descending(PARAMS, loss, transform, problem))
+
+
+def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **given: Any) -> Phase:
+    """A phase of a network's training on all training images.
+
+    Args:
+      collection: which is trained, by `descending`.
+      falling: progress → learning rate; it changes by epochs.
+      given: fields of the phase.
+    """
+    epochs = given["epochs"]
+    rate, dropped = by_epoch(falling, epochs), by_epoch(linear(0.0, problem.drop_path), epochs)
+    paths = problem.net.paths if problem.drop_path > 0 else None
+    return Phase(
+        feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, paths=paths)},
+        rates=lambda progress: {"learning_rate": {collection: rate(progress)}, "drop_path": dropped(progress)},
+        curves=problem.task.curves(),
+        **given,
+    )
+
+
+def fresh(problem: Problem, key: jax.Array) -> Variables:
+    """A network's first variables, all of its weights kept."""
+    v = problem.net.init(key, problem.image_shape)
+    return {**v, MASKS: sparsity.dense_masks(v[PARAMS], problem.stacks)}
+
+
+def outputs(problem: Problem) -> Callable[[Variables, jax.Array], jax.Array]:
+    """`Training.outputs` of θ⊙m."""
+    return lambda v, images: problem.net.apply(sparsity.masked_weights(v), v[BATCH_STATS], images, False)[0]
+
+
+def masked(v: Variables) -> Variables:
+    """What is evaluated of a network with masks."""
+    return {name: v[name] for name in (PARAMS, BATCH_STATS, MASKS)}

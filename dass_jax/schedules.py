@@ -1,0 +1,28 @@
+"""Numbers as functions of progress: float64 arrays in [0, 1) → arrays. Evaluated on the host, data inside a program."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Schedule = Callable[[np.ndarray], np.ndarray]
+
+
+def constant(value: float) -> Schedule:
+    """The same value throughout."""
+    return lambda progress: np.full_like(progress, value)
+
+
+def linear(initial: float, final: float) -> Schedule:
+    """From `initial` towards `final` at progress 1."""
+    return lambda progress: initial + (final - initial) * progress
+
+
+def cosine(initial: float, final: float) -> Schedule:
+    """From `initial` along a half cosine towards `final` at progress 1. Source: SGDR (arXiv 1608.03983) Eq. 5."""
+    return lambda progress: final + (initial - final) * 0.5 * (1 + np.cos(np.pi * progress))
+
+
+def by_epoch(schedule: Schedule, epochs: int) -> Schedule:
+    """The schedule's value at the beginning of each epoch, held until its end."""
+    # Progress is a quotient: a hair below a whole number of epochs is that number.
+    return lambda progress: schedule(np.floor(progress * epochs + 1e-6) / epochs)

@@ -1,0 +1,43 @@
+"""Classification of images: cross-entropy and the share of right answers."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dass_jax.schema import Empty
+from dass_jax.tasks.task import Metric, Task
+
+METRICS = (Metric("accuracy", "%"), Metric("loss", "nats", higher_is_better=False))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy in nats of logits [N, classes]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of right answers, in per cent."""
+    return 100 * jnp.mean((logits.argmax(-1) == labels).astype(logits.dtype))
+
+
+def sums(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:
+    """{"loss", "right", "examples"} over the examples with counted = 1."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    right = (logits.argmax(-1) == labels).astype(logits.dtype)
+    return {"loss": (loss * counted).sum(), "right": (right * counted).sum(), "examples": counted.sum()}
+
+
+def classification(classes: int, fields: Empty | None = None) -> Task:
+    """The task of telling `classes` classes apart; targets are int32 [N], from 0."""
+    return Task(
+        name="classification",
+        outputs=classes,
+        loss=cross_entropy,
+        measured=lambda logits, labels: {"accuracy": accuracy(logits, labels)},
+        sums=sums,
+        figures=lambda found: {
+            "accuracy": 100 * found["right"] / found["examples"],
+            "loss": found["loss"] / found["examples"],
+        },
+        metrics=METRICS,
+    )

@@ -1,0 +1,54 @@
+"""What a network is trained for, as pure functions of its outputs and of targets."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from dass_jax.phases import Curve
+
+
+class Batch(NamedTuple):
+    """images [C, H, W, N] float, targets [N, …], path_scale [*paths, N] or None (no drop-path)."""
+
+    images: jax.Array
+    targets: jax.Array
+    path_scale: Any = None
+
+
+class Metric(NamedTuple):
+    """A figure of a network on a split."""
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+
+class Task(NamedTuple):
+    """The meaning of a network's outputs [N, O] for targets [N]."""
+
+    name: str
+    outputs: int
+    """O."""
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    """(outputs, targets) → the mean over the examples."""
+    measured: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+    """(outputs, targets) → means over a batch, to be looked at."""
+    sums: Callable[[jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
+    """(outputs, targets, counted [N]) → sums over the examples with counted = 1, which add up over batches."""
+    figures: Callable[[Mapping[str, float]], dict[str, float]]
+    """Sums over a split → its figures, one for each of `metrics`."""
+    metrics: tuple[Metric, ...]
+    """The first one is what networks are compared by."""
+
+    def curves(self, seen: str = "", unseen: str = "test_", line: str = "test") -> tuple[Curve, ...]:
+        """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid,
+        those on what they do not see, which are called `line`, dashed."""
+        return tuple(
+            curve
+            for metric in sorted(self.metrics, key=lambda metric: metric.name != "loss")
+            for curve in (
+                Curve(seen + metric.name, metric.name, "train", metric.unit, gap=metric is self.metrics[0]),
+                Curve(unseen + metric.name, metric.name, line, metric.unit, "dashed"),
+            )
+        )
