@@ -5,14 +5,15 @@ each of them. Biases, BN, pooling and additions are not counted, as in the paper
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from dass_jax import variables
-from dass_jax.sparsity import kept_in_layer, kept_total
+from dass_jax.sparsity import kept_in_layer
 
 
 class Count(NamedTuple):
@@ -64,28 +65,44 @@ def macs_per_weight(params: Any, rules: variables.Rules, forward: Callable[[], A
     return {path: where[path.rsplit("/", 2)[0]] for path in variables.flatten(variables.prunable(params, rules))}
 
 
-def count(params: Any, rules: variables.Rules, keep: float, forward: Callable[[], Any]) -> Count:
+def kept_of_fraction(params: Any, rules: variables.Rules, keep: float) -> dict[str, int]:
+    """For each prunable leaf (by path) the weights that are kept: the fraction `keep` in (0, 1] of each of its layers."""
+    leaves = variables.layers(params, variables.prunable(params, rules))
+    return {path: layers * kept_in_layer(size, keep) for path, layers, size in leaves}
+
+
+def kept_of_masks(masks: Any, params: Any, rules: variables.Rules) -> dict[str, int]:
+    """The same of masks; those of leaves that `params` lacks (an auxiliary head's) are left out."""
+    wanted = variables.flatten(variables.prunable(params, rules))
+    leaves = variables.flatten(masks)
+    return {path: int(np.count_nonzero(leaves[path])) for path in wanted}
+
+
+def count(
+    params: Any, rules: variables.Rules, kept: Mapping[str, int], keep: float, forward: Callable[[], Any]
+) -> Count:
     """Counts a network.
 
     Args:
       params: θ, as arrays or shapes.
       rules: which leaves are prunable.
-      keep: the fraction of each layer's weights that is kept, in (0, 1].
+      kept: weights that are kept of each prunable leaf, by path.
+      keep: the fraction that was asked for, from which the paper reckons its own count.
       forward: calls the network on one image, see `positions`.
     """
     stacks = variables.prunable(params, rules)
     leaves = list(variables.layers(params, stacks))
     total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     prunable = sum(layers * size for _, layers, size in leaves)
-    kept = kept_total(params, stacks, keep)
+    all_kept = sum(kept.values())
     uses = macs_per_weight(params, rules, forward)
     return Count(
         total=total,
         prunable=prunable,
-        kept=kept,
-        kept_with_bn_bias=kept + total - prunable,
+        kept=all_kept,
+        kept_with_bn_bias=all_kept + total - prunable,
         macs=sum(uses[path] * layers * size for path, layers, size in leaves),
-        macs_nonzero=sum(uses[path] * layers * kept_in_layer(size, keep) for path, layers, size in leaves),
+        macs_nonzero=sum(uses[path] * kept[path] for path, _, _ in leaves),
         paper_kept=paper_kept(prunable, total - prunable, keep),
     )
 

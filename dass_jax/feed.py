@@ -10,41 +10,84 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import compose
 from dass_jax.compose import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
-from dass_jax.runtime import loop, parallel, plan
+from dass_jax.phases import Phase
+from dass_jax.runtime import epoch, parallel
 from dass_jax.runtime.calls import Series
-from dass_jax.runtime.stage import Stage
+from dass_jax.runtime.epoch import Examples
 
 PART_BYTES = 64 * 2**20
 """Images in a part take at most this, but for a single step that takes more: enough that starting a program costs
 nothing beside its work, and little beside the memory of a training step."""
+STREAMED_IN_AXES = (0, None, 0, 0, None, None, None, None)
+IN_AXES = STREAMED_IN_AXES[:-1]
+"""Of `epoch.epoch`'s arguments: each seed has its state, indices and key, and all share images and rates."""
+EVALUATION_IN_AXES = (0, None, None, None, None, None)
 
 Compile = Callable[..., Any]
 """(name of the program, function, arguments, whether the first is donated) → the program, compiled."""
 Advance = Callable[[int], Series]
-"""Epoch → the steps of that epoch and those of the same call that follow it, on a state on the devices; infos have
-leading axes over epochs and steps, with the one over several seeds in between."""
+"""Epoch → its steps, on a state on the devices; infos are [seeds, steps]."""
 
 
 class Feed(NamedTuple):
     """The two things that programs are fed for."""
 
-    advance: Callable[[Setting, Stage, Any, int, Compile], Advance]
-    """(setting, with the seeds that run now, stage, state on the devices, epochs in a call, compile) → their steps."""
+    advance: Callable[[Setting, Phase, Any, Compile], Advance]
+    """(setting, with the seeds that run now, phase, state on the devices, compile) → the steps of its epochs."""
     evaluate: Callable[[Setting, str, Any, Any, int, Compile], Series]
-    """(setting, name, `loop.evaluation`, network on the devices, batch size, compile) → the steps over the test split,
-    on that network; the last axis of their sums is that of the steps."""
+    """(setting, name, `epoch.evaluation`, network on the devices, batch size, compile) → the steps over the test split,
+    on that network; their sums are [seeds, steps]."""
+
+
+class Inputs(NamedTuple):
+    """What an epoch's program takes beside state and examples."""
+
+    indices: dict[str, np.ndarray]
+    """Level → int32 [seeds, steps, batches, B]; without the third axis where there is one batch."""
+    keys: jax.Array
+    rates: Any
+    """Tree of float32 [steps]."""
+    steps: int
 
 
 def of(s: Setting) -> Feed:
     """The feed that a setting's data need."""
     return streamed(s) if isinstance(s.dataset.train, Source) else in_memory(s)
+
+
+def inputs(s: Setting, phase: Phase, number: int) -> Inputs:
+    """What an epoch (from 0) of a phase sees: its examples in an order of their own for each seed, keys and rates."""
+    draws = phase.draws or phase.name
+    seen = {level: feed for level, feed in phase.feeds.items() if feed is not None}
+    rows: dict[str, list[np.ndarray]] = {level: [] for level in seen}
+    for seed in s.seeds:
+        for place, (level, feed) in enumerate(seen.items()):
+            draw = (*compose.draw_seed(seed, draws), number, *([place] if len(seen) > 1 else []))
+            own = epoch.shuffled(compose.split_rows(s, feed.split, seed), feed.batch, draw)
+            whole = len(own) // feed.batches * feed.batches
+            rows[level].append(own[:whole].reshape(-1, feed.batches, feed.batch))
+    steps = min((len(own) for each in rows.values() for own in each), default=1)
+    indices = {level: np.stack([own[:steps] for own in each]) for level, each in rows.items()}
+    progress = (number + np.arange(steps) / steps) / phase.epochs
+    rates = {"progress": progress, **phase.rates(progress)}
+    return Inputs(
+        {level: array[:, :, 0] if seen[level].batches == 1 else array for level, array in indices.items()},
+        compose.key(s, draws, number),
+        jax.tree.map(lambda rate: np.broadcast_to(np.asarray(rate, np.float32), (steps,)).copy(), rates),
+        steps,
+    )
+
+
+def epoch_of(s: Setting, phase: Phase) -> Callable[..., Any]:
+    """`epoch.epoch` of a phase, for one seed."""
+    prepares = {level: None if feed is None else compose.prepare(s, feed) for level, feed in phase.feeds.items()}
+    return epoch.epoch(phase.algorithm.update, prepares, s.config.runtime.nonfinite == "skip")
 
 
 def in_memory(s: Setting) -> Feed:
@@ -56,37 +99,29 @@ def in_memory(s: Setting) -> Feed:
         train, test = map(s._replace(devices=list(devices)).layout.put_everywhere, compose.examples(s))
         return train, test
 
-    def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
+    def advance(s: Setting, phase: Phase, state: Any, compile: Compile) -> Advance:
         train, _ = on(tuple(s.devices))
+        first = inputs(s, phase, 0)
+        none = np.int32(0)
+        arguments = (state, train, *first[:3], none, none)
+        program = compile(phase.program or phase.name, s.layout.over(epoch_of(s, phase), IN_AXES), arguments, True)
 
-        def inputs(first: int) -> tuple[Any, ...]:
-            each = [_inputs(s, stage, epoch) for epoch in range(first, first + together)]
-            indices, keys, *rates = zip(*each, strict=True)
-            return np.stack(indices), jnp.stack(keys), *(jax.tree.map(_stacked, *rate) for rate in rates)
-
-        steps = _steps(s, stage.indices(0))
-        skip = s.config.runtime.nonfinite == "skip"
-        arguments = (state, train, *inputs(0), *loop.bounds(0, 0, together, steps))
-        epochs = _of_all_seeds(s, loop.several(stage.epoch, skip), (0, None, 1, 1, *[None] * 4), (0, 1))
-        program = compile(f"{stage.program}, {together} epochs a call", epochs, arguments, True)
-
-        def of_epochs(epoch: int) -> Series:
-            given = inputs(epoch)
+        def of_epoch(number: int) -> Series:
+            given = inputs(s, phase, number)
 
             def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
-                state, infos = program(state, train, *given, *loop.bounds(first, last, together, steps))
-                # [epochs, seeds, steps]
+                state, infos = program(state, train, *given[:3], np.int32(first), np.int32(last))
                 return state, s.layout.get(infos)
 
-            return Series(together * steps, together * steps, call)
+            return Series(given.steps, given.steps, call)
 
-        return of_epochs
+        return of_epoch
 
     def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
         _, test = on(tuple(s.devices))
-        rows, counted = loop.in_order(s.dataset.test.size, batch)
+        rows, counted = epoch.in_order(s.dataset.test.size, batch)
         arguments = (network, test, rows, counted, np.int32(0), np.int32(0))
-        program = compile(name, _of_all_seeds(s, function, (0, *[None] * 5), 0), arguments, False)
+        program = compile(name, s.layout.over(function, EVALUATION_IN_AXES), arguments, False)
 
         def call(network: Any, first: int, last: int) -> tuple[Any, Any]:
             sums = program(network, test, rows, counted, np.int32(first), np.int32(last))
@@ -107,9 +142,10 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
 
     def steps_in_part(total: int, images: int) -> int:
         """The largest divisor of an epoch's `total` steps, each of `images`, that keeps a part small."""
-        return loop.largest_divisor(total, max(1, part_bytes // (images * math.prod(s.image_shape))))
+        most = max(1, part_bytes // max(1, images * math.prod(s.image_shape)))
+        return parallel.largest_divisor(total, most)
 
-    def parts(source: Source, rows: np.ndarray, view: stream.View, order: np.ndarray) -> Iterator[loop.Examples]:
+    def parts(source: Source, rows: np.ndarray, view: stream.View, order: np.ndarray) -> Iterator[Examples]:
         """The examples of `rows` [N], put into `order` [parts, devices, images], as far as they are for devices
         of this process; each with its view by its place."""
         order = order[:, mine]
@@ -120,68 +156,97 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         for split in read:
             yield parallel.distribute(_shaped(split, len(mine)), s.devices)
 
-    def advance(s: Setting, stage: Stage, state: Any, together: int, compile: Compile) -> Advance:
-        count = len(s.seeds)
-        indices, *rest = _inputs(s, stage, 0)
-        total = _steps(s, indices)
-        steps = steps_in_part(total, indices.size // total)
-        like = plan.parted(indices, count, steps, devices)
+    def advance(s: Setting, phase: Phase, state: Any, compile: Compile) -> Advance:
+        first = inputs(s, phase, 0)
+        total = first.steps
+        steps = steps_in_part(total, sum(array.size for array in first.indices.values()) // total)
+        like = _parted(first.indices, steps, devices)
         empty, none = _blank(like.places[0].shape, s), np.int32(0)
-        arguments = (state, empty, like.indices, *rest, none, none, none)
-        program = compile(f"{stage.program}, {steps} steps a call", stage.epoch, arguments, True)
+        rates = jax.tree.map(lambda rate: rate[:steps], first.rates)
+        arguments = (state, empty, like.indices, first.keys, rates, none, none, none)
+        name = f"{phase.program or phase.name}, {steps} steps a call"
+        program = compile(name, s.layout.over(epoch_of(s, phase), STREAMED_IN_AXES), arguments, True)
 
-        def of_epoch(epoch: int) -> Series:
-            indices, *rest = _inputs(s, stage, epoch)
-            parted = plan.parted(indices, count, steps, devices)
-            view = compose.view(s, stage.name, epoch, indices.size)
+        def of_epoch(number: int) -> Series:
+            given = inputs(s, phase, number)
+            flat = _flat(given.indices, len(s.seeds))
+            view = compose.view(s, phase.draws or phase.name, number, flat.size)
 
-            def start(state: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
-                return program(state, examples, parted.indices, *rest, *bounds, np.int32(number * steps))
+            def start(state: Any, examples: Examples, part: int, *bounds: Any) -> Any:
+                begin = part * steps
+                rates = jax.tree.map(lambda rate: rate[begin : begin + steps], given.rates)
+                return program(state, examples, like.indices, given.keys, rates, *bounds, np.int32(begin))
 
-            def read(number: int) -> Iterator[loop.Examples]:
-                return parts(train, indices.ravel(), view, parted.places[number:])
+            def read(part: int) -> Iterator[Examples]:
+                return parts(train, flat, view, like.places[part:])
 
-            return _in_parts(total, steps, read, start, np.newaxis)
+            return _in_parts(total, steps, read, start)
 
         return of_epoch
 
     def evaluate(s: Setting, name: str, function: Any, network: Any, batch: int, compile: Compile) -> Series:
-        rows, counted = loop.in_order(test.size, batch)
+        rows, counted = epoch.in_order(test.size, batch)
         steps = steps_in_part(len(rows), batch)
-        parted = plan.parted(rows, 1, steps, devices)
-        weights = counted.reshape(-1, steps, batch)
-        empty = _blank(parted.places[0].shape, s)
-        arguments = (network, empty, parted.indices, weights[0], np.int32(0), np.int32(0))
-        program = compile(f"{name}, {steps} steps a call", function, arguments, False)
+        like = epoch.parted((1, len(rows), 1, batch), steps, devices)
+        indices, weights = like.indices[0, :, 0], counted.reshape(-1, steps, batch)
+        empty = _blank(like.places[0].shape, s)
+        arguments = (network, empty, indices, weights[0], np.int32(0), np.int32(0))
+        program = compile(
+            f"{name}, {steps} steps a call", s.layout.over(function, EVALUATION_IN_AXES), arguments, False
+        )
 
-        def start(network: Any, examples: loop.Examples, number: int, *bounds: Any) -> Any:
-            return network, program(network, examples, parted.indices, weights[number], *bounds)
+        def start(network: Any, examples: Examples, number: int, *bounds: Any) -> Any:
+            return network, program(network, examples, indices, weights[number], *bounds)
 
-        def read(number: int) -> Iterator[loop.Examples]:
-            return parts(test, rows.ravel(), compose.centred(s), parted.places[number:])
+        def read(number: int) -> Iterator[Examples]:
+            return parts(test, rows.ravel(), compose.centred(s), like.places[number:])
 
-        return _in_parts(len(rows), steps, read, start, ...)
+        return _in_parts(len(rows), steps, read, start)
 
     return Feed(advance, evaluate)
 
 
+class _Parted(NamedTuple):
+    """`epoch.Plan` of several levels, whose images lie one level after another."""
+
+    places: np.ndarray
+    indices: dict[str, np.ndarray]
+
+
+def _flat(indices: dict[str, np.ndarray], seeds: int) -> np.ndarray:
+    """All rows that an epoch names: seed by seed, and of a seed level by level."""
+    if not indices:
+        return np.zeros(0, np.int32)
+    return np.concatenate([array.reshape(seeds, -1) for array in indices.values()], axis=1).ravel()
+
+
+def _parted(indices: dict[str, np.ndarray], steps: int, devices: int) -> _Parted:
+    """Parts of `steps` steps of an epoch with these indices (`Inputs.indices`); places are in their flat form."""
+    whole = sum(array[0].size for array in indices.values())
+    places, found, named, lying = [], {}, 0, 0
+    for level, array in indices.items():
+        shape = array.shape if array.ndim == 4 else (*array.shape[:2], 1, array.shape[2])
+        plan, size = epoch.parted(shape, steps, devices), array[0].size
+        places.append(plan.places // size * whole + named + plan.places % size)
+        own = plan.indices + np.int32(lying)
+        found[level] = own if array.ndim == 4 else own[:, :, 0]
+        named, lying = named + size, lying + plan.places.shape[-1]
+    nothing = np.zeros((0, devices, 0), np.int64)
+    return _Parted(np.concatenate(places, axis=-1) if places else nothing, found)
+
+
 def _in_parts(
-    total: int,
-    steps: int,
-    read: Callable[[int], Iterator[loop.Examples]],
-    start: Callable[..., tuple[Any, Any]],
-    axis: Any,
+    total: int, steps: int, read: Callable[[int], Iterator[Examples]], start: Callable[..., tuple[Any, Any]]
 ) -> Series:
     """The `total` steps whose examples come in parts of `steps`.
 
     Args:
       read: number → that part and those after it.
       start: (state, part, its number, first, last) → (state, infos on the devices); first and last are counted from the
-        part's first step, and the last axis of the infos is that of its steps.
-      axis: what is put before the axes of the infos.
+        part's first step, and the infos are [seeds, steps of a part].
     """
-    held: dict[int, loop.Examples] = {}
-    coming: list[Iterator[loop.Examples]] = []
+    held: dict[int, Examples] = {}
+    coming: list[Iterator[Examples]] = []
 
     def call(state: Any, first: int, last: int) -> tuple[Any, Any]:
         number = min(first, total - 1) // steps
@@ -200,43 +265,20 @@ def _in_parts(
         def placed(own: np.ndarray) -> np.ndarray:
             whole = np.zeros((*own.shape[:-1], total), own.dtype)
             whole[..., begin:end] = own
-            return whole[axis]
+            return whole
 
         return state, jax.tree.map(placed, infos)
 
     return Series(total, steps, call)
 
 
-def _of_all_seeds(
-    s: Setting, function: Callable[..., Any], in_axes: tuple[int | None, ...], out_axes: Any
-) -> Callable[..., Any]:
-    """`function` as it is, or if the devices share the seeds and it is of one, that of all."""
-    return parallel.each_seed(function, s.devices, in_axes, out_axes) if s.spread else function
-
-
-def _steps(s: Setting, indices: np.ndarray) -> int:
-    """Of an epoch with these indices."""
-    return indices.shape[0 if len(s.seeds) == 1 else 1]
-
-
-def _inputs(s: Setting, stage: Stage, epoch: int) -> tuple[Any, ...]:
-    """(indices, key, learning rate, drop-path rate) of an epoch."""
-    rates = stage.learning_rate(epoch), stage.drop_path(epoch)
-    return stage.indices(epoch), compose.key(s, stage.name, epoch), *jax.tree.map(np.float32, rates)
-
-
-def _stacked(*rates: float) -> np.ndarray:
-    """One rate of every epoch [epochs]."""
-    return np.array(rates, np.float32)
-
-
-def _shaped(split: Split, devices: int) -> loop.Examples:
+def _shaped(split: Split, devices: int) -> Examples:
     """A leading axis for the devices, whose images lie one after another."""
-    return loop.Examples(*(x.reshape(devices, -1, *x.shape[1:]) for x in split))
+    return Examples(*(x.reshape(devices, -1, *x.shape[1:]) for x in split))
 
 
-def _blank(images: tuple[int, ...], s: Setting) -> loop.Examples:
+def _blank(images: tuple[int, ...], s: Setting) -> Examples:
     """[devices, images] black ones, to compile a program for. `pmap` of several processes takes no mere shapes."""
     here = len(parallel.own_devices(s.devices)), *images[1:]
-    black = loop.Examples(np.zeros((*here, *s.image_shape), np.uint8), np.zeros(here, np.int32))
+    black = Examples(np.zeros((*here, *s.image_shape), np.uint8), np.zeros(here, np.int32))
     return parallel.distribute(black, s.devices)

@@ -1,20 +1,19 @@
 """What results.json holds: a method's figures for one seed and, for several, their mean ± standard deviation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax import accounting, compose, variables
-from dass_jax.architectures import darts as genotype
+from dass_jax import accounting, architectures, compose, variables
 from dass_jax.compose import Setting
 from dass_jax.nn.layers import one_device
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
-SPREADS = {"accuracy": ("dense", "sparse"), "parameters": ("kept",), "macs": ("dense", "nonzero")}
-"""The figures that differ between seeds and are counts or per cent, by section."""
+SPREADS = {"parameters": ("kept",), "macs": ("dense", "nonzero")}
+"""The figures that differ between seeds and are counts, by section."""
 
 
 def of_run(found: dict[str, list[dict[str, Any]]], method: str, controls: Sequence[str]) -> dict[str, Any]:
@@ -31,11 +30,16 @@ def of_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One method's part for several seeds: `runs`, what each seed has, and their spread; seconds are sums."""
     first = runs[0]
     found: dict[str, Any] = {"method": first["method"], "seeds": [run["seed"] for run in runs], "keep": first["keep"]}
+    found["task"] = first["task"]
+    found["evaluations"] = {
+        name: {figure: spread([run["evaluations"][name][figure] for run in runs]) for figure in figures}
+        for name, figures in first["evaluations"].items()
+    }
     for section, names in SPREADS.items():
         found[section] = {name: spread([run[section][name] for run in runs]) for name in names}
-    found["accuracy"]["test_images"] = first["accuracy"]["test_images"]
-    found["nid"] = spread([run["nid"] for run in runs])
-    found["seconds"] = {name: round(sum(run["seconds"][name] for run in runs), 2) for name in first["seconds"]}
+    found["nid"] = None if first["nid"] is None else spread([run["nid"] for run in runs])
+    clocks = dict.fromkeys(name for run in runs for name in run["seconds"])
+    found["seconds"] = {name: round(sum(run["seconds"].get(name, 0.0) for run in runs), 2) for name in clocks}
     return {**found, "runs": runs}
 
 
@@ -44,38 +48,44 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 4), "std": round(float(np.std(values, ddof=1)), 4)}
 
 
-def genotype_of(known: dict[str, Any]) -> genotype.Genotype | None:
-    """What a seed has found; None for a network that is not made from a genotype."""
-    return None if known["genotype"] is None else genotype.from_json(known["genotype"])
+def architecture_of(known: Mapping[str, Any]) -> Any:
+    """What a seed has found; None for a network that is not made of an architecture."""
+    found = known["architecture"]
+    return None if found is None else architectures.from_json(found["architecture"])
 
 
-def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any) -> dict[str, Any]:
+def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: Any) -> dict[str, Any]:
     """One method's part for one seed.
 
     Args:
-      known: its genotype or None, accuracies by stage and seconds.
-      v: the variables at the end of its training, as NumPy arrays.
+      known: its architecture as `architectures.described` or None, evaluations in the order of time, and seconds.
+      v: params, batch_stats and masks at the end of its training, as NumPy arrays.
     """
-    net = compose.model(s, genotype_of(known), auxiliary=False, average=one_device)
+    net = compose.model(s, architecture_of(known), auxiliary=False, average=one_device)
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))[PARAMS]
     height, width, channels = s.image_shape
 
     def forward() -> Any:
         return net.apply(v[PARAMS], v[BATCH_STATS], jnp.zeros((channels, height, width, 1)), False)
 
-    keep = s.config.sparsity.keep
-    count = accounting.count(params, net.rules, keep, forward)
-    accuracy = known["accuracy"]
+    keep, kept = s.config.sparsity.keep, accounting.kept_of_masks(v[MASKS], params, net.rules)
+    count = accounting.count(params, net.rules, kept, keep, forward)
+    metric = s.task.metrics[0]
+    last = list(known["evaluations"].values())[-1][metric.name]
     return {
         "method": method,
         "seed": seed,
         "keep": keep,
-        "genotype": known["genotype"],
-        "accuracy": {
-            "dense": accuracy["pretrain"],
-            "sparse": accuracy["finetune"],
-            "test_images": s.dataset.test.size,
+        **(known["architecture"] or {"architecture": None, "graphs": [], "warnings": {}}),
+        "chosen": chosen(s, architecture_of(known)),
+        "task": {
+            "name": s.task.name,
+            "metric": metric.name,
+            "unit": metric.unit,
+            "higher_is_better": metric.higher_is_better,
+            "examples": s.dataset.test.size,
         },
+        "evaluations": known["evaluations"],
         "parameters": {
             "total": count.total,
             "prunable": count.prunable,
@@ -84,11 +94,20 @@ def of_method(s: Setting, method: str, seed: int, known: dict[str, Any], v: Any)
             "paper": count.paper_kept,
         },
         "macs": {"dense": count.macs, "nonzero": count.macs_nonzero},
-        "nid": round(accounting.nid(accuracy["finetune"], count.kept), 4),
+        # Accuracy per weight means something where more of it is better.
+        "nid": round(accounting.nid(last, count.kept), 4) if metric.higher_is_better else None,
         "compression": round(count.total / count.kept, 2),
         "seconds": {name: round(value, 2) for name, value in known["seconds"].items()},
         "layers": layers_of(v, params),
     }
+
+
+def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:
+    """Matrix → the [row, column] pairs that an architecture has of its space; empty without one."""
+    if architecture is None:
+        return {}
+    encoded = compose.make_space(s).encode(architecture)
+    return {name: np.argwhere(np.asarray(matrix) > 0).tolist() for name, matrix in encoded.items()}
 
 
 def layers_of(v: Any, params: Any) -> list[dict[str, Any]]:

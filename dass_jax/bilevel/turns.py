@@ -3,8 +3,8 @@
 DASS (arXiv 2207.06968) Algorithm 1 is `alternate` with α above and θ (Step 1) or s (Step 2) below; its Step 3 is
 `descend`; its un-split problem (Eq. 5) is `in_turn` of α, θ and s. Single-level search is `joint`.
 
-Every `update` returns `(state, {level: Info})`. Only the levels' own collections and what their losses hand back in `updates` (running statistics) are ever replaced:
-everything else leaves an update as the very same arrays.
+Every `update` returns `(state, {level: Info})`. Only the levels' own collections and what their losses hand back in
+`updates` (running statistics) are ever replaced: everything else leaves an update as the very same arrays.
 """
 
 from collections.abc import Callable, Mapping, Sequence

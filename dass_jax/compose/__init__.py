@@ -1,20 +1,38 @@
 """From a configuration to functions: the one room that knows both. Nothing that it calls reads the configuration."""
 
-from dass_jax.compose.search import hypergradient_of, search_stages, search_transforms
-from dass_jax.compose.setting import Setting, centred, examples, key, setting, view
-from dass_jax.compose.training import cell_maps, model, training_stages
+from dass_jax.compose.batches import prepare, prepare_evaluation
+from dass_jax.compose.problems import (
+    cell_maps,
+    hparams,
+    hypergradient_of,
+    make_space,
+    method_fields,
+    methods,
+    model,
+    search,
+    setting,
+    training,
+)
+from dass_jax.compose.setting import Setting, centred, draw_seed, examples, key, split_rows, view
 
 __all__ = [
     "Setting",
     "cell_maps",
     "centred",
+    "draw_seed",
     "examples",
+    "hparams",
     "hypergradient_of",
     "key",
+    "make_space",
+    "method_fields",
+    "methods",
     "model",
-    "search_stages",
-    "search_transforms",
+    "prepare",
+    "prepare_evaluation",
+    "search",
     "setting",
-    "training_stages",
+    "split_rows",
+    "training",
     "view",
 ]

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dass_jax import compose, config_io, sparsity, variables
-from dass_jax.architectures import darts as genotype
+from dass_jax import architectures, compose, results, sparsity, variables
 from dass_jax.compose import Setting
-from dass_jax.config import Config, title
+from dass_jax.config import Config, load, title
 from dass_jax.deploy import rewrite, trace
 from dass_jax.deploy.graph import Graph
 from dass_jax.errors import UserError
 from dass_jax.nn.layers import one_device
-from dass_jax.runtime import checkpoint, networks, seeds
+from dass_jax.runner import TRAINING, template
+from dass_jax.runtime import checkpoint, keeping, networks, seeds
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 ALLOWED = "the folder of a finished run, one of its files networks/*.npz, or one of its folders checkpoints/*"
@@ -27,8 +27,8 @@ class Trained(NamedTuple):
 
     setting: Setting
     network: networks.Network
-    stage: str
-    """After which stage: "finetune", or what a checkpoint's is."""
+    phase: str
+    """After which phase, of a checkpoint; "": at the end of its training."""
     net: Any
     """`models.model.Model`, without auxiliary head."""
     params: Any
@@ -36,7 +36,7 @@ class Trained(NamedTuple):
 
     @property
     def name(self) -> str:
-        after = "" if self.stage == "finetune" else f" after {self.stage}"
+        after = f" after {self.phase}" if self.phase else ""
         return f"{self.network.method}, seed {self.network.seed}{after}"
 
     @property
@@ -60,7 +60,7 @@ def trained(place: pathlib.Path, method: str | None = None, seed: int | None = N
         wanted = method or title(config), _seed(config, seed)
         return _of_file(place, config, *wanted) or _of_newest(place, config, *wanted)
     if place.suffix == ".npz" and place.is_file() and (place.parents[1] / "config.toml").is_file():
-        return _made(_config(place.parents[1]), networks.load(place), "finetune")
+        return _made(_config(place.parents[1]), networks.load(place), "")
     if place.parent.name == "checkpoints" and place.name.isdigit() and (place.parents[1] / "config.toml").is_file():
         with checkpoint.reader(place.parent) as manager:
             found = checkpoint.at(manager, int(place.name))
@@ -85,7 +85,7 @@ def logits(found: Trained, params: Any, batch_stats: Any, images: jax.Array) -> 
 
 def _config(run: pathlib.Path) -> Config:
     """The run's configuration on one device of this machine, with float32 activations."""
-    config = config_io.load(run / "config.toml")
+    config = load(run / "config.toml")
     return dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, devices=1, precision="float32"))
 
 
@@ -99,19 +99,19 @@ def _seed(config: Config, seed: int | None) -> int:
     return seed
 
 
-def _made(config: Config, network: networks.Network, stage: str) -> Trained:
+def _made(config: Config, network: networks.Network, phase: str) -> Trained:
     setting = compose.setting(config)._replace(seeds=(network.seed,))
-    found = None if network.genotype is None else genotype.from_json(network.genotype)
+    found = None if network.architecture is None else architectures.from_json(network.architecture)
     net = compose.model(setting, found, auxiliary=False, average=one_device)
     params = sparsity.apply_masks(network.variables[PARAMS], network.variables[MASKS])
-    return Trained(setting, network, stage, net, jax.tree.map(np.asarray, params))
+    return Trained(setting, network, phase, net, jax.tree.map(np.asarray, params))
 
 
 def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained | None:
     """From the file that a run leaves, if it is there."""
     file = networks.path(run, method, seed)
     if file.is_file():
-        return _made(config, networks.load(file), "finetune")
+        return _made(config, networks.load(file), "")
     methods = (title(config), *config.controls)
     if method not in methods:
         raise UserError(f"--method = {method!r}; allowed: {', '.join(methods)}")
@@ -142,8 +142,10 @@ def _of_checkpoint(
     config: Config, found: checkpoint.Checkpoint, method: str | None, seed: int | None, name: str
 ) -> Trained:
     at = found.facts["at"]
-    if at["chain"] != "training":
-        raise UserError(f"{name} is of a search, at {at['stage']}; allowed: one of the training after it")
+    if at["chain"] != TRAINING:
+        raise UserError(f"{name} is of a search, at {at['phase']}; allowed: one of the training after it")
+    if "step" in at:
+        raise UserError(f"{name} is in the middle of an epoch of {at['phase']}; allowed: one after an epoch")
     if method not in (None, at["method"]):
         raise UserError(f"--method = {method!r} with {name}; allowed: {at['method']}")
     if seed is None and len(at["seeds"]) == 1:
@@ -151,15 +153,14 @@ def _of_checkpoint(
     if seed is None or seed not in at["seeds"]:
         raise UserError(f"--seed = {seed} with {name}; allowed: {', '.join(map(str, at['seeds']))}")
     known = found.facts["current"][str(seed)]
-    cells = None if known["genotype"] is None else genotype.from_json(known["genotype"])
     setting = compose.setting(config)._replace(seeds=tuple(at["seeds"]))
-    stages, _ = compose.training_stages(setting, cells)
-    template, here = None, [stage.name for stage in stages].index(at["stage"])
-    for stage in stages[: here + 1]:
-        template = jax.eval_shape(stage.start, template)
-    v = checkpoint.restore(template, found.leaves).variables
-    v = {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS], MASKS: jax.tree.map(np.asarray, stages[here].masks(v))}
+    phases = compose.training(setting, results.architecture_of(known)).phases
+    here = [phase.name for phase in phases].index(at["phase"])
+    leaves, _ = keeping.state_of(found)
+    v = checkpoint.restore(template(setting, phases[: here + 1], at["built"]), leaves).variables
     own = seeds.members(v, len(at["seeds"]))[at["seeds"].index(seed)]
-    accuracy = known.get("accuracy", {}).get(at["stage"])
-    network = networks.Network(at["method"], seed, known["genotype"], own, accuracy)
-    return _made(config, network, at["stage"])
+    trained = phases[here].network
+    assert trained is not None  # every phase of a recipe has one
+    v = jax.tree.map(np.asarray, trained(own))
+    architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
+    return _made(config, networks.Network(at["method"], seed, architecture, v), at["phase"])

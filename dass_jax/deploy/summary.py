@@ -27,7 +27,7 @@ def facts(
         "network": found.name,
         "method": found.network.method,
         "seed": found.network.seed,
-        "genotype": found.network.genotype,
+        "architecture": found.network.architecture,
         "keep": config.sparsity.keep,
         "input": {
             "name": onnx_file.INPUT,

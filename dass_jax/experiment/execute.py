@@ -1,7 +1,7 @@
 """An experiment, carried out: its runs one after another, in one process, each in an ordinary run folder.
 
 EXPERIMENT/  experiment.toml  experiment.json  results.csv  report.html  tables/  figures/
-             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<stage>-<digest>/  lock
+             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<phase>-<digest>/  lock
 
 A run that is finished is not done again, one that was interrupted goes on where it stopped, and one that failed leaves
 its error in errors/ and is tried again by the next call; the others are done all the same.
@@ -58,7 +58,7 @@ def do_all(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str,
         finally:  # also after a signal
             rows = table.write(plan, path)
         row = next(row for row in rows if row["run"] == run.name)
-        said = f"{row['sparse']:.2f} %" if row["status"] == "finished" else row["status"]
+        said = f"{row['final']:.2f} {row['unit']}".rstrip() if row["status"] == "finished" else row["status"]
         said += f": {row['error']}" if row.get("error") else ""
         each = (time.monotonic() - start) / done
         rest = f"about {duration(each * (len(left) - done))} left" if done < len(left) else "none left"
@@ -106,7 +106,7 @@ def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress
 
 
 def machine(run: Planned) -> list[str]:
-    """What the bits of a stage depend on beside the configuration."""
+    """What the bits of a phase depend on beside the configuration."""
     devices = parallel.all_devices(run.config.runtime.devices)
     return [__version__, jax.__version__, *(device.device_kind for device in devices)]
 

@@ -9,7 +9,7 @@ run's last checkpoint: nothing more is kept of a run for it.
 import io
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,16 +17,18 @@ import numpy as np
 from scipy import stats
 from sklearn.manifold import TSNE
 
-from dass_jax import compose
-from dass_jax.architectures import darts as genotype
+from dass_jax import architectures, compose
 from dass_jax.compose import Setting
+from dass_jax.config import title
 from dass_jax.data import stream
 from dass_jax.data.arrays import Split
 from dass_jax.errors import UserError
 from dass_jax.experiment.plan import Planned, Report
-from dass_jax.runtime import checkpoint, folder, shelf
+from dass_jax.networks import NETWORKS
+from dass_jax.phases import Phase
+from dass_jax.runner import template
+from dass_jax.runtime import checkpoint, folder, keeping, seeds, shelf
 from dass_jax.runtime.progress import Progress
-from dass_jax.runtime.stage import Stage
 from dass_jax.variables import Variables
 
 FILE = "features.npz"
@@ -38,13 +40,13 @@ DRAW = 0
 
 def asked(run: Planned, report: Report) -> dict[str, int]:
     """What a run's file must hold: numbers of images, 0 for what no table or figure shows, and the cell's number."""
-    if run.config.network.name != "cells":
+    if NETWORKS[run.config.network.name].maps is None:
         return {}
     found = {}
     if "kendall" in (*report.figures, *report.tables):
         found["kendall_images"] = report.kendall_images
     if "tsne" in report.figures:
-        found |= {"tsne_images": report.tsne_images, "tsne_cell": report.tsne_cell or run.config.network.cells}
+        found |= {"tsne_images": report.tsne_images, "tsne_cell": report.tsne_cell}
     return found
 
 
@@ -68,16 +70,14 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
       UserError: if the dense network is no longer there.
     """
     wanted, s = asked(run, report), compose.setting(run.config)
-    text = json.loads((own / "results.json").read_text(encoding="utf-8"))["genotype"]
-    found = genotype.from_json(text)
-    stages, _ = compose.training_stages(s, found)
-    maps = compose.cell_maps(s, found)
+    found = architectures.load(str(own / "architecture.json"))
+    training, maps = compose.training(s, found), compose.cell_maps(s, found)
     with checkpoint.manager(own / "checkpoints", run.config.runtime.checkpoints_to_keep) as manager:
-        sparse = _variables(stages, checkpoint.newest(manager))
+        sparse = _variables(s, training.phases, checkpoint.newest(manager))
     arrays: dict[str, Any] = {"asked": json.dumps(wanted)}
     with progress.busy(f"{run.name}: features of its cells"):
         if "kendall_images" in wanted:
-            place = shared(run.config.method, stages[0].name, found)
+            place = shared(title(run.config), training.phases[0], found)
             kept = shelf.take(place) if place else None
             if kept is None:
                 raise UserError(
@@ -85,7 +85,7 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
                     "allowed: an experiment whose folder shared/ is kept until its runs are finished"
                 )
             images = _chosen(s, wanted["kendall_images"]).images
-            arrays["kendall"] = kendall(maps, _variables(stages[:1], kept), sparse, images)
+            arrays["kendall"] = kendall(maps, _variables(s, training.phases[:1], kept), sparse, images)
         if "tsne_images" in wanted:
             split = _chosen(s, wanted["tsne_images"])
             features = pooled(maps, sparse, split.images, wanted["tsne_cell"] - 1)
@@ -95,13 +95,14 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
     folder.write_bytes(own / FILE, buffer.getvalue())
 
 
-def _variables(stages: list[Stage], kept: checkpoint.Checkpoint | None) -> Variables:
-    """The variables at the end of the last of `stages`."""
+def _variables(s: Setting, phases: Sequence[Phase], kept: checkpoint.Checkpoint | None) -> Variables:
+    """The network at the end of the last of `phases`."""
     assert kept is not None
-    template: Any = None
-    for stage in stages:
-        template = jax.eval_shape(stage.start, template)
-    return checkpoint.restore(template, kept.leaves).variables
+    leaves, _ = keeping.state_of(kept)
+    (own,) = seeds.members(checkpoint.restore(template(s, phases), leaves).variables, 1)
+    network = phases[-1].network
+    assert network is not None  # every phase of a recipe has one
+    return network(own)
 
 
 def _chosen(s: Setting, number: int) -> Split:

@@ -1,8 +1,8 @@
-"""Which stages of different runs are the same, so that an experiment does them once.
+"""Which phases of different runs are the same, so that an experiment does them once.
 
-Neither the first step of a search with dense operations nor the dense pre-training of a genotype depends on how many
-weights will be pruned. A stage's end is named by a digest of every field of the configuration but those that this
-stage never reads; a field that is not listed here counts, so a new one makes less be shared, never something wrong.
+Neither the dense part of a search nor the dense pre-training of an architecture depends on how many weights will be
+pruned: a phase says which fields of the configuration it does not read (`phases.Phase.unread`). Its end is named by a
+digest of all the others, so a field that nobody has thought of makes less be shared, never something wrong.
 """
 
 import hashlib
@@ -10,52 +10,45 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax import config_io
+from dass_jax import architectures, config
 from dass_jax.config import Config
+from dass_jax.phases import Phase
 from dass_jax.runtime.shelf import Shelf
 
-TRAINING = ("network", "train", "data.cutout")
-SEARCH = ("method", "genotype", "search", "hypergradient", "data.validation_fraction")
-UNREAD = {
-    ("dass", "step1"): ("sparsity", "search.prune_epochs", "search.scores_lr", *TRAINING),
-    ("darts_sparse", "step1"): ("sparsity", "search.scores_lr", *TRAINING),
-}
-"""(method, stage) → sections and fields that a search's first stage does not read."""
-PRETRAIN_UNREAD = (
-    *SEARCH,
-    *("sparsity", "train.score_epochs", "train.finetune_epochs", "train.scores_lr", "train.finetune_lr"),
-)
-"""The same of pre-training, which is that of a genotype, whoever found it."""
+NEVER_READ = ("controls", "plugins")
+SEARCH_UNREAD = ("network", "train", "data.cutout")
+"""What no search reads."""
+TRAINING_UNREAD = ("method", "space", "hypergradient", "architecture", "data.validation_fraction")
+"""What no training reads, which is that of an architecture, whoever found it."""
 
 
-def stage_digest(config: Config, machine: Any, method: str, stage: str, genotype: Any) -> str | None:
-    """16 hexadecimal digits, equal for stages that end in the same bits; None if the stage is not to be shared.
+def phase_digest(c: Config, machine: Any, method: str, phase: Phase, architecture: Any) -> str:
+    """16 hexadecimal digits, equal for phases that end in the same bits.
 
     Args:
       machine: what the bits depend on beside the configuration: versions and devices, JSON-able.
-      genotype: of the trained network; None in a search.
+      architecture: of the trained network; None in a search, or for a network that has none.
     """
-    unread = PRETRAIN_UNREAD if stage == "pretrain" else UNREAD.get((method, stage))
-    if unread is None:
-        return None
+    searching = phase.network is None
+    unread = {*NEVER_READ, *(SEARCH_UNREAD if searching else TRAINING_UNREAD), *phase.unread}
 
     def is_read(name: str) -> bool:
-        sections = {name, name.partition(".")[0]}
-        # A stage that has left out steps is not one that would have stopped at them.
-        counts = name == "runtime.nonfinite" or name not in config_io.NOT_IN_RESULT
-        return counts and sections.isdisjoint(unread)
+        # A phase that has left out steps is not one that would have stopped at them.
+        counts = name == "runtime.nonfinite" or name not in config.NOT_IN_RESULT
+        return counts and {name, name.partition(".")[0]}.isdisjoint(unread)
 
-    fields = {name: value for name, value in config_io.flatten(config).items() if is_read(name)}
-    whose = None if stage == "pretrain" else method
-    everything = [stage, whose, genotype, fields, machine]
+    own = config.control(c, method) if searching and method != config.title(c) else c
+    fields = {name: value for name, value in config.flatten(own).items() if is_read(name)}
+    whose = method if searching else None
+    found = None if architecture is None else architectures.to_json(architecture)
+    everything = [phase.name, whose, found, fields, machine]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def shelf(config: Config, machine: Any, folder: pathlib.Path) -> Shelf:
-    """The places in `folder` for the stages of a run."""
+def shelf(c: Config, machine: Any, folder: pathlib.Path) -> Shelf:
+    """The places in `folder` for the phases of a run."""
 
-    def place(method: str, stage: str, genotype: Any) -> pathlib.Path | None:
-        digest = stage_digest(config, machine, method, stage, genotype)
-        return None if digest is None else folder / f"{stage}-{digest}"
+    def place(method: str, phase: Phase, architecture: Any) -> pathlib.Path:
+        return folder / f"{phase.name}-{phase_digest(c, machine, method, phase, architecture)}"
 
     return place

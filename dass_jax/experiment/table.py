@@ -6,19 +6,27 @@ import json
 import pathlib
 from typing import Any
 
+from dass_jax.config import title
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
-from dass_jax.running import CLOCKS
 from dass_jax.runtime import folder
 
-COLUMNS = (
-    *("run", "network", "method", "keep", "seed", "status", "dense", "sparse", "test_images"),
+FIRST = ("run", "network", "method", "keep", "seed", "status")
+REST = (
+    *("final", "metric", "unit", "higher_is_better", "test_examples"),
     *("total", "prunable", "kept", "kept_with_bn_bias", "macs_dense", "macs_nonzero", "nid", "compression"),
-    *(f"seconds_{clock}" for clock in CLOCKS),
-    *("seconds", "seconds_shared", "co2_g", "latency_ms", "genotype", "error"),
+    *("seconds_compile", "seconds_search", "seconds_training"),
+    *("seconds", "seconds_shared", "co2_g", "latency_ms", "architecture", "error"),
 )
-"""Accuracies in per cent; seconds are what the run would cost alone, `seconds_shared` the part of them that another run
-of the experiment has spent; CO2 in grams, of `seconds`; latency of one image in milliseconds, where it was measured."""
+"""Between the two a column for each evaluation of the recipes (dense, sparse), with the task's main metric; `final` is
+the last of them. Seconds are what the run would cost alone, `seconds_shared` the part of them that another run of the
+experiment has spent; CO2 in grams, of `seconds`; latency of one image in milliseconds, where it was measured."""
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """All columns of some rows."""
+    named = {*FIRST, *REST}
+    return [*FIRST, *dict.fromkeys(name for row in rows for name in row if name not in named), *REST]
 
 
 def write(plan: Plan, path: pathlib.Path) -> list[dict[str, Any]]:
@@ -27,7 +35,7 @@ def write(plan: Plan, path: pathlib.Path) -> list[dict[str, Any]]:
     before = {row["run"]: row.get("latency_ms") or "" for row in _read(file)}
     rows = [row_of(run, path, plan.report, before.get(run.name, "")) for run in plan.runs]
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     folder.write_text(file, text.getvalue())
@@ -44,7 +52,7 @@ def _read(file: pathlib.Path) -> list[dict[str, str]]:
 def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") -> dict[str, Any]:
     """The row of a run of the experiment in `path`; a column without a value is left out."""
     config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
-    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method}
+    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": title(config)}
     row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
     failed = error.exists()
     if failed:  # of a finished run: of what the report needs beside it
@@ -54,19 +62,31 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
         return row
     row["status"] = "finished"
     found = json.loads((own / "results.json").read_text(encoding="utf-8"))
-    row |= {name: found["accuracy"][name] for name in ("dense", "sparse", "test_images")}
+    task, metric = found["task"], found["task"]["metric"]
+    results = {name: figures[metric] for name, figures in found["evaluations"].items()}
+    row |= {**results, "final": list(results.values())[-1], "metric": metric, "unit": task["unit"]}
+    row |= {"higher_is_better": task["higher_is_better"], "test_examples": task["examples"]}
     row |= {name: found["parameters"][name] for name in ("total", "prunable", "kept", "kept_with_bn_bias")}
     row |= {f"macs_{name}": found["macs"][name] for name in ("dense", "nonzero")}
-    row |= {name: found[name] for name in ("nid", "compression")}
-    row |= {f"seconds_{clock}": found["seconds"].get(clock, "") for clock in CLOCKS}
+    row |= {name: "" if found[name] is None else found[name] for name in ("nid", "compression")}
+    row |= {f"seconds_{part}": round(value, 2) for part, value in seconds_of(own, found["seconds"]).items()}
     row["seconds"] = round(sum(found["seconds"].values()), 2)
     row["seconds_shared"] = round(shared_seconds(own / "metrics.jsonl"), 2)
     co2 = grams(row["seconds"], report) if report.watts else carbon.grams(own, row["seconds"])
     if co2 is not None:
         row["co2_g"] = round(co2, 3)
     row["latency_ms"] = latency_of(own, latency)
-    row["genotype"] = json.dumps(found["genotype"], separators=(",", ":")) if found.get("genotype") else ""
+    row["architecture"] = json.dumps(found["architecture"], separators=(",", ":")) if found["architecture"] else ""
     return row
+
+
+def seconds_of(own: pathlib.Path, seconds: dict[str, float]) -> dict[str, float]:
+    """A run's seconds of compiling, searching and training, as its phases are declared."""
+    found = {"compile": seconds["compile"], "search": 0.0, "training": 0.0}
+    declared = json.loads((own / "phases.json").read_text(encoding="utf-8"))["methods"]
+    for phase in next(iter(declared.values())):
+        found[phase["chain"]] += seconds.get(phase["name"], 0.0)
+    return found
 
 
 def latency_of(own: pathlib.Path, otherwise: str) -> Any:

@@ -80,9 +80,16 @@ def predicted(table: Table, genotype: Genotype, sizes: Sizes) -> float:
 
 def references(nodes: int) -> list[Genotype]:
     """Whose networks give `rest`."""
-    from dass_jax.methods import random
+    return [sampled(seed, nodes) for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + REFERENCES)]
 
-    return [random.sample(seed, nodes) for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + REFERENCES)]
+
+def sampled(seed: int, nodes: int) -> Genotype:
+    """A random genotype."""
+    import numpy as np
+
+    from dass_jax.spaces.darts import sample
+
+    return sample(np.random.default_rng(seed), nodes)
 
 
 def graphs(sizes: Sizes) -> dict[str, tuple[Any, Any, int]]:
@@ -144,9 +151,7 @@ def errors(
     import numpy as np
     from scipy import stats
 
-    from dass_jax.methods import random
-
-    found = [random.sample(seed, sizes.nodes) for seed in range(number)]
+    found = [sampled(seed, sizes.nodes) for seed in range(number)]
     there = np.array(_networks(found, sizes, runner, warm_up, repetitions))
     wanted = np.array([predicted(table, one, sizes) for one in found])
     return {

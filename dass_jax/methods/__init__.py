@@ -1,4 +1,4 @@
-"""How architectures are searched: one file for each method, and a line in `METHODS`. Methods know networks as functions.
+"""How architectures are searched: one file for each method, a line in `METHODS`. Networks are known as functions.
 
 A paper is a short composition of the axes: relaxation, sparsity, update.
 """

@@ -1,4 +1,4 @@
-"""Architectures that nothing searches: one drawn at random, the control that any search has to beat, and a given one."""
+"""Architectures that nothing searches: a random one, the control that any search has to beat, and a given one."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Trainable networks: those made of a found architecture, and published ones. One file for each, a line in `NETWORKS`."""
+"""Trainable networks, made of a found architecture or published: one file for each, a line in `NETWORKS`."""
 
 import functools
 from collections.abc import Callable

@@ -1,10 +1,10 @@
 """The run folder: the interface between training, report and deployment.
 
-config.toml  environment.json  metrics.jsonl  genotype.json  results.json  report.html  events/  checkpoints/  networks/
-lock
+config.toml  environment.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html  events/
+checkpoints/  networks/  lock
 
-With several seeds, genotype_<seed>.json of each takes the place of genotype.json; a run that was stopped in the middle
-of an epoch has pauses/. What a killed process was about to write has the name of its file with further letters.
+With several seeds, architecture_<seed>.json of each takes the place of architecture.json. What a killed process was
+about to write has the name of its file with further letters.
 """
 
 import contextlib
@@ -151,9 +151,9 @@ def _commit() -> str:
     return name + ("+" if changed.stdout.strip() else "")
 
 
-def genotype_names(seeds: Sequence[int]) -> list[str]:
-    """The file of each seed's genotype."""
-    return ["genotype.json"] if len(seeds) == 1 else [f"genotype_{seed}.json" for seed in seeds]
+def architecture_names(seeds: Sequence[int]) -> list[str]:
+    """The file of each seed's architecture."""
+    return ["architecture.json"] if len(seeds) == 1 else [f"architecture_{seed}.json" for seed in seeds]
 
 
 def append_metrics(path: pathlib.Path, record: dict[str, Any]) -> int:

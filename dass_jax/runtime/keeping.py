@@ -1,19 +1,25 @@
-"""What a run keeps in its folder while it goes on: lines of metrics, events, checkpoints, pauses, networks.
+"""What a run keeps in its folder while it goes on: lines of metrics, events, checkpoints, networks.
 
-Of several processes the first one does it for all: in the others None takes the place of the `Keeper`.
+A checkpoint holds the state after an epoch or, as a pause, in the middle of one, with what its steps have seen so far;
+its facts say which. The newest readable one is the place from which the next run goes on. Of several processes the
+first one keeps for all: in the others None takes the place of the `Keeper`.
 """
 
 import contextlib
+import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorboardX
+from tensorboardX.summary import hparams as hparams_summary
 
-from dass_jax.runtime import checkpoint, folder, hosts, networks, pauses
+from dass_jax.runtime import checkpoint, folder, hosts, networks
 from dass_jax.runtime.calls import Done
 
-PAUSES = "pauses"
+NOTHING = {"saved": 0, "metrics_bytes": 0, "epochs": {}, "methods": {}, "current": {}, "declared": {}}
+"""The facts of a run that has not begun."""
 
 
 class Keeper(NamedTuple):
@@ -22,12 +28,21 @@ class Keeper(NamedTuple):
     path: pathlib.Path
     checkpoints: Any
     """`checkpoint.manager`"""
-    events: Any
-    """`tensorboardX.SummaryWriter`"""
+    writers: dict[str, Any]
+    """Event folder → `tensorboardX.SummaryWriter`."""
+    epochs: dict[str, int]
+    """Event folder → epochs done where the run goes on: what was written after them is dropped."""
+
+
+class Found(NamedTuple):
+    """Where a run goes on, and what there is to say about checkpoints that are damaged."""
+
+    newest: checkpoint.Checkpoint | None
+    said: list[str]
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, pauses.Found]]:
+def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, Found]]:
     """(keeper, where the run goes on) of the folder `path`, in which the newest `keep` checkpoints stay. What was
     written after the place at which the run goes on is dropped; at the block's end everything is on the disk.
 
@@ -35,48 +50,113 @@ def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, pause
       UserError: in all processes, if there are checkpoints and none can be read.
     """
     if not hosts.first():
-        yield None, _of_all(lambda: pauses.Found(None, []))
+        yield None, _of_all(lambda: Found(None, []))
         return
     checkpoints = checkpoint.manager(path / "checkpoints", keep)
+    writers: dict[str, Any] = {}
     try:
-        found = _of_all(lambda: pauses.newest(path / PAUSES, checkpoints))
-        facts = found.newest.facts if found.newest else {"step": 0, "metrics_bytes": 0}
+        found = _of_all(lambda: newest(checkpoints))
+        facts = found.newest.facts if found.newest else NOTHING
         folder.cut_metrics(path / "metrics.jsonl", facts["metrics_bytes"])
-        events = tensorboardX.SummaryWriter(str(path / "events"), purge_step=facts["step"] + 1)
-        with contextlib.closing(events):
-            yield Keeper(path, checkpoints, events), found
+        yield Keeper(path, checkpoints, writers, dict(facts["epochs"])), found
     finally:
+        for writer in writers.values():
+            writer.close()
         checkpoints.wait_until_finished()
         checkpoints.close()
 
 
-def _of_all(found: Callable[[], pauses.Found]) -> pauses.Found:
+def newest(checkpoints: Any) -> Found:
+    """The newest checkpoint that can be read; what is newer and damaged is removed."""
+    found = checkpoint.newest(checkpoints)
+    if found is None:
+        return Found(None, [])
+    for step in [step for step in checkpoints.all_steps() if step > found.step]:
+        checkpoints.delete(step)
+    return Found(found, [f"{skipped}: going back to checkpoint {found.step}" for skipped in found.skipped])
+
+
+def _of_all(found: Callable[[], Found]) -> Found:
     """What the first process has found."""
-    return hosts.told(found, pauses.packed, pauses.unpacked)
+
+    def packed(found: Found) -> bytes:
+        own = b"" if found.newest is None else checkpoint.packed(found.newest)
+        said = json.dumps(found.said).encode()
+        return len(said).to_bytes(8) + said + own
+
+    def unpacked(data: bytes) -> Found:
+        end = 8 + int.from_bytes(data[:8])
+        own = data[end:]
+        return Found(checkpoint.unpacked(own) if own else None, json.loads(data[8:end]))
+
+    return hosts.told(found, packed, unpacked)
 
 
-def line(k: Keeper | None, record: dict[str, Any], step: int) -> int:
-    """Metrics and events of one epoch of one seed; the metrics' size in bytes after it."""
+def state_of(found: checkpoint.Checkpoint) -> tuple[dict[str, Any], Done]:
+    """(leaves of the state, how far the epoch had come) of a checkpoint."""
+    at = found.facts.get("at", {})
+    start = "['state']"
+    own = {path.removeprefix(start): leaf for path, leaf in found.leaves.items() if path.startswith(start)}
+    numbered = {
+        int(match[1]): leaf
+        for path, leaf in found.leaves.items()
+        if (match := re.fullmatch(r"\['infos'\]\[(\d+)\]", path))
+    }
+    infos = tuple(numbered[n] for n in sorted(numbered))
+    return own, Done(at["step"], infos, at["seconds"]) if "step" in at else Done()
+
+
+def line(k: Keeper | None, record: dict[str, Any], epoch: int) -> int:
+    """Metrics and events of one epoch of one seed; the metrics' size in bytes after it.
+
+    Args:
+      epoch: of the method, over all of its phases.
+    """
     if k is None:
         return 0
-    whose = f"/seed {record['seed']}" if "seed" in record else ""
+    writer = _writer(k, event_folder(record["method"], record.get("seed")))
     for name, value in record.items():
         if isinstance(value, float):
-            k.events.add_scalar(f"{record['method']}{whose}/{record['stage']}/{name}", value, step)
+            writer.add_scalar(f"{record['phase']}/{name}", value, epoch)
     return folder.append_metrics(k.path / "metrics.jsonl", record)
+
+
+def event_folder(method: str, seed: int | None) -> str:
+    """Under which name TensorBoard shows a method: beside, and over, all others."""
+    return method if seed is None else f"{method}-seed{seed}"
+
+
+def _writer(k: Keeper, name: str) -> Any:
+    if name not in k.writers:
+        purge = k.epochs.get(name, 0) + 1
+        k.writers[name] = tensorboardX.SummaryWriter(str(k.path / "events" / name), purge_step=purge)
+    return k.writers[name]
+
+
+def hparams(k: Keeper | None, method: str, seed: int | None, given: dict[str, Any], figures: dict[str, float]) -> None:
+    """A method's configuration and results, for TensorBoard's table of runs."""
+    if k is None:
+        return
+    plain = {name: value for name, value in given.items() if isinstance(value, bool | int | float | str)}
+    writer = _writer(k, event_folder(method, seed))
+    for summary in hparams_summary(plain, {f"result/{name}": value for name, value in figures.items()}):
+        writer.file_writer.add_summary(summary)
+    for name, value in figures.items():
+        writer.add_scalar(f"result/{name}", value, 0)
 
 
 def state(k: Keeper | None, state: Any, facts: dict[str, Any]) -> None:
     """A checkpoint, written in the background, of a state and of what is known beside it."""
     if k is not None:
-        checkpoint.save(k.checkpoints, facts["step"], state, facts)
+        checkpoint.save(k.checkpoints, facts["saved"], {"state": state, "infos": []}, facts)
 
 
 def pause(k: Keeper | None, state: Any, done: Done, facts: dict[str, Any]) -> None:
-    """A pause, after all checkpoints that are under way."""
+    """A checkpoint in the middle of an epoch; it is there when this returns."""
     if k is not None:
+        at = {**facts["at"], "step": done.steps, "seconds": done.seconds}
+        checkpoint.save(k.checkpoints, facts["saved"], {"state": state, "infos": list(done.infos)}, {**facts, "at": at})
         k.checkpoints.wait_until_finished()
-        pauses.save(k.path / PAUSES, state, done, facts)
 
 
 def network(k: Keeper | None, network: networks.Network) -> None:
@@ -85,14 +165,7 @@ def network(k: Keeper | None, network: networks.Network) -> None:
         networks.save(k.path, network)
 
 
-def facts(k: Keeper | None, name: str, data: Any) -> None:
+def file(k: Keeper | None, name: str, data: Any) -> None:
     """A file of JSON."""
     if k is not None:
         folder.write_json(k.path / name, data)
-
-
-def finish(k: Keeper | None, results: Any) -> None:
-    """The run's results; its pauses are then of no more use."""
-    facts(k, "results.json", results)
-    if k is not None:
-        pauses.clear(k.path / PAUSES)

@@ -31,7 +31,7 @@ class Need(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A stage's batch, as the configuration says it."""
+    """A phase's batch, as the configuration says it."""
 
     section: str
     """The section with `batch_size` and `accumulate`."""
@@ -39,8 +39,8 @@ class Batch(NamedTuple):
     """Images on all devices."""
     parts: int
     """`accumulate`."""
-    remat: bool | None = None
-    """`remat`; None for a section that has no such field."""
+    remat: str | None = None
+    """The field that would have the program recompute what it now keeps; None: there is none, or it does."""
 
 
 def needed(compiled: Any) -> Need | None:
@@ -149,8 +149,8 @@ def proposal(need: Need, there: int, batch: Batch, devices: int) -> list[str]:
         found.append(f"{batch.section}.batch_size = {images * batch.parts * devices}")
         parts = next(k for k in range(batch.parts, own + 1) if own % k == 0 and own // k <= images)
         found.append(f"{batch.section}.accumulate = {parts}")
-    if batch.remat is False:
-        found.append(f"{batch.section}.remat = true")
+    if batch.remat is not None:
+        found.append(f"{batch.remat} = true")
     return found
 
 

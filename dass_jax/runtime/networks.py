@@ -1,6 +1,6 @@
 """What a run leaves of each trained network: RUN/networks/METHOD-SEED.npz, arrays by their paths and no pickle.
 
-Checkpoints are of the stage in which a run stands, and the oldest go; these stay.
+Checkpoints are of the phase in which a run stands, and the oldest go; these stay.
 """
 
 import io
@@ -24,11 +24,11 @@ class Network(NamedTuple):
 
     method: str
     seed: int
-    genotype: Any
+    architecture: Any
     """JSON of it; None for a published network."""
     variables: variables.Variables
-    accuracy: float | None = None
-    """Per cent on the test set; None: not known."""
+    result: float | None = None
+    """The task's main metric on the test set; None: not known."""
 
 
 def path(run: pathlib.Path, method: str, seed: int) -> pathlib.Path:
@@ -44,7 +44,7 @@ def save(run: pathlib.Path, network: Network) -> None:
         name: np.where(masks[name], value, 0) if name in masks else value
         for name, value in variables.flatten(v[PARAMS]).items()
     }
-    facts = {"method": network.method, "seed": network.seed, "genotype": network.genotype, "accuracy": network.accuracy}
+    facts = {name: value for name, value in network._asdict().items() if name != "variables"}
     groups = {PARAMS: params, MASKS: masks, BATCH_STATS: variables.flatten(v[BATCH_STATS])}
     arrays = {f"{group}/{name}": np.asarray(x) for group, leaves in groups.items() for name, x in leaves.items()}
     target = path(run, network.method, network.seed)

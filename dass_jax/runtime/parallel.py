@@ -23,7 +23,8 @@ AXIS = "devices"
 
 
 class Layout(NamedTuple):
-    """How the arrays of a run lie on its devices, and how its programs get there."""
+    """How the arrays of a run lie on its devices, and how its programs get there. What depends on the seed has a
+    leading axis over the seeds, of length 1 too."""
 
     put: Callable[[Any], Any]
     """What a program trains or evaluates, of all seeds. What is put there shares no memory with what it was."""
@@ -31,18 +32,41 @@ class Layout(NamedTuple):
     """What all devices need whole."""
     get: Callable[[Any], Any]
     """The way back of what was put there, and of what a program returns, as NumPy arrays of their own."""
+    over: Callable[[Callable[..., Any], tuple[int | None, ...]], Callable[..., Any]]
+    """(function of one seed, in_axes as for `jax.vmap`) → that of all seeds."""
     program: Callable[[Callable[..., Any], tuple[Any, ...], bool], Any]
     """(function, arguments like those to come, whether the first one's memory goes to the result) → compiled. The first
     two arguments are on the devices, the rest are the host's."""
+    sharing: int
+    """Devices that share a batch."""
+    over_devices: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+    """`mean` or `total` → the same, or what stands for it where the devices share no batch."""
 
 
-def of_batches(devices: Sequence[jax.Device]) -> Layout:
+def layout(devices: Sequence[jax.Device], seeds: int, apart: bool) -> Layout:
+    """Of `seeds` seeds.
+
+    Args:
+      apart: the devices share the seeds, and each has whole batches, instead of sharing every batch.
+    """
+    return _of_seeds(devices) if apart and len(devices) > 1 else _of_batches(devices, seeds)
+
+
+def _of_batches(devices: Sequence[jax.Device], seeds: int) -> Layout:
     """Devices that share each batch: everything has a leading axis over them, and they agree on it."""
     put = functools.partial(replicate, devices=devices)
-    return Layout(put, put, unreplicate, lambda function, *given: program(function, devices, *given))
+    return Layout(
+        put,
+        put,
+        unreplicate,
+        functools.partial(over_seeds, seeds),
+        lambda function, *given: program(function, devices, *given),
+        len(devices),
+        lambda reduce: reduce,
+    )
 
 
-def of_seeds(devices: Sequence[jax.Device]) -> Layout:
+def _of_seeds(devices: Sequence[jax.Device]) -> Layout:
     """Devices that share the seeds, as `each_seed` does: a device holds the state of its own."""
     own, whole = (NamedSharding(_mesh(devices), spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
 
@@ -53,8 +77,42 @@ def of_seeds(devices: Sequence[jax.Device]) -> Layout:
         lambda tree: jax.device_put(jax.tree.map(np.array, tree), own),
         lambda tree: jax.device_put(tree, whole),
         lambda tree: jax.tree.map(np.array, tree),
+        lambda function, in_axes: each_seed(function, devices, in_axes, 0),
         compiled,
+        1,
+        lambda reduce: alone,
     )
+
+
+def over_seeds(count: int, function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """`function` for `count` seeds: batched over the arguments whose entry in `in_axes` is 0, shared in the others.
+
+    On an accelerator the seeds advance together (`vmap`). On a CPU the one program takes them one after another:
+    together they would not fit into its caches, and compile for longer (`each_seed` has a device for each). A single
+    seed's program is that of the function itself.
+    """
+    if count > 1 and jax.default_backend() != "cpu":
+        return jax.vmap(function, in_axes)
+
+    def over_all(*arguments: Any) -> Any:
+        batched = [argument for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0]
+
+        def of_one(own: list[Any]) -> Any:
+            parts = iter(own)
+            return function(
+                *(argument if axis is None else next(parts) for argument, axis in zip(arguments, in_axes, strict=True))
+            )
+
+        if count == 1:
+            return jax.tree.map(lambda x: x[None], of_one(jax.tree.map(lambda x: x[0], batched)))
+        return jax.lax.map(of_one, batched)
+
+    return over_all
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`."""
+    return max(d for d in range(1, min(number, most) + 1) if number % d == 0)
 
 
 def each_seed(

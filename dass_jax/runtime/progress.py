@@ -45,17 +45,17 @@ class Progress:
             thread.join()
 
     @contextlib.contextmanager
-    def stage(self, name: str, done: int, epochs: int) -> Iterator["Stage"]:
-        """The progress of one stage that starts after `done` epochs."""
+    def phase(self, name: str, done: int, epochs: int) -> Iterator["Phase"]:
+        """The progress of one phase that starts after `done` epochs."""
         bar = tqdm.tqdm(
             total=epochs, initial=done, desc=name, unit="epoch", file=self.stream, disable=not self.terminal, leave=True
         )
         with bar:
-            yield Stage(self, bar, name, done, epochs)
+            yield Phase(self, bar, name, done, epochs)
 
 
-class Stage:
-    """One stage's bar or lines."""
+class Phase:
+    """One phase's bar or lines."""
 
     def __init__(self, progress: Progress, bar: tqdm.tqdm, name: str, done: int, epochs: int) -> None:
         self.progress, self.bar, self.name, self.done, self.epochs = progress, bar, name, done, epochs

@@ -1,8 +1,8 @@
-"""What several runs have in common is done once: the end of a chain's first stage, kept for the runs that come after.
+"""What several runs have in common is done once: the end of a chain's first phase, kept for the runs that come after.
 
-A place on the shelf is a folder whose name says everything that the stage's end depends on. It holds one checkpoint in
-the format of a run's own, with the stage's lines of metrics among its facts. Who takes it goes on with the same bits as
-if it had done the stage itself.
+A place on the shelf is a folder whose name says everything that the phase's end depends on. It holds one checkpoint in
+the format of a run's own, with the phase's lines of metrics among its facts. Who takes it goes on with the same bits as
+if it had done the phase itself.
 """
 
 import json
@@ -15,7 +15,7 @@ from dass_jax.errors import UserError
 from dass_jax.runtime import checkpoint
 
 Shelf = Callable[[str, str, Any], pathlib.Path | None]
-"""(method, name of the stage, genotype or None in a search) → the place of the stage's end; None: no place for it."""
+"""(method, phase, architecture or None in a search) → the place of the phase's end; None: no place for it."""
 
 
 def take(place: pathlib.Path) -> checkpoint.Checkpoint | None:
@@ -32,15 +32,15 @@ def take(place: pathlib.Path) -> checkpoint.Checkpoint | None:
 
 
 def put(place: pathlib.Path, state: Any, facts: dict[str, Any]) -> None:
-    """Lays down a stage's end, whole or not at all; what lies there already stays."""
+    """Lays down a phase's end, whole or not at all; what lies there already stays."""
     if take(place) is None:
         with checkpoint.manager(place, keep=1) as manager:
-            checkpoint.save(manager, 1, state, facts)
+            checkpoint.save(manager, 1, {"state": state, "infos": []}, facts)
             manager.wait_until_finished()
 
 
-def facts(run: pathlib.Path, method: str, stage: str, accuracy: dict[str, float]) -> dict[str, Any]:
-    """What is kept of a stage beside its state: its lines of metrics, the accuracy at its end, whose it is."""
+def facts(run: pathlib.Path, method: str, phase: str, evaluations: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a phase beside its state: its lines of metrics, the evaluations at its end, whose it is."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    own = [line for line in lines if (line["method"], line["stage"]) == (method, stage)]
-    return {"lines": own, "accuracy": accuracy, "origin": run.name}
+    own = [line for line in lines if (line["method"], line["phase"]) == (method, phase)]
+    return {"lines": own, "evaluations": evaluations, "origin": run.name}

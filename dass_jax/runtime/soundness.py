@@ -1,9 +1,9 @@
-"""Steps whose numbers are not finite: which is the first, what was wrong with it, and what the others come to.
+"""What the steps of an epoch have seen: by name, averaged, and which of them are not finite.
 
-Infos are here those of all steps of some epochs: every leaf [epochs, steps], over several seeds [epochs, seeds, steps].
+Infos are here those of all steps of an epoch: {level: Info}, every leaf [seeds, steps].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,12 @@ import numpy as np
 
 from dass_jax.bilevel import Info
 
+Infos = Mapping[str, Info]
+
 
 class Unsound(NamedTuple):
     """The first step that is not finite."""
 
-    epoch: int
-    """Of those of the infos, from 0."""
     step: int
     """Of the epoch, from 0."""
     seed: int
@@ -27,39 +27,35 @@ class Unsound(NamedTuple):
     """Collection → the first leaf of its gradient that is not finite."""
 
 
-def named(info: Any) -> dict[str, Any]:
-    """The figures of an info by name: with a prefix for each level of a bi-level step."""
-    if hasattr(info, "upper"):
-        levels = {level: named(getattr(info, level)) for level in sorted(info._fields)}
-        return {f"{level}_{name}": value for level, found in levels.items() for name, value in found.items()}
-    found = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm}
-    return found if info.cosine is None else {**found, "cosine": info.cosine}
+def named(infos: Infos) -> dict[str, Any]:
+    """The figures by name, with a prefix for each level where there are several."""
+    found = {}
+    for level, info in sorted(infos.items()):
+        prefix = f"{level}_" if len(infos) > 1 else ""
+        figures = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm, "cosine": info.cosine}
+        found.update({prefix + name: value for name, value in figures.items() if value is not None})
+    return found
 
 
-def bad_steps(infos: Any) -> np.ndarray:
-    """bool, of the shape of the infos' leaves: where a figure is not finite."""
+def bad_steps(infos: Infos) -> np.ndarray:
+    """bool [seeds, steps]: where a figure is not finite."""
     return np.any([~np.isfinite(values) for values in named(infos).values()], axis=0)
 
 
-def first(infos: Any) -> Unsound | None:
-    """The first step that is not finite, None if all are."""
+def first(infos: Infos) -> Unsound | None:
+    """The first step that is not finite, None if all are; of the seeds that go wrong in one step the first."""
     wrong = bad_steps(infos)
     if not wrong.any():
         return None
-    # Of the seeds that go wrong in one step the first: their axis goes last.
-    places = np.argwhere(np.moveaxis(wrong.reshape(wrong.shape[0], -1, wrong.shape[-1]), 1, 2))
-    epoch, step, seed = (int(n) for n in places[0])
-    at = (epoch, step) if wrong.ndim == 2 else (epoch, seed, step)
-    figures = {name: float(values[at]) for name, values in named(infos).items() if not np.isfinite(values[at])}
-    levels = jax.tree.leaves(infos, is_leaf=lambda x: isinstance(x, Info))
+    step, seed = (int(n) for n in np.argwhere(wrong.T)[0])
+    figures = {name: float(x[seed, step]) for name, x in named(infos).items() if not np.isfinite(x[seed, step])}
     leaves = {
-        name: int(values[at])
-        for level in levels
-        if isinstance(level, Info)
-        for name, values in (level.unsound or {}).items()
-        if values[at] >= 0
+        name: int(values[seed, step])
+        for info in infos.values()
+        for name, values in (info.unsound or {}).items()
+        if values[seed, step] >= 0
     }
-    return Unsound(epoch, step, seed, figures, leaves)
+    return Unsound(step, seed, figures, leaves)
 
 
 def message(found: Unsound, label: str, seeds: Sequence[int] | None, epoch: int, variables: Any) -> str:
@@ -67,7 +63,7 @@ def message(found: Unsound, label: str, seeds: Sequence[int] | None, epoch: int,
 
     Args:
       seeds: to be named; None for a run that has only one.
-      epoch: the number, from 1, of the first epoch of the infos.
+      epoch: from 1.
       variables: {collection: tree}, for the names of the leaves.
     """
     whose = "" if seeds is None else f", seed {seeds[found.seed]}"
@@ -77,7 +73,7 @@ def message(found: Unsound, label: str, seeds: Sequence[int] | None, epoch: int,
         for name, n in found.leaves.items()
     )
     return (
-        f"{label}{whose}, epoch {found.epoch + epoch}, step {found.step + 1}: {wrong}{leaves}; allowed: finite numbers "
+        f"{label}{whose}, epoch {epoch}, step {found.step + 1}: {wrong}{leaves}; allowed: finite numbers "
         "(a smaller learning rate may help, runtime.nonfinite = 'skip' leaves such steps out)"
     )
 
@@ -86,26 +82,24 @@ def _path(tree: Any, number: int) -> Any:
     return jax.tree_util.tree_leaves_with_path(tree)[number][0]
 
 
-def before(infos: Any, found: Unsound) -> tuple[np.ndarray, ...]:
+def before(infos: Infos, found: Unsound) -> tuple[np.ndarray, ...]:
     """The leaves of the infos with zeros from the first unsound step on."""
-    epochs, steps = bad_steps(infos).shape[0], bad_steps(infos).shape[-1]
-    earlier = np.arange(epochs * steps).reshape(epochs, steps) < found.epoch * steps + found.step
-
-    def cut(values: np.ndarray) -> np.ndarray:
-        return np.where(earlier if values.ndim == 2 else earlier[:, None], values, np.zeros((), values.dtype))
-
-    return tuple(cut(values) for values in jax.tree.leaves(infos))
+    earlier = np.arange(bad_steps(infos).shape[-1]) < found.step
+    return tuple(np.where(earlier, values, np.zeros((), values.dtype)) for values in jax.tree.leaves(infos))
 
 
-def means(infos: Any) -> tuple[Any, np.ndarray]:
-    """(figures averaged over the steps that are finite, how many are not), without the axis of the steps. Where no step
-    is finite the averages are not either."""
+def means(infos: Infos) -> list[dict[str, float]]:
+    """For each seed the figures, averaged over the steps that are finite, and "skipped_steps" where some are not. Where
+    no step is finite the averages are not either."""
     wrong = bad_steps(infos)
-    good = (~wrong).sum(-1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
+    good, found = (~wrong).sum(-1), [dict[str, float]() for _ in wrong]
+    for name, values in named(infos).items():
         # Unsound steps of any size, so that the sum of the others is the same whatever they hold.
         sums = np.where(wrong, 0, values).sum(-1, dtype=np.float64)
-        return np.where(good > 0, sums / np.maximum(good, 1), np.nan)
-
-    return jax.tree.map(mean, infos), wrong.sum(-1)
+        averages = np.where(good > 0, sums / np.maximum(good, 1), np.nan)
+        for one, average in zip(found, averages, strict=True):
+            one[name] = round(float(average), 6)
+    for one, skipped in zip(found, wrong.sum(-1), strict=True):
+        if skipped:
+            one["skipped_steps"] = int(skipped)
+    return found

@@ -43,7 +43,7 @@ class ConjugateGradient:
     iterations: Annotated[int, Range(1, 1000)] = 3
     """Iterations at most."""
     damping: NotNegative = 0.0
-    """Added to the diagonal of the lower Hessian: the lower level's weight decay belongs here, and an indefinite Hessian
+    """Added to the diagonal of the lower Hessian: the lower level's weight decay belongs here. An indefinite Hessian
     needs more to converge."""
 
 

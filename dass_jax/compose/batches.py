@@ -1,0 +1,54 @@
+"""How examples become batches: augmentation, normalisation, drop-path, and each device's part."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dass_jax.compose.setting import Setting
+from dass_jax.data import colour
+from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
+from dass_jax.phases import Feed
+from dass_jax.runtime import parallel
+from dass_jax.runtime.epoch import Examples, Prepare
+from dass_jax.tasks import Batch
+
+
+def prepare(s: Setting, feed: Feed) -> Prepare:
+    """Draws for the global batch, then this device's part of it."""
+    cutout = s.config.data.cutout if feed.cutout else 0
+    augmentation = Augmentation(s.config.data.crop_padding, s.config.data.flip, cutout)
+    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.layout.sharing
+    jitter = colour.Jitter(*(getattr(s.config.data, name) for name in colour.Jitter._fields))
+
+    def batch(data: Examples, rows: jax.Array, draw: jax.Array, rates: Mapping[str, Any]) -> Batch:
+        image_key, path_key = jax.random.split(draw)
+        draws = random_draws(image_key, rows.shape[0], s.image_shape[:2], augmentation)
+        scale = None
+        if feed.paths is not None:
+            dropped = rates["drop_path"]
+            kept = jax.random.bernoulli(path_key, 1 - dropped, (*feed.paths, rows.shape[0]))
+            scale = parallel.own_slice(kept / (1 - dropped), devices)
+        own, draws = jax.tree.map(lambda x: parallel.own_slice(x, devices), (rows, draws))
+        recolour = None
+        if any(jitter):
+            amounts, order = colour.random_draws(jax.random.fold_in(image_key, 0), rows.shape[0], jitter)
+            amounts = jax.tree.map(lambda x: parallel.own_slice(x, devices), amounts)
+            recolour = functools.partial(colour.recolour, draws=amounts, order=order)
+        images = augment(data.images[own], draws, augmentation, mean, std, recolour=recolour)
+        return Batch(images, data.targets[own], scale)
+
+    return batch
+
+
+def prepare_evaluation(s: Setting) -> Callable[..., Any]:
+    """(examples, indices, counted) → this device's (images, targets, counted)."""
+    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.layout.sharing
+
+    def part(data: Examples, rows: jax.Array, counted: jax.Array) -> Any:
+        own, weight = (parallel.own_slice(x, devices) for x in (rows, counted))
+        return normalise(data.images[own], mean, std), data.targets[own], weight
+
+    return part

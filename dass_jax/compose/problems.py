@@ -1,0 +1,148 @@
+"""From a configuration to searches, networks and trainings: the one room that knows both."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dass_jax import architectures, bilevel, config, sparsity
+from dass_jax.compose.setting import Setting, load_data, split_rows
+from dass_jax.config import Config
+from dass_jax.data import colour
+from dass_jax.data.augment import normalise
+from dass_jax.errors import UserError
+from dass_jax.methods import METHODS
+from dass_jax.methods import Problem as SearchProblem
+from dass_jax.networks import NETWORKS, Model
+from dass_jax.nn.layers import Average
+from dass_jax.phases import Search, Training
+from dass_jax.recipes import RECIPES
+from dass_jax.recipes import Problem as TrainingProblem
+from dass_jax.runtime import parallel
+from dass_jax.spaces import SPACES, Space
+from dass_jax.variables import BATCH_STATS, Variables
+
+
+def setting(c: Config) -> Setting:
+    """Loads the data and looks at the devices.
+
+    Raises:
+      UserError: if data, sizes and devices do not go together.
+    """
+    dataset, devices = load_data(c), parallel.all_devices(c.runtime.devices)
+    found = Setting(c, dataset, devices, tuple(range(c.seed, c.seed + c.seeds)))
+    if c.parallel.axis == "seeds":
+        parallel.check_seeds(c.data.streaming)
+        found = found.of(found.seeds)
+    if found.image_shape[2] != 3 and any(getattr(c.data, name) for name in colour.Jitter._fields):
+        raise UserError(
+            f"data.{', data.'.join(colour.Jitter._fields)}: one is set and the images have {found.image_shape[2]} "
+            "channels; allowed: 0 on anything but RGB"
+        )
+    for method in methods(c):
+        _check_feeds(found, method)
+    _check_batch(found, "train", c.train.fields, dataset.train.size, "the training images")
+    NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
+    return found
+
+
+def methods(c: Config) -> tuple[str, ...]:
+    """The methods of a run by their names in METHODS, the main one first."""
+    return (c.method.name, *c.controls)
+
+
+def _check_feeds(s: Setting, method: str) -> None:
+    """Raises UserError if a search's batches do not fit into its splits, or not onto the devices."""
+    fields = method_fields(s.config, method)
+    for phase in search(s, method).phases:
+        for feed in phase.feeds.values():
+            if feed is not None:
+                split = min(len(split_rows(s, feed.split, seed)) for seed in s.seeds)
+                what = "the training images" if feed.split == "whole" else f"its split, {feed.split}"
+                _check_batch(s, "method", fields, split // feed.batches, what)
+
+
+def _check_batch(s: Setting, table: str, fields: Any, most: int, what: str) -> None:
+    parallel.check_batch(f"{table}.batch_size", fields.batch_size, s.layout.sharing)
+    parallel.check_parts(f"{table}.accumulate", fields.accumulate, fields.batch_size // s.layout.sharing)
+    if fields.batch_size > most:
+        raise UserError(f"{table}.batch_size = {fields.batch_size}; allowed: at most {most}, {what}")
+
+
+def method_fields(c: Config, method: str) -> Any:
+    """The fields of a run's method: of a control those that it has of the main method."""
+    return config.converted(METHODS, c.method, method).fields
+
+
+def make_space(s: Setting, **restricted: Any) -> Space:
+    """The search space of a configuration."""
+    chosen = s.config.space
+    average = s.layout.over_devices(parallel.mean)
+    return SPACES[chosen.name].make(chosen.fields, s.task.outputs, average, s.activations, **restricted)
+
+
+def hypergradient_of(c: Config) -> bilevel.Hypergradient:
+    """The estimator of α's gradient that a configuration names, with its arguments."""
+    return bilevel.ESTIMATORS[c.hypergradient.name](**dataclasses.asdict(c.hypergradient.fields))
+
+
+def search(s: Setting, method: str) -> Search:
+    """What a method does, and how its architecture is found."""
+    given = s.config.architecture
+    problem = SearchProblem(
+        space=lambda **restricted: make_space(s, **restricted),
+        task=s.task,
+        image_shape=s.image_shape,
+        keep=s.config.sparsity.keep,
+        hypergradient=hypergradient_of(s.config),
+        average=s.layout.over_devices(parallel.mean),
+        given=architectures.load(given) if given else None,
+    )
+    return METHODS[method].search(method_fields(s.config, method), problem)
+
+
+def model(s: Setting, architecture: Any, auxiliary: bool, average: Average) -> Model:
+    """The network of an architecture or, for None, the published one that the configuration names."""
+    chosen = s.config.network
+    return NETWORKS[chosen.name].make(architecture, chosen.fields, s.task.outputs, auxiliary, average, s.activations)
+
+
+def training(s: Setting, architecture: Any) -> Training:
+    """How the configuration trains `model`'s network."""
+    chosen, average = s.config.network, s.layout.over_devices(parallel.mean)
+    entry = NETWORKS[chosen.name]
+    problem = TrainingProblem(
+        net=model(s, architecture, True, average),
+        task=s.task,
+        image_shape=s.image_shape,
+        keep=s.config.sparsity.keep,
+        average=average,
+        auxiliary_weight=entry.auxiliary_weight(chosen.fields),
+        drop_path=entry.drop_path(chosen.fields),
+        name=str(architecture if architecture is not None else chosen.name),
+    )
+    return RECIPES[s.config.train.name].train(s.config.train.fields, problem)
+
+
+def cell_maps(s: Setting, architecture: Any) -> Callable[[Variables, jax.Array], tuple[jax.Array, ...]] | None:
+    """(variables with masks, images uint8 [N, H, W, C]) → what each part of the network puts out for θ⊙m, float32; None
+    for a network without parts."""
+    chosen = s.config.network
+    make = NETWORKS[chosen.name].maps
+    if make is None:
+        return None
+    maps = make(architecture, chosen.fields, s.task.outputs, s.activations)
+
+    def of_images(v: Variables, images: jax.Array) -> tuple[jax.Array, ...]:
+        inputs = normalise(images, jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std))
+        return tuple(x.astype(jnp.float32) for x in maps(sparsity.masked_weights(v), v[BATCH_STATS], inputs))
+
+    return of_images
+
+
+def hparams(s: Setting, method: str) -> dict[str, Any]:
+    """What TensorBoard's table of runs says of a run's configuration, by dotted name."""
+    chosen = config.flatten(s.config)
+    return {**chosen, "method.name": method}
