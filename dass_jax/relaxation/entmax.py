@@ -42,11 +42,13 @@ def entmax(z: jax.Array, alpha: Any = 1.5, alive: jax.Array | None = None, floor
     if not 0 <= floor <= 1:
         raise UserError(f"floor = {floor}; allowed: 0 to 1")
     closed, wide, alpha, alive = _checked(z, alpha, alive)
-    return _entmax(closed, floor, wide, alpha, alive).astype(z.dtype)
+    return _entmax(closed, floor, wide, alpha, alive).astype(jnp.asarray(z).dtype)
 
 
 def support(z: jax.Array, alpha: Any = 1.5, alive: jax.Array | None = None) -> jax.Array:
     """Boolean [..., d]: where `entmax` of the same arguments is not 0, by the exact test, without a threshold.
+
+    Float16 alone rounds weights below 3e-8 to 0 that are inside. A row of logits that are not numbers is inside.
 
     Raises UserError as `entmax` does.
     """
@@ -93,8 +95,7 @@ def _entmax(closed: float | None, floor: float, z: jax.Array, alpha: jax.Array, 
         gap = jnp.where(inside, (alpha - 1) * (z - least), 0)
         count = jnp.maximum(inside.sum(-1, keepdims=True), 1).astype(z.dtype)
         p = {1.5: _one_and_a_half, 2.0: _two}[closed](gap, count) if closed else _bisected(gap, count, inside, alpha)
-    total = jnp.where(inside, p, 0).sum(-1, keepdims=True)
-    p = p / jnp.where(total == 0, 1, total)  # 0 where none is alive
+    p = p / jnp.where(inside, p, 0).sum(-1, keepdims=True)
     # A weight inside the support stays positive where the exact one is below the least float.
     return jnp.where(inside, jnp.maximum(p, jnp.finfo(z.dtype).tiny), 0)
 

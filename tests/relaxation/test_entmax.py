@@ -38,7 +38,7 @@ PRODUCTS = {
 }
 """The gradients of ⟨p, DY⟩ for A (0) and B (1), by the same."""
 
-ALPHAS = [1.25, 1.5, 2.0, 2.5, 3.0, 4.0]
+ALPHAS = [1.25, 1.5, 2.0, 3.0]
 
 
 def traced(z: Any, alpha: Any, alive: Any = None, floor: float = 1e-3) -> jax.Array:
@@ -129,7 +129,9 @@ def test_weak_weights_keep_their_digits_in_float32() -> None:
     z = np.array([0] * 7 + [-0.0102], np.float32)
     wanted, slope = exact(z, 3.0)
     np.testing.assert_allclose(static(z, 3.0), wanted, atol=6e-8)  # (z − τ) in float32 errs by 5e-6
-    np.testing.assert_allclose(product(z, DY.astype(np.float32), 3.0, floor=0), slope, rtol=5e-4)
+    found = np.asarray(product(z, DY.astype(np.float32), 3.0, floor=0))
+    np.testing.assert_allclose(found, slope, rtol=5e-4)
+    assert abs(found.astype(np.float64).sum()) < 1e-5
 
 
 @pytest.mark.usefixtures("x64")
@@ -170,10 +172,11 @@ def test_two_survivors_are_linear_at_three() -> None:
 def test_an_operation_leaves_at_the_gap_of_the_formula(alpha: float) -> None:
     for n in range(2, 9):
         gap = (n - 1) ** (1 - alpha) / (alpha - 1)
-        z = np.zeros((2, n), np.float32)
+        z, there = np.zeros((2, 8), np.float32), np.tile(np.arange(8) < n, (2, 1))
         z[:, 0] = -gap * np.array([1 - 1e-5, 1 + 1e-5])
-        np.testing.assert_array_equal(_support(z, alpha)[:, 0], [True, False], err_msg=f"{n}")
-        assert _support(z, alpha)[:, 1:].all()
+        found = _support(z, alpha, there)
+        np.testing.assert_array_equal(found[:, 0], [True, False], err_msg=f"{n} operations")
+        np.testing.assert_array_equal(found[:, 1:], there[:, 1:])
 
 
 @given(
@@ -218,35 +221,36 @@ def test_half_precision_is_float32_rounded(dtype: Any) -> None:
         assert slope.dtype == dtype and np.isfinite(slope.astype(np.float32)).all()
 
 
+def derivatives(z: jax.Array, u: jax.Array, v: jax.Array, alpha: Any) -> dict[str, jax.Array]:
+    """Weights, their change along v, the gradient of ⟨u, p⟩, and its change along v in two ways."""
+
+    def slope(z: jax.Array) -> jax.Array:
+        return jax.grad(lambda z: (u * entmax(z, alpha)).sum())(z)
+
+    p, pushed = jax.jvp(lambda z: entmax(z, alpha), (z,), (v,))
+    gradient, forward = jax.jvp(slope, (z,), (v,))
+    backward = jax.grad(lambda z: (v * slope(z)).sum())(z)
+    return {"p": p, "pushed": pushed, "gradient": gradient, "forward": forward, "backward": backward}
+
+
+known_alpha, any_alpha = jax.jit(derivatives, static_argnames="alpha"), jax.jit(derivatives)
+
+
 @pytest.mark.parametrize("alpha", [1.0, *ALPHAS])
 @pytest.mark.usefixtures("x64")
 def test_first_and_second_derivatives_are_the_differences(alpha: float) -> None:
     z, h = far_from_edges(alpha), 1e-5
     u, v = np.random.default_rng(1).normal(size=(2, *z.shape))
-
-    def of(alpha: Any) -> Any:
-        def loss(z: jax.Array) -> jax.Array:
-            return (u * entmax(z, alpha)).sum()
-
-        def all_kinds(z: jax.Array) -> Any:
-            slope = jax.grad(loss)
-            return slope(z), jax.jvp(slope, (z,), (v,))[1], jax.grad(lambda z: (v * slope(z)).sum())(z)
-
-        def pushed(z: jax.Array) -> jax.Array:
-            return jax.jvp(lambda z: entmax(z, alpha), (z,), (v,))[1]
-
-        return (lambda z: entmax(z, alpha)), pushed, all_kinds
-
-    value, pushed, all_kinds = map(jax.jit, of(alpha))
-    np.testing.assert_allclose(pushed(z), (value(z + h * v) - value(z - h * v)) / (2 * h), atol=1e-6)
-    slope, forward, backward = all_kinds(z)
-    np.testing.assert_allclose((u * pushed(z)).sum(-1), (v * slope).sum(-1), atol=1e-12)  # J is symmetric
-    differences = (all_kinds(z + h * v)[0] - all_kinds(z - h * v)[0]) / (2 * h)
-    np.testing.assert_allclose(forward, differences, atol=1e-5 * max(1, np.abs(differences).max()))
-    np.testing.assert_allclose(backward, forward, atol=1e-9 * max(1, np.abs(differences).max()))
-    assert alpha == 2 or np.abs(forward).max() > 0.01
-    for known, given_later in zip((slope, forward, backward), jax.jit(lambda a: of(a)[2](z))(alpha), strict=True):
-        np.testing.assert_allclose(given_later, known, atol=1e-8 * max(1, np.abs(known).max()))
+    found, above, below = (known_alpha(z + step * v, u, v, alpha) for step in (0, h, -h))
+    change = {name: (above[name] - below[name]) / (2 * h) for name in ("p", "gradient")}
+    size = max(1, np.abs(change["gradient"]).max())
+    np.testing.assert_allclose(found["pushed"], change["p"], atol=1e-6)
+    np.testing.assert_allclose((u * found["pushed"]).sum(-1), (v * found["gradient"]).sum(-1), atol=1e-12)
+    np.testing.assert_allclose(found["forward"], change["gradient"], atol=1e-6 * size)
+    np.testing.assert_allclose(found["backward"], found["forward"], atol=1e-12 * size)
+    assert alpha == 2 or np.abs(found["forward"]).max() > 0.01
+    for name, value in any_alpha(z, u, v, alpha).items():
+        np.testing.assert_allclose(value, found[name], atol=1e-9 * size, err_msg=name)
 
 
 @pytest.mark.usefixtures("x64")
@@ -273,8 +277,8 @@ def test_the_spike_of_a_tie_at_the_edge_is_capped() -> None:
     np.testing.assert_allclose(weak[1:], [np.exp(-10), -np.exp(-10)], rtol=1e-3)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("form", [static, traced], ids=["static", "traced"])
+@FORMS
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
 def test_the_dead_have_no_weight_no_gradient_and_no_influence(form: Any, alpha: float) -> None:
     z, alive = rows(4).astype(np.float32), np.random.default_rng(5).random((4, 8)) < 0.6
     alive[0] = False
@@ -293,14 +297,15 @@ def test_the_dead_have_no_weight_no_gradient_and_no_influence(form: Any, alpha: 
 
 
 @FORMS
-@pytest.mark.parametrize("alpha", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_what_is_not_a_number_is_seen(form: Any, alpha: float) -> None:
     z = rows(3).astype(np.float32)
     z[1, 2] = np.nan
     weights, slope = jax.vjp(lambda z: form(z, alpha), z)
     np.testing.assert_array_equal(np.isnan(weights).all(1), [False, True, False])
-    np.testing.assert_array_equal(np.isnan(slope(z)[0]).all(1), [False, True, False])
-    assert np.isfinite(np.asarray(weights)[[0, 2]]).all()
+    gradient = slope(np.float32(np.tile(DY, (3, 1))))[0]
+    np.testing.assert_array_equal(np.isnan(gradient).all(1), [False, True, False])
+    assert np.isfinite(np.stack([weights, gradient])[:, [0, 2]]).all()
 
 
 def test_eager_is_jit_is_vmap() -> None:
@@ -311,6 +316,7 @@ def test_eager_is_jit_is_vmap() -> None:
         mapped = jax.vmap(jax.vmap(lambda z, alive, alpha=alpha: entmax(z, alpha, alive)))(z, alive)
         np.testing.assert_allclose(mapped, eager, atol=2e-7)
         np.testing.assert_array_equal(jax.vmap(lambda z, a, alpha=alpha: support(z, alpha, a))(z, alive), eager > 0)
+    assert entmax(z.astype(np.float64).tolist(), 1.5).dtype == jnp.float32
     many = jax.vmap(lambda alpha: entmax(z, alpha))(jnp.float32([1.5, 3]))
     np.testing.assert_allclose(many, jnp.stack([entmax(z, 1.5), entmax(z, 3.0)]), atol=1e-6)
 
@@ -335,9 +341,14 @@ def test_one_trace_for_all_alphas_and_masks() -> None:
 
 def test_alpha_has_no_gradient() -> None:
     z = rows(1)[0].astype(np.float32)
-    assert jax.grad(lambda alpha: (entmax(z, alpha) * DY).sum())(2.5) == 0
-    mixed = jax.grad(lambda alpha: (jax.grad(lambda z: (entmax(z, alpha) * DY).sum())(z) ** 2).sum())(2.5)
-    assert mixed == 0
+
+    def loss(z: jax.Array, alpha: jax.Array) -> jax.Array:
+        return (entmax(z, alpha) * DY.astype(np.float32)).sum()
+
+    def both(alpha: jax.Array) -> jax.Array:
+        return loss(z, alpha) + (jax.grad(loss)(z, alpha) ** 2).sum()
+
+    assert jax.jit(jax.grad(both))(2.5) == 0
 
 
 @pytest.mark.parametrize(
