@@ -44,6 +44,23 @@ def test_softmax_survives_large_values() -> None:
     np.testing.assert_allclose(found, [[1, 0], [0.5, 0.5]])
 
 
+def test_sigmoid_weighs_each_operation_by_itself() -> None:
+    found = relaxation.sigmoid({"normal": jnp.array([[0.0, 2.0], [-1000.0, 1000.0]])})["normal"]
+    np.testing.assert_allclose(found, [[0.5, 1 / (1 + np.exp(-2))], [0, 1]], rtol=1e-6)
+
+
+def test_entmax_weights_are_those_of_every_leaf_and_its_mask() -> None:
+    rng = np.random.default_rng(0)
+    logits = {name: rng.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    alive = {name: rng.random(shape) < 0.7 for name, shape in SHAPES.items()}
+    masked, whole = relaxation.entmax_weights(logits, 3.0, alive), relaxation.entmax_weights(logits, 3.0)
+    for name, z in logits.items():
+        np.testing.assert_array_equal(masked[name], relaxation.entmax(z, 3.0, alive[name]))
+        np.testing.assert_array_equal(whole[name], relaxation.entmax(z, 3.0))
+    assert not np.allclose(relaxation.entmax_weights(logits)["normal"], whole["normal"])
+    assert 0 < float(relaxation.entropy(masked)) < float(relaxation.entropy(relaxation.softmax(logits)))
+
+
 def test_entropy_is_the_mean_over_all_edges_of_all_cells_in_nats() -> None:
     uniform = {name: jnp.full(shape, 1 / shape[1]) for name, shape in SHAPES.items()}
     wanted = (14 * np.log(8) + 5 * np.log(7)) / 19
