@@ -66,7 +66,7 @@ def macs_per_weight(params: Any, rules: variables.Rules, forward: Callable[[], A
 
 
 def kept_of_fraction(params: Any, rules: variables.Rules, keep: float) -> dict[str, int]:
-    """For each prunable leaf (by path) the weights that are kept: the fraction `keep` in (0, 1] of each of its layers."""
+    """For each prunable leaf (by path) the weights that are kept if each layer keeps the fraction `keep` in (0, 1]."""
     leaves = variables.layers(params, variables.prunable(params, rules))
     return {path: layers * kept_in_layer(size, keep) for path, layers, size in leaves}
 

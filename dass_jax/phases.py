@@ -129,7 +129,7 @@ class Training(NamedTuple):
     outputs: Callable[[Variables, jax.Array], jax.Array]
     """(params, batch_stats and masks, images [C, H, W, N]) → outputs in evaluation."""
     evaluations: Mapping[str, str]
-    """Phase → what the result at its end is called: {"pretrain": "dense"}, in the order of the phases."""
+    """Phase → what the result at its end is called: {phase: "dense"}, in the order of the phases."""
 
 
 def single(algorithm: Algorithm, level: str) -> Algorithm:

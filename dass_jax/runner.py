@@ -52,8 +52,8 @@ class Chain(NamedTuple):
 class Standing(NamedTuple):
     """Where a chain stands."""
 
-    index: int = 0
-    """Of the phase."""
+    number: int = 0
+    """Of the phase in its chain."""
     epoch: int = 0
     """Epochs of the phase that are done."""
     done: Done = Done()
@@ -157,10 +157,13 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
     """
     declare(r, s, chain)
     standing = resumed(r, s, chain)
-    for index in range(standing.index, len(chain.phases)):
+    for index in range(standing.number, len(chain.phases)):
         phase = chain.phases[index]
-        fresh = standing.state is None or index > standing.index
-        state, standing = standing.state, standing if index == standing.index else Standing(index, built=standing.built)
+        fresh = standing.state is None or index > standing.number
+        state, standing = (
+            standing.state,
+            standing if index == standing.number else Standing(index, built=standing.built),
+        )
         place = chain.shared(phase) if index == 0 and fresh else None
         kept = shelf.take(place) if place else None
         if kept is not None:

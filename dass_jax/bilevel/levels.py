@@ -56,7 +56,8 @@ class State(NamedTuple):
 class Info(NamedTuple):
     """What one step saw before it moved, or the mean over a turn's steps: scalars; `metrics` as the loss gives them."""
 
-    loss: jax.Array
+    loss: jax.Array | None
+    """None: another level of the step has it, and the metrics."""
     metrics: dict[str, jax.Array]
     gradient_norm: jax.Array
     cosine: jax.Array | None = None

@@ -149,7 +149,7 @@ def in_turn(
 
 def joint(levels: Mapping[str, Level], reduce: Reduce = same) -> Algorithm:
     """One step of several levels on one batch, by one backward pass: `update(state, batch, key, **extra) → (state,
-    {name: Info})`, where all levels saw the same loss and metrics, and each its own gradient.
+    {name: Info})`. All levels saw the same loss and metrics, which the first one's info has, and each its own gradient.
 
     This is single-level search: the levels share the loss and differ in collection and transform.
 
@@ -169,11 +169,13 @@ def joint(levels: Mapping[str, Level], reduce: Reduce = same) -> Algorithm:
     def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> tuple[State, dict[str, Info]]:
         found, (loss, (metrics, updates)) = gradients(losses[0], state.variables, collections, Sample(batch, key))
         found, loss, metrics = reduce((found, loss, metrics))
-        variables, optimizers, infos = {**state.variables, **updates}, dict(state.optimizers), {}
+        variables, optimizers = {**state.variables, **updates}, dict(state.optimizers)
+        infos: dict[str, Info] = {}
         for name, level in levels.items():
             own, gradient = level.collection, found[level.collection]
             variables[own], optimizers[own] = move(level, state.variables[own], optimizers[own], gradient, extra)
-            infos[name] = Info(loss, metrics, norm(gradient), None, {own: first_unsound(gradient)})
+            seen = Info(loss, metrics, norm(gradient), None, {own: first_unsound(gradient)})
+            infos[name] = seen._replace(loss=None, metrics={}) if infos else seen
         return State(variables, optimizers), infos
 
     return Algorithm(lambda variables: _begin(levels.values(), variables), update)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dass_jax import architectures, bilevel, config, sparsity
+from dass_jax import accounting, architectures, bilevel, config, sparsity
 from dass_jax.compose.setting import Setting, load_data, split_rows
 from dass_jax.config import Config
 from dass_jax.data import colour
@@ -22,7 +22,7 @@ from dass_jax.recipes import RECIPES
 from dass_jax.recipes import Problem as TrainingProblem
 from dass_jax.runtime import parallel
 from dass_jax.spaces import SPACES, Space
-from dass_jax.variables import BATCH_STATS, Variables
+from dass_jax.variables import BATCH_STATS, PARAMS, Variables
 
 
 def setting(c: Config) -> Setting:
@@ -98,9 +98,25 @@ def search(s: Setting, method: str) -> Search:
         keep=s.config.sparsity.keep,
         hypergradient=hypergradient_of(s.config),
         average=s.layout.over_devices(parallel.mean),
+        macs=lambda space: macs(s, space),
         given=architectures.load(given) if given else None,
     )
     return METHODS[method].search(method_fields(s.config, method), problem)
+
+
+def macs(s: Setting, space: Space) -> int:
+    """Multiply-accumulates of a supernet for one image."""
+    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
+    height, width, channels = s.image_shape
+    choice = {name: jnp.zeros(labels.shape) for name, labels in space.choices.items()}
+
+    def forward() -> Any:
+        values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        images = jnp.zeros((channels, height, width, 1))
+        return space.apply(values[PARAMS], values[BATCH_STATS], choice, images, False)
+
+    kept = accounting.kept_of_fraction(shapes[PARAMS], space.rules, 1.0)
+    return accounting.count(shapes[PARAMS], space.rules, kept, 1.0, forward).macs
 
 
 def model(s: Setting, architecture: Any, auxiliary: bool, average: Average) -> Model:

@@ -3,7 +3,7 @@
 A paper is a short composition of the axes: relaxation, sparsity, update.
 """
 
-from dass_jax.methods import darts, dass, dass_joint, dass_op, unsearched
+from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, unsearched
 from dass_jax.methods.method import Entry, Problem
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
@@ -13,6 +13,7 @@ METHODS: dict[str, Entry] = {
     "dass_op": Entry(Bilevel, dass_op.search, lambda c: c.epochs),
     "dass_joint": Entry(dass_joint.Fields, dass_joint.search, lambda c: c.epochs),
     "darts": Entry(Bilevel, darts.search, lambda c: c.epochs),
+    "entmax": Entry(entmax.Fields, entmax.search, lambda c: c.epochs),
     "random": Entry(Empty, unsearched.random),
     "given": Entry(Empty, unsearched.given),
 }

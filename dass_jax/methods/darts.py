@@ -50,7 +50,7 @@ def dense_phase(c: Bilevel, problem: Problem, space: Any, name: str, title: str,
         draws=STEP,
         curves=relaxed.bilevel_curves(space, problem.task),
         matrices=relaxed.matrices(space),
-        observe=relaxed.observing(space, relaxed.softmax_choice),
+        observe=relaxed.observing(space, relaxed.softmax_choice, space.decode),
         stop=relaxed.stopping(c, space),
         unread=("sparsity",),
     )

@@ -24,6 +24,8 @@ class Problem(NamedTuple):
     hypergradient: bilevel.Hypergradient
     average: bilevel.Reduce
     """The mean over the devices that share a batch."""
+    macs: Callable[[Any], int]
+    """Space → multiply-accumulates of its supernet for one image."""
     given: Any = None
     """The architecture that the configuration names; None: none."""
 

@@ -128,14 +128,14 @@ def fresh(problem: Problem, space: Any, key: jax.Array) -> Variables:
     return {**space.init(first, problem.image_shape), ALPHA: relaxation.init(second, shapes)}
 
 
-def observing(space: Any, relax: Relax) -> Callable[[Variables], Observation]:
+def observing(space: Any, relax: Relax, derive: Callable[[Any], Any]) -> Callable[[Variables], Observation]:
     """The choice's matrices; of each the entropy of its rows in nats, and how many skip connections it would give if
-    the architecture were derived now."""
+    the architecture were derived now, by `derive` (choice → architecture)."""
 
     def observe(v: Variables) -> Observation:
         choice = {name: np.asarray(matrix) for name, matrix in relax(v).items()}
         entropy = {f"entropy_{name}": float(relaxation.entropy(matrix)) for name, matrix in choice.items()}
-        skips = {f"skips_{name}": float(number) for name, number in space.skips(space.decode(choice)).items()}
+        skips = {f"skips_{name}": float(number) for name, number in space.skips(derive(choice)).items()}
         return Observation({**skips, **entropy}, choice)
 
     return observe

@@ -122,7 +122,7 @@ def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **giv
     return Phase(
         feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, paths=paths)},
         rates=lambda progress: {"learning_rate": {collection: rate(progress)}, "drop_path": dropped(progress)},
-        curves=problem.task.curves(),
+        curves=problem.task.curves("", "test_", "test"),
         **given,
     )
 

@@ -18,7 +18,7 @@ from tensorboardX.summary import hparams as hparams_summary
 from dass_jax.runtime import checkpoint, folder, hosts, networks
 from dass_jax.runtime.calls import Done
 
-NOTHING = {"saved": 0, "metrics_bytes": 0, "epochs": {}, "methods": {}, "current": {}, "declared": {}}
+NOTHING: dict[str, Any] = {"saved": 0, "metrics_bytes": 0, "epochs": {}, "methods": {}, "current": {}, "declared": {}}
 """The facts of a run that has not begun."""
 
 

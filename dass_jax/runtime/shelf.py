@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dass_jax.errors import UserError
+from dass_jax.phases import Phase
 from dass_jax.runtime import checkpoint
 
-Shelf = Callable[[str, str, Any], pathlib.Path | None]
-"""(method, phase, architecture or None in a search) → the place of the phase's end; None: no place for it."""
+Shelf = Callable[[str, Phase, Any], pathlib.Path]
+"""(method, phase, architecture or None in a search) → the place of the phase's end."""
 
 
 def take(place: pathlib.Path) -> checkpoint.Checkpoint | None:

@@ -165,6 +165,7 @@ def darts(config: SupernetConfig, average: layers.Average = layers.one_device, d
         apply=apply,
         encode=lambda genotype: encode(genotype, config),
         decode=decode,
+        settle=lambda edge_weights: settle(edge_weights, config),
         sample=lambda generator: sample(generator, config.nodes),
         choices=cells,
         rules=RULES,
@@ -209,6 +210,31 @@ def sample(generator: np.random.Generator, nodes: int) -> Genotype:
         )
 
     return Genotype(normal=cell(), reduce=cell())
+
+
+def settle(edge_weights: Any, config: SupernetConfig) -> Genotype:
+    """All edges, each with its strongest operation, but those with `none`; then without what no input reaches, or what
+    does not reach the output. A node may so have any number of edges, none too."""
+    return Genotype(**{name: _settled(np.asarray(edge_weights[name]), config) for name in Genotype._fields})
+
+
+def _settled(weights: np.ndarray, config: SupernetConfig) -> Cell:
+    chosen = {
+        edge: config.operations[int(row.argmax())] for edge, row in zip(edges(config.nodes), weights, strict=True)
+    }
+    live = {0, 1}
+    for node in range(2, config.nodes + 2):
+        if any(chosen[source, node] != "none" for source in range(node) if source in live):
+            live.add(node)
+    # Every node is joined to the output, so whatever an input reaches reaches the output too.
+    return tuple(
+        tuple(
+            (chosen[source, node], source)
+            for source in range(node)
+            if source in live and chosen[source, node] != "none"
+        )
+        for node in range(2, config.nodes + 2)
+    )
 
 
 def derive_cell(weights: Any, config: SupernetConfig) -> Cell:

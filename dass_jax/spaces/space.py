@@ -36,6 +36,11 @@ class Space(NamedTuple):
     sample(generator) → architecture, drawn uniformly on the host
     choices: name → labels of the matrix of that name
     rules: which leaves of params may be pruned
+    settle(choice) → architecture, with every edge that the choice gives to an operation other than none: what a search
+      finds that leaves one operation alive on each edge. As `decode` where that limits no number of edges
+    carried(tree, live, before) → what the program of the living operations `live`, {name: bool [rows, columns]}, keeps
+      of a tree (params, batch_stats, momentum, …) of the program of `before` (None: all operations); None: the space
+      has no smaller programs
     skips(architecture) → {matrix: how many of the operations chosen there are skip connections}
     """
 
@@ -46,4 +51,6 @@ class Space(NamedTuple):
     sample: Callable[[np.random.Generator], Any]
     choices: Mapping[str, Choice]
     rules: variables.Rules
+    settle: Callable[[Any], Any]
+    carried: Callable[..., Any] | None = None
     skips: Callable[[Any], dict[str, int]] = lambda architecture: {}

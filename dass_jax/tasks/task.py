@@ -41,14 +41,13 @@ class Task(NamedTuple):
     metrics: tuple[Metric, ...]
     """The first one is what networks are compared by."""
 
-    def curves(self, seen: str = "", unseen: str = "test_", line: str = "test") -> tuple[Curve, ...]:
-        """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid,
-        those on what they do not see, which are called `line`, dashed."""
-        return tuple(
-            curve
-            for metric in sorted(self.metrics, key=lambda metric: metric.name != "loss")
-            for curve in (
-                Curve(seen + metric.name, metric.name, "train", metric.unit, gap=metric is self.metrics[0]),
-                Curve(unseen + metric.name, metric.name, line, metric.unit, "dashed"),
-            )
-        )
+    def curves(self, seen: str, unseen: str | None = None, line: str = "") -> tuple[Curve, ...]:
+        """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid
+        and, where they are measured, those on what they do not see, which are called `line`, dashed."""
+        found = []
+        for metric in sorted(self.metrics, key=lambda metric: metric.name != "loss"):
+            gap = unseen is not None and metric is self.metrics[0]
+            found.append(Curve(seen + metric.name, metric.name, "train", metric.unit, gap=gap))
+            if unseen is not None:
+                found.append(Curve(unseen + metric.name, metric.name, line, metric.unit, "dashed"))
+        return tuple(found)
