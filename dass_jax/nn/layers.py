@@ -38,9 +38,12 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        """`weights` [...]: what the normalised maps are multiplied by, in the place of a learned scale and offset."""
         features, affine = x.shape[:-3], None
-        if self.affine:
+        if weights is not None:
+            affine = jnp.broadcast_to(weights[..., None], features), jnp.zeros(features, weights.dtype)
+        elif self.affine:
             scale = self.param("scale", nn.initializers.ones, features)
             affine = scale, self.param("bias", nn.initializers.zeros, features)
         running = mean, var = self._running(features)

@@ -1,0 +1,80 @@
+"""The network of NAS-Bench-201 (arXiv 2001.00326, Figure 1) around its cells: three stages of equal cells, a residual
+block between them, which doubles the channels and halves the image."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dass_jax.errors import UserError
+from dass_jax.nn import kernels
+from dass_jax.nn.heads import Classifier
+from dass_jax.nn.layers import ConvNorm, Norm, SparseConv
+from dass_jax.nn.precision import widened
+
+STAGES = 3
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+class Sizes(NamedTuple):
+    """Of the network; the defaults are the benchmark's."""
+
+    outputs: int = 10
+    cells: int = 5
+    """In each stage."""
+    channels: int = 16
+    """Of the first stage."""
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, 3×3, BN twice, the first with stride 2; the shortcut is the mean of 2×2 pixels and a 1×1 convolution."""
+
+    channels: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = ConvNorm(self.channels, self.norm, 3, 2, name="conv_1")(kernels.relu(x))
+        y = ConvNorm(self.channels, self.norm, 3, name="conv_2")(kernels.relu(y))
+        return SparseConv(self.channels, name="shortcut")(_halved(x)) + y
+
+
+def _halved(x: jax.Array) -> jax.Array:
+    """The mean of each 2×2 pixels."""
+    wide = widened(x)
+    corners = (wide[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
+    return (functools.reduce(jnp.add, corners) / 4).astype(x.dtype)
+
+
+def three_stages(
+    x: jax.Array,
+    sizes: Sizes,
+    norm: Norm,
+    last_norm: Norm,
+    cell: Callable[[int, str], Callable[[jax.Array], jax.Array]],
+) -> jax.Array:
+    """images [C, H, W, N] → outputs [N, O]; to be called by a module, whose parts it makes.
+
+    Args:
+      norm: of the stem and of the residual blocks.
+      last_norm: after the last cell.
+      cell: (channels, name) → what maps [channels, H, W, N] to the same shape.
+
+    Raises:
+      UserError: on an image that cannot be halved twice.
+    """
+    height, width = x.shape[1:3]
+    if height % 4 or width % 4:
+        raise UserError(f"image = {height}×{width}; allowed: height and width that are multiples of 4")
+    x = ConvNorm(sizes.channels, norm, 3, name="stem")(x)
+    for stage in range(STAGES):
+        channels = sizes.channels * 2**stage
+        if stage:
+            x = ResidualBlock(channels, norm, name=f"block_{stage - 1}")(x)
+        for index in range(stage * sizes.cells, (stage + 1) * sizes.cells):
+            x = cell(channels, f"cell_{index}")(x)
+    return Classifier(sizes.outputs, name="head")(kernels.relu(last_norm(name="norm")(x)))
