@@ -160,10 +160,8 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
     for index in range(standing.number, len(chain.phases)):
         phase = chain.phases[index]
         fresh = standing.state is None or index > standing.number
-        state, standing = (
-            standing.state,
-            standing if index == standing.number else Standing(index, built=standing.built),
-        )
+        state = standing.state
+        standing = standing if index == standing.number else Standing(index, built=standing.built)
         place = chain.shared(phase) if index == 0 and fresh else None
         kept = shelf.take(place) if place else None
         if kept is not None:

@@ -4,11 +4,11 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.architectures import darts
+from dass_jax.architectures import darts, nasbench201
 from dass_jax.architectures.family import Edge, Family, Graph, Json
 from dass_jax.errors import UserError, nearest
 
-FAMILIES: dict[str, Family] = {"darts": darts.FAMILY}
+FAMILIES: dict[str, Family] = {"darts": darts.FAMILY, "nasbench201": nasbench201.FAMILY}
 """By the name of the space."""
 
 SPACE = "space"

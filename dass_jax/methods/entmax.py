@@ -159,6 +159,9 @@ def search(c: Fields, problem: Problem) -> Search:
     feeds = {"lower": Feed(split, c.batch_size)}
     if c.bilevel:
         feeds["upper"] = Feed(VALIDATION, c.batch_size)
+    feeds = {"lower": Feed(split, c.batch_size)}
+    if c.bilevel:
+        feeds["upper"] = Feed(VALIDATION, c.batch_size)
     counted = (Curve("alive", "living operations"), Curve("undecided", "undecided edges"))
 
     def rates(first: float, last: float) -> Any:
@@ -189,10 +192,7 @@ def search(c: Fields, problem: Problem) -> Search:
             epochs=c.epochs - begun,
             algorithm=algorithm,
             begin=begin,
-            feeds={
-                "lower": Feed(split, c.batch_size),
-                **({"upper": Feed(VALIDATION, c.batch_size)} if c.bilevel else {}),
-            },
+            feeds=feeds,
             rates=rates(share, 1.0),
             program=f"search {live}",
             curves=(*curves, *counted, *relaxed.choice_curves(space)),

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived
+from dass_jax.networks import baselines, derived, nasbench201
 from dass_jax.networks.model import Model
 
 
@@ -35,6 +35,10 @@ def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: int, dtype: An
     return derived.cell_maps(architecture, derived.sizes(c, outputs, auxiliary=False), dtype)
 
 
+def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
+
+
 def _baseline(
     name: str, architecture: None, c: baselines.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any
 ) -> Model:
@@ -50,6 +54,7 @@ NETWORKS: dict[str, Entry] = {
         auxiliary_weight=lambda c: c.auxiliary_weight,
         maps=_maps_of_cells,
     ),
+    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
     **{
         name: Entry(
             baselines.Fields,

@@ -1,6 +1,7 @@
 """The network of a NAS-Bench-201 cell at any size. Source: arXiv 2001.00326 Section 2."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
+from dass_jax.schema import Range
 
 
 class DerivedCell(nn.Module):
@@ -71,3 +73,13 @@ def nasbench201(cell: Cell, sizes: Sizes, average: layers.Average = layers.one_d
       dtype: of the activations; None: as the images. All variables and the outputs are float32 at least.
     """
     return of_module(Network(cell, sizes, average, dtype), (0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """A network of equal NAS-Bench-201 cells."""
+
+    cells: Annotated[int, Range(1, 200)] = 5
+    """Cells in each of the three stages (N)."""
+    channels: Annotated[int, Range(1, 4096)] = 16
+    """Channels of the first stage (C)."""

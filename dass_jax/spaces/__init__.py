@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.spaces import darts
+from dass_jax.spaces import darts, nasbench201
 from dass_jax.spaces.space import Choice, Space
 
 
@@ -14,11 +14,15 @@ class Entry(NamedTuple):
     schema: type
     """Of its fields."""
     make: Callable[..., Space]
-    """(fields, outputs of the network, average over devices, dtype of activations) → space."""
+    """(fields, outputs of the network, average over devices, dtype of activations) → space; with `live`, {matrix: bool
+    [rows, columns]}, that of the living operations alone, where a space has such."""
     check: Callable[[Any], None] = lambda fields: None
     """Raises `UserError` for fields that do not go together."""
 
 
-SPACES: dict[str, Entry] = {"darts": Entry(darts.Fields, darts.from_fields, darts.check)}
+SPACES: dict[str, Entry] = {
+    "darts": Entry(darts.Fields, darts.from_fields, darts.check),
+    "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields),
+}
 
 __all__ = ["SPACES", "Choice", "Entry", "Space"]

@@ -226,15 +226,13 @@ def _settled(weights: np.ndarray, config: SupernetConfig) -> Cell:
     for node in range(2, config.nodes + 2):
         if any(chosen[source, node] != "none" for source in range(node) if source in live):
             live.add(node)
+
     # Every node is joined to the output, so whatever an input reaches reaches the output too.
-    return tuple(
-        tuple(
-            (chosen[source, node], source)
-            for source in range(node)
-            if source in live and chosen[source, node] != "none"
-        )
-        for node in range(2, config.nodes + 2)
-    )
+    def node_of(node: int) -> tuple[tuple[str, int], ...]:
+        pairs = ((chosen[source, node], source) for source in range(node) if source in live)
+        return tuple(pair for pair in pairs if pair[0] != "none")
+
+    return tuple(map(node_of, range(2, config.nodes + 2)))
 
 
 def derive_cell(weights: Any, config: SupernetConfig) -> Cell:

@@ -6,9 +6,10 @@ bias exactly where its BN has neither: it changes nothing, since BN subtracts it
 gradient is zero. With these biases the network of the paper's size has 1,692,698 weights, without 1,685,978.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ from dass_jax.nn import kernels, layers
 from dass_jax.nn.initial import initialise
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
+from dass_jax.schema import Range
 from dass_jax.spaces import live as living
 from dass_jax.spaces.live import Live
 from dass_jax.spaces.space import Choice, Space
@@ -31,9 +33,22 @@ RULES: variables.Rules = (
     (r".*/(scale|bias)", None),
 )
 
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Fifteen equal cells of four nodes, in three stages."""
+
+    cells: Annotated[int, Range(1, 200)] = 5
+    """Cells in each of the three stages (N)."""
+    channels: Annotated[int, Range(1, 4096)] = 16
+    """Channels of the first stage (C)."""
+
+
 CELL = "cell"
 """The name of the one matrix of a choice."""
-CHOICES: Mapping[str, Choice] = {CELL: Choice(tuple(f"{target}←{source}" for source, target in EDGES), OPERATIONS)}
+CHOICES: Mapping[str, Choice] = {
+    CELL: Choice("cell", tuple(f"{target}←{source}" for source, target in EDGES), OPERATIONS)
+}
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 _STACKED = re.compile(r"(?:.*/)?cell_\d+/edges_(\d)/(?:norm_)?(nor_conv_\dx\d)/\w+")
@@ -163,7 +178,18 @@ def nasbench201(
         )
         return outputs, updates[variables.BATCH_STATS]
 
-    return Space(init, apply, encode, decode, sample, CHOICES, RULES)
+    return Space(
+        init=init,
+        apply=apply,
+        encode=encode,
+        decode=decode,
+        sample=sample,
+        choices=CHOICES,
+        rules=RULES,
+        settle=decode,
+        carried=carried,
+        skips=lambda cell: {CELL: sum(operation == "skip_connect" for operation in cell)},
+    )
 
 
 def encode(cell: Cell) -> dict[str, np.ndarray]:
@@ -201,3 +227,8 @@ def carried(tree: Any, live: Live, before: Live | None = None) -> Any:
         return now[rows, column][then[rows, column]]
 
     return living.carried(tree, kept)
+
+
+def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
+    """The space that a configuration describes."""
+    return nasbench201(Sizes(outputs, c.cells, c.channels), average, dtype, live)
