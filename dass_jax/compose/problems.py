@@ -73,7 +73,7 @@ def _check_batch(s: Setting, table: str, fields: Any, most: int, what: str) -> N
 
 def method_fields(c: Config, method: str) -> Any:
     """The fields of a run's method: of a control those that it has of the main method."""
-    return config.converted(METHODS, c.method, method).fields
+    return config.converted(c.method, method).fields
 
 
 def make_space(s: Setting, **restricted: Any) -> Space:
