@@ -5,12 +5,7 @@ one of two operations; the method has three phases, one of them without α and i
 the task is no classification.
 """
 
-import csv
 import dataclasses
-import json
-import pathlib
-import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,19 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
-from dass_jax import architectures, bilevel, count, methods, networks, recipes, relaxation, spaces, sparsity, tasks
+from dass_jax import architectures, bilevel, methods, networks, recipes, relaxation, spaces, sparsity, tasks
 from dass_jax.architectures import Edge, Family, Graph
 from dass_jax.errors import UserError
-from dass_jax.experiment import __main__ as experiment
 from dass_jax.networks.model import of_module
 from dass_jax.nn.initial import initialise
 from dass_jax.nn.layers import SparseLinear
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Matrix, Observation, Phase, Search, Training
 from dass_jax.recipes import recipe
 from dass_jax.schema import Count, Rate
-from tests import runs
 
 # The system, in 150 lines.
 

@@ -6,7 +6,6 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.config import title
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
@@ -52,7 +51,7 @@ def _read(file: pathlib.Path) -> list[dict[str, str]]:
 def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") -> dict[str, Any]:
     """The row of a run of the experiment in `path`; a column without a value is left out."""
     config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
-    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": title(config)}
+    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method.name}
     row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
     failed = error.exists()
     if failed:  # of a finished run: of what the report needs beside it

@@ -9,11 +9,11 @@ from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
 
 METHODS: dict[str, Entry] = {
-    "dass": Entry(dass.Fields, dass.search, lambda c: c.epochs + c.prune_epochs),
-    "dass_op": Entry(Bilevel, dass_op.search, lambda c: c.epochs),
-    "dass_joint": Entry(dass_joint.Fields, dass_joint.search, lambda c: c.epochs),
-    "darts": Entry(Bilevel, darts.search, lambda c: c.epochs),
-    "entmax": Entry(entmax.Fields, entmax.search, lambda c: c.epochs),
+    "dass": Entry(dass.Fields, dass.search, lambda c: c.epochs + c.prune_epochs, hypergradient=True),
+    "dass_op": Entry(Bilevel, dass_op.search, lambda c: c.epochs, hypergradient=True),
+    "dass_joint": Entry(dass_joint.Fields, dass_joint.search, lambda c: c.epochs, hypergradient=True),
+    "darts": Entry(Bilevel, darts.search, lambda c: c.epochs, hypergradient=True),
+    "entmax": Entry(entmax.Fields, entmax.search, lambda c: c.epochs, hypergradient=True),
     "random": Entry(Empty, unsearched.random),
     "given": Entry(Empty, unsearched.given),
 }

@@ -43,3 +43,5 @@ class Entry(NamedTuple):
     """(fields, problem) → search."""
     epochs: Callable[[Any], int] = lambda fields: 0
     """Fields → epochs of the whole search, which a control gets as its `epochs`."""
+    hypergradient: bool = False
+    """Whether the search uses `Problem.hypergradient`: only then can `[hypergradient]` be set."""
