@@ -50,6 +50,7 @@ class Group(NamedTuple):
     """What is drawn together."""
 
     title: str
+    declared: bool
     unit: str
     series: tuple[Series, ...]
     gaps: tuple[Gap, ...]
@@ -70,7 +71,7 @@ def groups(declared: Declared, epochs: tuple[Epoch, ...], methods: tuple[str, ..
                 if any(each.metric in measured for each in own):
                     found.setdefault((unknown, title), []).append((number, method, rows, own))
     ordered = sorted(found.items(), key=lambda item: item[0][0])
-    return [_group(title, members) for (_, title), members in ordered]
+    return [_group(title, not unknown, members) for (unknown, title), members in ordered]
 
 
 def value_figure(group: Group, title: str, epochs: int) -> Figure:
@@ -126,7 +127,7 @@ def last_epochs(group: Group) -> list[tuple[str, ...]]:
     return rows
 
 
-def _group(title: str, members: list[tuple[int, str, list[Epoch], list[Curve]]]) -> Group:
+def _group(title: str, declared: bool, members: list[tuple[int, str, list[Epoch], list[Curve]]]) -> Group:
     series, gaps = [], []
     for number, method, rows, curves in members:
         own = [Series(method, number, curve, _line(rows, (curve,))) for curve in curves]
@@ -136,7 +137,7 @@ def _group(title: str, members: list[tuple[int, str, list[Epoch], list[Curve]]])
             if difference.line.epoch.size:
                 gaps.append(Gap(own[0], own[1], difference))
     units = dict.fromkeys(each.curve.unit for each in series if each.curve.unit)
-    return Group(title, ", ".join(units), tuple(series), tuple(gaps))
+    return Group(title, declared, ", ".join(units), tuple(series), tuple(gaps))
 
 
 def _both(gap: Gap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

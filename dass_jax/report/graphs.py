@@ -70,13 +70,13 @@ def graph_figure(graph: Graph, title: str) -> Figure:
     """
     found = place(graph)
     scale = min(1.0, PAGE / found.width)
-    heading = text_width(literal(title), _TITLE_SIZE, "bold") + 0.3
-    width = min(max(found.width, heading / scale), PAGE / scale)
+    heading = text_width(literal(title), _TITLE_SIZE, bold=True) + 0.01
+    width = min(max(found.width, (heading + 0.24) / scale), PAGE / scale)
+    size = _TITLE_SIZE * min(1.0, (width - 0.24) * scale / heading, scale / 0.6)
     figure = Figure(figsize=(width * scale, found.height * scale), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(found.height, 0))
     axes.axis("off")
-    size = _TITLE_SIZE * min(1.0, width * scale / heading) * min(1.0, scale / 0.6)
     axes.text(0.12, 0.12, literal(title), fontsize=size, weight="bold", ha="left", va="top", color=INK)
     for trunk in found.trunks:
         x, y = zip(*trunk.corners, strict=True)
@@ -87,8 +87,8 @@ def graph_figure(graph: Graph, title: str) -> Figure:
     left = {edge.source for edge in graph.edges}
     for node, box in found.nodes.items():
         _draw_box(axes, box, "#E8EEF7" if node in entered and node in left else "#FFFFFF", INK, scale)
-        size = NAME_SIZE * scale
-        axes.text(box.x, box.y, formula(node), fontsize=size, ha="center", va="center", color=INK, zorder=5)
+        style: Any = {"fontsize": NAME_SIZE * scale, "ha": "center", "va": "center", "color": INK, "zorder": 5}
+        axes.text(box.x, box.y, formula(node), **style)
     return figure
 
 

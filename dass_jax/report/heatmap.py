@@ -60,7 +60,7 @@ def heat_figure(found: History, title: str, chosen: tuple[tuple[int, int], ...] 
     tall = min(max(_HEIGHT, _ROW * len(columns)), _HIGHEST)
     left = max(text_width(text, _LABEL_SIZE) for _, text in names) + 0.2
     width = left + across * (_WIDTH + _BETWEEN) + 0.1
-    width = max(width, text_width(literal(title), 11, "bold") + 2.1)
+    width = max(width, text_width(literal(title), 11, bold=True) + 2.1)
     height = _TOP + down * (tall + _UNDER) + _BOTTOM - _UNDER
     figure = Figure(figsize=(width, height), facecolor="white")
     figure.text(0.12 / width, 1 - 0.12 / height, literal(title), fontsize=11, weight="bold", va="top", color=INK)

@@ -3,11 +3,11 @@
 Each node has rows of its own, one for each edge that enters it. Under each source runs a vertical line, its trunk; an
 edge leaves it in its row, passes through its label and ends at its node:
 
-    c_{k-2}
-       |   c_{k-1}
+    first input
+       |   second input
        |      |
-       +------|---[skip_connect]-->+---+
-              +---[sep_conv_3x3]-->| 2 |-------- c_k
+       +------|---[an operation]-->+---+
+              +---[another one]--->| a |-------- output
                                    +---+
 
 In the staircase the nodes stand in columns by their distance from the inputs, and the labels between two columns, where
@@ -100,9 +100,8 @@ class _Rows(NamedTuple):
 
 def place(graph: Graph) -> Layout:
     """The staircase, or the ladder where the staircase is much wider than the page."""
-    bar = _bar(graph)
-    found = _staircase(graph, bar)
-    return found if found.width * _SMALLEST <= PAGE else _ladder(graph, bar)
+    found = staircase(graph)
+    return found if found.width * _SMALLEST <= PAGE else ladder(graph)
 
 
 def depths(graph: Graph) -> dict[str, int]:
@@ -113,17 +112,9 @@ def depths(graph: Graph) -> dict[str, int]:
     return found
 
 
-def _bar(graph: Graph) -> str | None:
-    """The last node that is entered by arrows without labels alone, one from each source, and that no edge leaves."""
-    for node in reversed(graph.nodes):
-        into = [edge for edge in graph.edges if edge.target == node]
-        plain = into and not any(edge.label for edge in into) and len(set(into)) == len(into)
-        if plain and all(edge.source != node for edge in graph.edges):
-            return node
-    return None
-
-
-def _staircase(graph: Graph, bar: str | None) -> Layout:
+def staircase(graph: Graph) -> Layout:
+    """Columns of nodes by their distance from the inputs."""
+    bar = _bar(graph)
     rows, depth = _rows(graph, bar, leaving=False), depths(graph)
     nodes: dict[str, Box] = {}
     labels: dict[str, tuple[float, float]] = {}  # node -> left and right end of the labels before it
@@ -144,7 +135,9 @@ def _staircase(graph: Graph, bar: str | None) -> Layout:
     return _finished(nodes, routes, trunks, _barred(graph, bar, nodes))
 
 
-def _ladder(graph: Graph, bar: str | None) -> Layout:
+def ladder(graph: Graph) -> Layout:
+    """One column of nodes."""
+    bar = _bar(graph)
     rows = _rows(graph, bar, leaving=True)
     inner = _inner(graph, bar, rows)
     reach = {node: max((y for edge, y in inner if edge.source == node), default=0.0) for node in rows}
@@ -164,6 +157,16 @@ def _ladder(graph: Graph, bar: str | None) -> Layout:
         node: ((nodes[node].left, rows[node].out), (across[node], rows[node].out)) for node in nodes if node in across
     }
     return _finished(nodes, routes, _trunks(routes, corners), _barred(graph, bar, nodes))
+
+
+def _bar(graph: Graph) -> str | None:
+    """The last node that is entered by arrows without labels alone, one from each source, and that no edge leaves."""
+    for node in reversed(graph.nodes):
+        into = [edge for edge in graph.edges if edge.target == node]
+        plain = into and not any(edge.label for edge in into) and len(set(into)) == len(into)
+        if plain and all(edge.source != node for edge in graph.edges):
+            return node
+    return None
 
 
 def _rows(graph: Graph, bar: str | None, leaving: bool) -> dict[str, _Rows]:

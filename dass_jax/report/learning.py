@@ -80,9 +80,10 @@ def _of_method(run: Run, method: str) -> str:
         fits = all(row < rows and column < columns for row, column in chosen)
         figure = heatmap.heat_figure(each, f"{each.matrix.title}, {name}", chosen if fits else ())
         images.append(markup.image(figure, f"Heat map of {each.matrix.title} of {name} over {epochs} epochs"))
-        captions.append(f"{each.matrix.title}: {each.matrix.value}.")
         if rows > heatmap.MOST:
             captions.append(f"Drawn are the first {heatmap.MOST} of its {rows} rows.")
+    shown = dict.fromkeys((each.matrix.value, each.matrix.title) for each in found)
+    captions.append(f"Shown are: {', '.join(f'{value} ({title})' for value, title in shown)}.")
     captions.append(
         "A panel for each row of the matrix, a line in it for each column, the epochs from left to right; the colour "
         "scale at the top right runs from the smallest to the largest value. At a red line another phase begins; a red "

@@ -55,9 +55,9 @@ def formula(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def text_width(text: str, size: float, weight: str = "normal") -> float:
+def text_width(text: str, size: float, bold: bool = False) -> float:
     """Inches that matplotlib needs for `text` in letters of `size` points."""
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONT, weight=weight))
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONT, weight="bold" if bold else None))
     return float(path.get_extents().width) / 72 if len(path.vertices) else 0.0
 
 
