@@ -16,8 +16,8 @@ from dass_jax.report.style import colour, literal, tidy
 
 MAP_COLOURS = "tab10"
 WHAT = (
-    "Kendall's τ-b (×100) between the feature maps of the dense pre-trained and of the sparse fine-tuned network, by "
-    "cell: 100 is the same order of all values, 0 none in common. Mean over {} test images"
+    "Kendall's τ-b (×100) between the feature maps of the dense and of the sparse network, by cell: 100 is the same "
+    "order of all values, 0 none in common. Mean over {} test images"
 )
 
 
