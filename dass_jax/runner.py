@@ -368,7 +368,7 @@ def declared(chain: str, phase: Phase) -> dict[str, Any]:
         "epochs": phase.epochs,
         "curves": [curve._asdict() for curve in (*phase.curves, *rates)],
         "matrices": {
-            name: {**matrix._asdict(), "grid": [list(place) for place in matrix.grid]}
+            name: {key: value for key, value in matrix._asdict().items() if key != "grid" or value}
             for name, matrix in phase.matrices.items()
         },
     }

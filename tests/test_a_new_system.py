@@ -1,8 +1,8 @@
 """A system that nobody has heard of, added from outside: this file is its plugin, and no file of the package names it.
 
-What CONTRIBUTING asks of a new space, method, task and recipe is followed here. The space is a ladder of rungs, each with
-one of two operations; the method has three phases, one of them without α and images, and a level of two optimiser steps;
-the task is no classification.
+What CONTRIBUTING asks of a new space, method, task and recipe is followed here. The space is a ladder of rungs, each
+with one of two operations; the method has three phases, one of them without α and images, and a level of two optimiser
+steps; the task is no classification.
 """
 
 import dataclasses

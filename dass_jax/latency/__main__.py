@@ -79,7 +79,7 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
     return {
         "network": found.name,
         "keep": found.setting.config.sparsity.keep,
-        "accuracy": found.network.accuracy,
+        "accuracy": found.network.result,
         "before": {"accuracy": dense_accuracy(place, found.network), "form": faster},
         "kept_weights": found.kept,
         "forms": {
