@@ -21,7 +21,8 @@ def _phase(run: Run, key: Key) -> str:
     who = [method for method in methods(run) if any(each.method == method for each in own)]
     total = max(each.epochs for each in own)
     titles = {method: declared.phase(run.declared, method, key).title for method in who}
-    panels, captions = [], ["A colour for each method; where a figure has several lines, its legend names them."]
+    panels: list[str] = []
+    captions: list[str] = []
     for group in curves.groups(run.declared, run.epochs, methods(run), key):
         alt = f"Curves of {group.title} over {total} epochs of {_named(each.method for each in group.series)}"
         panels.append(markup.image(curves.value_figure(group, key[1], total), alt))
@@ -35,6 +36,9 @@ def _phase(run: Run, key: Key) -> str:
         for each in own
         if each.stopped
     ]
+    if not panels:
+        return markup.heading(titles[who[0]], 3) + markup.paragraph(" ".join(["No metric was recorded.", *captions]))
+    captions.insert(0, "A colour for each method; where a figure has several lines, its legend names them.")
     if len(run.seeds) > 1:
         captions.append("All figures are means over the seeds; bands: one standard deviation (n − 1) to either side.")
     return markup.heading(titles[who[0]], 3) + markup.panels(panels, " ".join(captions))

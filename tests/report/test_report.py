@@ -183,7 +183,7 @@ def test_epoch_done_again_after_a_restart_counts_once(tmp_path: pathlib.Path) ->
 def test_a_search_that_was_ended_early_is_said_to_be(tmp_path: pathlib.Path) -> None:
     none = dict.fromkeys(("lower_loss", "upper_loss", "lower_accuracy", "upper_accuracy", "matrices"))
     run = read(tmp_path, [search_epoch("step1", 1, 3, stopped=True, **none)])
-    assert "dass ended early, after epoch 1." in learning.learning(run)
+    assert "No metric was recorded. dass ended early, after epoch 1." in learning.learning(run)
 
 
 ODD = Graph("$", ("$x_$", "\x00", "<"), (Edge("$x_$", "\x00", '\x01$ "]'), Edge("\x00", "<", "_{")))

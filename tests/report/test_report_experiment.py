@@ -208,7 +208,7 @@ def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> No
         ("murk", "cask [dB]"),
         ("murk", "bottle [dB]"),
     ]
-    assert not any(title == "NID" for title, _ in found.header) and "of which less is better" in found.caption
+    assert not any(title == "NID" for title, _ in found.header) and "(lower is better)" in found.caption
     for table in (found, tables.keep(read), tables.tests(read), tables.seeds(read)):
         assert {len(row) for row in table.rows} == {len(table.header)}
         shown = f"{table.title} {table.caption} {table.header}".lower()

@@ -113,10 +113,9 @@ def tests(experiment: Experiment) -> Table:
         spread = _spread(experiment, found.difference, signed=True)
         rows.append([_pruned(share), name, *spread, probability(found.p_t), probability(found.p_wilcoxon), *known])
     caption = (
-        f"Differences in the final network's {metric}, of which {'more' if higher else 'less'} is better, of runs with "
-        "equal seeds. p: two-sided, of the hypothesis that there is no difference, by the paired t-test and by "
-        "Wilcoxon's signed ranks, which cannot fall below 2^(1 − n) with n seeds; neither is corrected for the number "
-        "of rows."
+        f"Differences in the final network's {metric} ({_better(higher)}) of runs with equal seeds. p: two-sided, of "
+        "the hypothesis that there is no difference, by the paired t-test and by Wilcoxon's signed ranks, which cannot "
+        "fall below 2^(1 − n) with n seeds; neither is corrected for the number of rows."
     )
     return Table("Paired tests between methods", caption, header, rows)
 
@@ -214,8 +213,11 @@ def _accuracy(known: published.Figure | None) -> str:
 
 def _about(experiment: Experiment) -> str:
     metric, _, higher = measure(experiment)
-    better = "more" if higher else "less"
-    return f"{_capital(metric)} of the final network on test examples, of which {better} is better; {_INTERVAL}"
+    return f"{_capital(metric)} of the final network on test examples ({_better(higher)}); {_INTERVAL}"
+
+
+def _better(higher: bool) -> str:
+    return f"{'higher' if higher else 'lower'} is better"
 
 
 def _capital(text: str) -> str:
