@@ -10,8 +10,7 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax import config_io
-from dass_jax.config import Config
+from dass_jax.config import NOT_IN_RESULT, Config, flatten
 from dass_jax.runtime.shelf import Shelf
 
 TRAINING = ("network", "train", "data.cutout")
@@ -42,10 +41,10 @@ def stage_digest(config: Config, machine: Any, method: str, stage: str, genotype
     def is_read(name: str) -> bool:
         sections = {name, name.partition(".")[0]}
         # A stage that has left out steps is not one that would have stopped at them.
-        counts = name == "runtime.nonfinite" or name not in config_io.NOT_IN_RESULT
+        counts = name == "runtime.nonfinite" or name not in NOT_IN_RESULT
         return counts and sections.isdisjoint(unread)
 
-    fields = {name: value for name, value in config_io.flatten(config).items() if is_read(name)}
+    fields = {name: value for name, value in flatten(config).items() if is_read(name)}
     whose = None if stage == "pretrain" else method
     everything = [stage, whose, genotype, fields, machine]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
