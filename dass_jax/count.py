@@ -74,7 +74,8 @@ def _count(
         values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return outputs(values, jnp.zeros((images.channels, images.size, images.size, 1)))
 
-    return accounting.count(shapes["params"], rules, keep, forward)
+    kept = accounting.kept_of_fraction(shapes["params"], rules, keep)
+    return accounting.count(shapes["params"], rules, kept, keep, forward)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from dass_jax.bilevel import State
 from dass_jax.compose import Setting
 from dass_jax.errors import UserError
 from dass_jax.feed import Feed
-from dass_jax.phases import Curve, Phase
+from dass_jax.phases import Phase
 from dass_jax.runtime import calls, checkpoint, keeping, memory, parallel, seeds, shelf, soundness
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.keeping import Keeper
@@ -334,6 +334,7 @@ def keep_epoch(
 ) -> None:
     """Metrics, events and checkpoint of an epoch."""
     r.spend(s, phase.name, seconds)
+    hide(r, chain, phase, lines[0])
     for line in lines:
         if stopped:
             line["stopped"] = True
@@ -351,8 +352,10 @@ def shown(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 def declare(r: Runner, s: Setting, chain: Chain) -> None:
     """Says in phases.json what the chain's phases are and how they are drawn."""
-    own = [declared(chain.name, phase) for phase in chain.phases]
-    others = [phase for phase in r.facts["declared"].get(chain.method, []) if phase["chain"] != chain.name]
+    before = r.facts["declared"].get(chain.method, [])
+    hidden = {phase["name"]: {"hidden": phase["hidden"]} for phase in before if "hidden" in phase}
+    own = [{**declared(chain.name, phase), **hidden.get(phase.name, {})} for phase in chain.phases]
+    others = [phase for phase in before if phase["chain"] != chain.name]
     both = [*others, *own] if chain.name == TRAINING else [*own, *others]
     r.facts["declared"][chain.method] = both
     keeping.file(r.keeper, "phases.json", {"methods": r.facts["declared"]})
@@ -360,18 +363,26 @@ def declare(r: Runner, s: Setting, chain: Chain) -> None:
 
 def declared(chain: str, phase: Phase) -> dict[str, Any]:
     """A phase as phases.json has it."""
-    rates = [Curve(name, "rates", name.replace("_", " ")) for name in rates_of(phase, 1)]
     return {
         "chain": chain,
         "name": phase.name,
         "title": phase.title,
         "epochs": phase.epochs,
-        "curves": [curve._asdict() for curve in (*phase.curves, *rates)],
+        "curves": [curve._asdict() for curve in phase.curves],
         "matrices": {
             name: {key: value for key, value in matrix._asdict().items() if key != "grid" or value}
             for name, matrix in phase.matrices.items()
         },
     }
+
+
+def hide(r: Runner, chain: Chain, phase: Phase, line: dict[str, Any]) -> None:
+    """Says in phases.json, once, which of a phase's metrics are recorded and not drawn: rates and gradients' norms."""
+    declared = r.facts["declared"][chain.method]
+    own = next(one for one in declared if (one["chain"], one["name"]) == (chain.name, phase.name))
+    if "hidden" not in own:
+        own["hidden"] = [*rates_of(phase, 1), *(name for name in line if name.endswith("gradient_norm"))]
+        keeping.file(r.keeper, "phases.json", {"methods": r.facts["declared"]})
 
 
 def evaluate(r: Runner, s: Setting, name: str, function: Any, networks: Any) -> list[dict[str, float]]:
