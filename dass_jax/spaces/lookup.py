@@ -2,7 +2,7 @@
 
 `[space] table` names an .npz file with "ops", uint8 [N, places]: for each architecture the operation of each place, as
 a column of the space's matrix; and with columns float [N] of accuracies in per cent, whose names contain "val" or
-"test". Columns that differ in a last "_s0", "_s1", … only are seeds, and are averaged; NaN is a value that is not there.
+"test". Columns that differ in a last "_s0", "_s1", … only are seeds, and are averaged. NaN is a missing value.
 """
 
 import pathlib

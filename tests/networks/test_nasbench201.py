@@ -10,9 +10,9 @@ import pytest
 from dass_jax import accounting
 from dass_jax.architectures.nasbench201 import Cell, of_key
 from dass_jax.errors import UserError
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks.nasbench201 import nasbench201
 from dass_jax.nn.skeletons import Sizes
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 # Of the benchmark's own files, for CIFAR-10.

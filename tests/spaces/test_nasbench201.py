@@ -14,10 +14,10 @@ import pytest
 
 from dass_jax import accounting
 from dass_jax.architectures.nasbench201 import EDGES, OPERATIONS, of_key
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks import nasbench201 as networks
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.spaces.nasbench201 import CELL, CHOICES, carried, decode, encode, nasbench201, sample
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, fan_in, flatten, layers, prunable, unflatten
 
 SIZES = Sizes(outputs=3, cells=1, channels=4)
