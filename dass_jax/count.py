@@ -155,8 +155,8 @@ def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: 
             parser.add_argument(flag, type=base if base in (int, float) else str)
     given, rest = parser.parse_known_args(argv)
     if rest:
-        flag = f"unknown flag {config.short(rest[0])}{nearest(rest[0], flags)}"
-        raise UserError(f"{flag}; allowed: those of {whose!r}: {', '.join(flags)}")
+        known = f"what {whose!r} has: {', '.join(flags)}"
+        raise UserError(f"unknown flag {config.short(rest[0])}{nearest(rest[0], flags)}; allowed: {known}")
     asked = {name: value for name, value in vars(given).items() if value is not None}
     return config.structured({**{name: usual[name] for name in usual if name in hints}, **asked}, schema, "--")
 

@@ -40,7 +40,9 @@ def count(cell: Cell, sizes: Sizes, size: int = 32) -> accounting.Count:
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     images = np.zeros((3, size, size, 1), np.float32)
     apply = functools.partial(model.apply, variables[PARAMS], variables[BATCH_STATS], images, False)
-    return accounting.count(shapes[PARAMS], model.rules, 0.5, apply)
+    return accounting.count(
+        shapes[PARAMS], model.rules, accounting.kept_of_fraction(shapes[PARAMS], model.rules, 0.5), 0.5, apply
+    )
 
 
 def published(found: accounting.Count, outputs: int) -> tuple[int, int]:

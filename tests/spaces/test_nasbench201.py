@@ -248,7 +248,8 @@ def test_the_papers_supernet_has_the_published_weights_without_the_biases_of_its
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     images = np.zeros((3, 32, 32, 1), np.float32)
     apply = functools.partial(space.apply, variables[PARAMS], variables[BATCH_STATS], choice, images, False)
-    assert accounting.count(params, space.rules, 1.0, apply).macs == 7_783_040 + 6 * (3_932_160 + 35_389_440)
+    kept = accounting.kept_of_fraction(params, space.rules, 1.0)
+    assert accounting.count(params, space.rules, kept, 1.0, apply).macs == 7_783_040 + 6 * (3_932_160 + 35_389_440)
 
 
 def test_initial_weights_are_uniform_within_one_over_root_fan_in_of_each_layer() -> None:
