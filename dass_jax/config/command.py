@@ -97,7 +97,7 @@ def _settings(config: Config) -> Any:
 
 def _flat_table(axis: str, config: Config) -> Any:
     chosen, its = getattr(config, axis), AXES[axis]
-    hint = tyro.conf.arg(aliases=(f"--{its.short}",), help=its.meaning)
+    hint = tyro.conf.arg(aliases=(f"--{its.short}",), help=its.help)
     tag = dataclasses.make_dataclass(
         "Tag", [(its.tag, Annotated[tag_hint(axis, config.space.name), hint], chosen.name)], frozen=True
     )
