@@ -82,7 +82,7 @@ def leaves(config: Config | None = None) -> Iterator[tuple[str, Any]]:
         if isinstance(table, Chosen):
             yield f"{field.name}.{AXES[field.name].tag}", tag_hint(field.name, config.space.name)
             table = table.fields
-        yield from rules.leaves(type(table), f"{field.name}.")
+        yield from ((f"{field.name}.{name}", hint) for name, hint in rules.hints(type(table)).items())
 
 
 def tree(config: Config) -> dict[str, Any]:
@@ -99,12 +99,7 @@ def tree(config: Config) -> dict[str, Any]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """The value of every field by its dotted name."""
-
-    def value(name: str) -> Any:
-        found: Any = nested
-        for part in name.split("."):
-            found = found[part]
-        return found
-
-    nested = tree(config)
-    return {name: value(name) for name, _ in leaves(config)}
+    found: dict[str, Any] = {}
+    for name, value in tree(config).items():
+        found |= {f"{name}.{field}": one for field, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found
