@@ -155,9 +155,8 @@ def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: 
             parser.add_argument(flag, type=base if base in (int, float) else str)
     given, rest = parser.parse_known_args(argv)
     if rest:
-        raise UserError(
-            f"unknown flag {config.short(rest[0])}{nearest(rest[0], flags)}; allowed: what {whose!r} has: {', '.join(flags)}"
-        )
+        known = f"what {whose!r} has: {', '.join(flags)}"
+        raise UserError(f"unknown flag {config.short(rest[0])}{nearest(rest[0], flags)}; allowed: {known}")
     asked = {name: value for name, value in vars(given).items() if value is not None}
     return config.structured({**{name: usual[name] for name in usual if name in hints}, **asked}, schema, "--")
 

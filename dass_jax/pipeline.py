@@ -81,6 +81,7 @@ def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[d
 def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
     """The architectures that a method finds, one for each seed; None for a network that has none."""
     found, method = compose.search(s, name), called(s, name)
+    table = compose.lookup(s.config)
     warned: dict[int, dict[str, str]] = {}
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
@@ -91,10 +92,14 @@ def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
             for place in warnings.keys() - warned.get(seed, {}).keys():
                 r.progress.say(f"{label_of(s, chain, phase)}, seed {seed}: warning: {place}: {warnings[place]}")
             warned[seed] = warnings
-            lines.append(observed(phase, part))
+            known = {} if table is None else table.metrics(architecture)
+            lines.append({**observed(phase, part), **known})
         return lines
 
-    chain = Chain(method, SEARCH, found.phases, look, placing(s, method, None, shared))
+    phases = found.phases
+    if table is not None:
+        phases = tuple(phase._replace(curves=(*phase.curves, *table.curves)) for phase in phases)
+    chain = Chain(method, SEARCH, phases, look, placing(s, method, None, shared))
     state = run_chain(r, s, chain)
     parts = [None] * len(s.seeds) if state is None else seeds.members(state.variables, len(s.seeds))
     return [found.found(part, seed) for seed, part in zip(s.seeds, parts, strict=True)]

@@ -77,6 +77,7 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         "keep": keep if count.kept < count.prunable else None,
         **(known["architecture"] or {"architecture": None, "graphs": [], "warnings": {}}),
         "chosen": chosen(s, architecture_of(known)),
+        **tabled(s, architecture_of(known)),
         "task": task,
         "evaluations": known["evaluations"],
         "parameters": {
@@ -113,6 +114,14 @@ def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:
         return {}
     encoded = compose.make_space(s).encode(architecture)
     return {name: np.argwhere(np.asarray(matrix) > 0).tolist() for name, matrix in encoded.items()}
+
+
+def tabled(s: Setting, architecture: Any) -> dict[str, Any]:
+    """{"table": {column: what it says of the architecture}}, where the configuration names a table."""
+    table = compose.lookup(s.config)
+    if table is None or architecture is None:
+        return {}
+    return {"table": {name: entry._asdict() for name, entry in table.entries(architecture).items()}}
 
 
 def layers_of(v: Any, params: Any) -> list[dict[str, Any]]:

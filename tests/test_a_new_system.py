@@ -189,8 +189,8 @@ def polish(c: PolishFields, problem: recipe.Problem) -> Training:
 architectures.FAMILIES["ladder"] = Family("ladder", Ladder, lambda a: {"rungs": list(a.rungs)}, from_json, graphs)
 spaces.SPACES["ladder"] = spaces.Entry(LadderFields, space)
 networks.NETWORKS["ladder"] = networks.Entry(LadderFields, lambda a, c, outputs, *_: of_module(Fixed(a, outputs), ()))
-methods.METHODS["wander"] = methods.Entry(WanderFields, wander, lambda c: 3 * c.epochs)
-recipes.RECIPES["polish"] = recipes.Entry(PolishFields, polish, lambda c: c.rubs)
+methods.METHODS["wander"] = methods.Entry("at ease", WanderFields, wander, lambda c: 3 * c.epochs)
+recipes.RECIPES["polish"] = recipes.Entry("by rubbing", PolishFields, polish)
 tasks.TASKS["dial"] = tasks.Entry(LadderFields, dial)
 
 # The end of the system.

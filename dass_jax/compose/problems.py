@@ -22,6 +22,7 @@ from dass_jax.recipes import RECIPES
 from dass_jax.recipes import Problem as TrainingProblem
 from dass_jax.runtime import parallel
 from dass_jax.spaces import SPACES, Space
+from dass_jax.spaces.lookup import Lookup
 from dass_jax.variables import BATCH_STATS, PARAMS, Variables
 
 
@@ -41,6 +42,7 @@ def setting(c: Config) -> Setting:
             f"data.{', data.'.join(colour.Jitter._fields)}: one is set and the images have {found.image_shape[2]} "
             "channels; allowed: 0 on anything but RGB"
         )
+    lookup(c)  # raises for a table that cannot be read
     for method in methods(c):
         _check_feeds(found, method)
     _check_batch(found, "train", c.train.fields, dataset.train.size, "the training images")
@@ -81,6 +83,11 @@ def make_space(s: Setting, **restricted: Any) -> Space:
     chosen = s.config.space
     average = s.layout.over_devices(parallel.mean)
     return SPACES[chosen.name].make(chosen.fields, s.task.outputs, average, s.activations, **restricted)
+
+
+def lookup(c: Config) -> Lookup | None:
+    """What is known of the space's architectures without training them; None: nothing."""
+    return SPACES[c.space.name].lookup(c.space.fields)
 
 
 def hypergradient_of(c: Config) -> bilevel.Hypergradient:

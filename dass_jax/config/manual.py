@@ -30,10 +30,8 @@ def others(config: Config) -> str:
         by_schema: dict[type, list[str]] = {}
         for name in names(axis, config.space.name):
             by_schema.setdefault(AXES[axis].schema(name), []).append(name)
-        chosen = type(getattr(config, axis).fields)
-        sections += [
-            _section(axis, *pair) for pair in by_schema.items() if pair[0] is not chosen and any(leaves(pair[0]))
-        ]
+        by_schema.pop(type(getattr(config, axis).fields), None)
+        sections += [_section(axis, schema, members) for schema, members in by_schema.items() if any(leaves(schema))]
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 

@@ -58,6 +58,18 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, hint
 
 
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name as nested tables."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        *tables, last = name.split(".")
+        part = found
+        for table in tables:
+            part = part.setdefault(table, {})
+        part[last] = value
+    return found
+
+
 def allowed(hint: Any) -> str:
     """What a field of type `hint` takes, in words: "a number in (0, 1]"."""
     base, rule = split_hint(hint)
