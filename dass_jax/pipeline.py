@@ -100,7 +100,7 @@ def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
     phases = found.phases
     if table is not None:
         phases = tuple(phase._replace(curves=(*phase.curves, *table.curves)) for phase in phases)
-    chain = Chain(method, SEARCH, phases, look, placing(s, method, None, shared))
+    chain = Chain(method, SEARCH, phases, look, placing(s, method, SEARCH, None, shared))
     state = run_chain(r, s, chain)
     parts = [None] * len(s.seeds) if state is None else seeds.members(state.variables, len(s.seeds))
     return [found.found(part, seed) for seed, part in zip(s.seeds, parts, strict=True)]
@@ -116,11 +116,14 @@ def observed(phase: Phase, v: Any) -> dict[str, Any]:
     return {**figures, **({"matrices": matrices} if matrices else {})}
 
 
-def placing(s: Setting, method: str, architecture: Any, shared: Shelf | None) -> Callable[[Phase], pathlib.Path | None]:
-    """Where the end of a chain's first phase is shared with other runs; a batch of seeds shares nothing."""
+def placing(
+    s: Setting, method: str, chain: str, architecture: Any, shared: Shelf | None
+) -> Callable[[Phase], pathlib.Path | None]:
+    """Where the end of a chain's first phase is shared with other runs; a batch of seeds shares nothing, and of a phase
+    whose program is rebuilt nobody would know what is in its end."""
     if shared is None or len(s.seeds) > 1:
         return lambda phase: None
-    return lambda phase: shared(method, phase, architecture) if phase.unread else None
+    return lambda phase: shared(method, chain, phase, architecture) if phase.unread and not phase.rebuild else None
 
 
 def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> None:
@@ -149,7 +152,7 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
                 one.setdefault("evaluations", {})[training.evaluations[phase.name]] = figures
         return lines
 
-    chain = Chain(method, TRAINING, training.phases, look, placing(s, method, architecture, shared))
+    chain = Chain(method, TRAINING, training.phases, look, placing(s, method, TRAINING, architecture, shared))
     state = run_chain(r, s, chain)
     last = evaluated[training.phases[-1].name]
     for seed, one, part in zip(s.seeds, known, seeds.members(state.variables, len(s.seeds)), strict=True):

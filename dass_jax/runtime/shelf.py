@@ -15,8 +15,8 @@ from dass_jax.errors import UserError
 from dass_jax.phases import Phase
 from dass_jax.runtime import checkpoint
 
-Shelf = Callable[[str, Phase, Any], pathlib.Path]
-"""(method, phase, architecture or None in a search) → the place of the phase's end."""
+Shelf = Callable[[str, str, Phase, Any], pathlib.Path]
+"""(method, chain, phase, architecture or None in a search) → the place of the phase's end."""
 
 
 def take(place: pathlib.Path) -> checkpoint.Checkpoint | None:
