@@ -25,23 +25,28 @@ from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from tests.runs import timeless
 
+PLAIN = {"crop_padding": 0, "flip": False}
 
-def setting(count: int = 1, devices: int = 1, axis: str = "batch", streaming: bool = False, **runtime: Any) -> Setting:
-    """`count` seeds from 3 on, 96 training images and 10 test images of 4×4 pixels."""
+
+def setting(
+    count: int = 1, devices: int = 1, axis: str = "batch", images: int = 96, data: Any = PLAIN, **runtime: Any
+) -> Setting:
+    """`count` seeds from 3 on, and so many training images and 10 test images of 4×4 pixels; one step a call."""
     given = {
         "seed": 3,
         "seeds": count,
         "controls": [],
-        "data": {"crop_padding": 0, "flip": False, "streaming": streaming},
+        "data": data,
         "train": {"batch_size": 4},
         "runtime": {"compilation_cache": "", "call_seconds": 0, **runtime},
         "parallel": {"axis": axis},
     }
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (106, 4, 4, 1), np.uint8), rng.integers(0, 3, 106).astype(np.int32)
-    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(0, 96), slice(96, 106))]
+    total = images + 10
+    pixels, labels = rng.integers(0, 256, (total, 4, 4, 1), np.uint8), rng.integers(0, 3, total).astype(np.int32)
+    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(images), slice(images, total))]
     mean, std = arrays.channel_statistics(splits[0].images)
-    if streaming:
+    if data.get("streaming"):
         splits = [
             arrays.Source(own.size, lambda row, own=own: (own.images[row], own.labels[row]), str) for own in splits
         ]
@@ -57,6 +62,8 @@ def pull(average: Any) -> bilevel.Loss:
     def loss(v: Any, batch: tasks.Batch, key: jax.Array) -> Any:
         seen = batch.images.reshape(-1, batch.images.shape[-1])[:5]
         found = v["pull"]["w"] @ seen + v["pull"]["parts"].sum()
+        if batch.path_scale is not None:
+            found = found * batch.path_scale.mean(0)
         left = found - 0.5 * average(found.mean()) - batch.targets + v["rates"]["shift"]
         noise = 0.01 * (v["pull"]["w"] * jax.random.normal(key, (5,))).sum()
         means = {"mean": 0.9 * v["means"]["mean"] + 0.1 * average(seen.mean(1))}
