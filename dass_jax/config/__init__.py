@@ -19,7 +19,7 @@ from dass_jax.config.files import (
     validated,
 )
 from dass_jax.config.plugins import imported
-from dass_jax.config.rules import Refused, allowed, conform, conformed, hints, short, split_hint, structured
+from dass_jax.config.rules import Refused, allowed, conform, conformed, hints, nested, short, split_hint, structured
 from dass_jax.config.run import Config, flatten, leaves, title, tree, usual_controls
 from dass_jax.config.shipped import find
 from dass_jax.config.tables import Data, Parallel, Runtime, Sparsity
@@ -38,5 +38,5 @@ __all__ += [
     "leaves",
     "load",
 ]
-__all__ += ["moved", "parse", "read_toml", "short", "split_hint", "structured", "title", "to_toml", "tree"]
+__all__ += ["moved", "nested", "parse", "read_toml", "short", "split_hint", "structured", "title", "to_toml", "tree"]
 __all__ += ["usual_controls", "validated"]

@@ -42,6 +42,12 @@ class Axis(NamedTuple):
         entry = self.members[name]
         return entry if isinstance(entry, type) else entry.schema
 
+    @property
+    def help(self) -> str:
+        """Of the tag: its meaning, and of each member what it says about itself."""
+        said = [f"`{name}` ({entry.about})" for name, entry in self.members.items() if hasattr(entry, "about")]
+        return " ".join([self.meaning, ", ".join(said)]).strip()
+
     def chosen(self, name: str) -> Chosen:
         """A member with its defaults."""
         return Chosen(name, self.schema(name)())
@@ -53,9 +59,7 @@ AXES: dict[str, Axis] = {
     ),
     "method": Axis(
         METHODS,
-        "How an architecture is found: `dass` (with learned masks), `dass_op` (with masks fixed at the initial "
-        "scores), `dass_joint` (weights and scores in one loop), `darts` (dense), `random` (drawn at random) or "
-        "`given` (no search; implied by `architecture` and by a published network).",
+        "How an architecture is found.",
         "method",
     ),
     "hypergradient": Axis(
@@ -74,8 +78,7 @@ AXES: dict[str, Axis] = {
     ),
     "train": Axis(
         RECIPES,
-        "How the network is trained: `prune` (dense pre-training, learning of scores, fine-tuning of the kept weights) "
-        "or `dense` (with all of its weights).",
+        "How the network is trained.",
         "recipe",
         tag="recipe",
     ),

@@ -111,9 +111,7 @@ def _members(config: Config, data: Mapping[str, Any], place: str) -> dict[str, s
     home = architectures.family_of(architectures.load(config.architecture)).name if config.architecture else None
     space = said("space", home or config.space.name, "")
     if home not in (None, space):
-        raise UserError(
-            f"{place}space.name = {space!r} with an architecture of {home!r}; allowed: that space, or none named"
-        )
+        raise UserError(f"{place}space.name = {space!r} with an architecture of another space; allowed: {home!r}")
     own = config.network.name if is_published(config.network.name) and "network" not in tags else space
     if tags.get("network") == "":
         del tags["network"]

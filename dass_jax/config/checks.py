@@ -41,16 +41,15 @@ def _check_controls(config: Config) -> None:
     main = title(config)
     if main in config.controls or len(set(config.controls)) < len(config.controls):
         raise UserError(
-            f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, "
-            f"{'method.name' if config.method.name == main else 'architecture'} = {main!r}"
+            f"controls = {list(config.controls)}; allowed: different methods, none of them the main one, {main!r}"
         )
     budget = METHODS[config.method.name].epochs(config.method.fields)
     for name in config.controls:
         own = METHODS[name].epochs(control(config, name).method.fields)
         if budget and own not in (0, budget):
             raise UserError(
-                f"controls = {list(config.controls)}: {name!r} takes at least {own} epochs and the main method "
-                f"{budget}; allowed: methods that have the same budget"
+                f"controls = {list(config.controls)}: {name!r} takes {own} epochs and the main method {budget}; "
+                "allowed: methods of the same budget"
             )
 
 
@@ -77,8 +76,7 @@ def _check_search(config: Config) -> None:
         )
     if config.hypergradient != Config.hypergradient and not uses_hypergradient(config):
         takers = [name for name, entry in METHODS.items() if entry.hypergradient]
-        set_ = "a table" if config.hypergradient.name == Config.hypergradient.name else repr(config.hypergradient.name)
         raise UserError(
-            f"hypergradient = {set_} with method.name = {config.method.name!r}, which has no use for one; "
-            f"allowed: with {', '.join(map(repr, takers))}"
+            f"hypergradient.name = {config.hypergradient.name!r} with method.name = {config.method.name!r}, which has "
+            f"no use for it; allowed: with {', '.join(map(repr, takers))}"
         )

@@ -1,15 +1,11 @@
 """The command line of a run: `--config NAME_OR_FILE [--workdir DIR] [--method NAME] [--method.epochs 5 …]`.
 
-Tags are settled first: they say which fields there are. tyro then parses the values of these and writes `--help`. Its
-own error boxes run over many lines, so the flags are checked against the fields first; whatever is left for tyro to
-refuse is caught and put on one line.
+Tags are settled first: they say which fields there are. The values of these are then read by the same rules as a
+file's. tyro writes `--help`.
 """
 
-import contextlib
 import dataclasses
-import io
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -18,6 +14,7 @@ import tyro
 from dass_jax.config import files, manual, old, rules
 from dass_jax.config.axes import AXES, Chosen, tag_hint
 from dass_jax.config.changes import changed, elsewhere
+from dass_jax.config.checks import check
 from dass_jax.config.run import Config, leaves, plain_hints
 from dass_jax.config.shipped import find
 from dass_jax.errors import UserError, nearest
@@ -46,10 +43,9 @@ OWN = {
     "--config": Annotated[str, Text("the path of a TOML file, or the name of a shipped one")],
     "--workdir": Annotated[str, Text("the path of a folder")],
 }
-TAGS = {f"--{flag}": axis for axis, its in AXES.items() for flag in (its.short, f"{axis}.{its.tag}")}
-"""Flag → the axis whose member it names."""
-SETTLED = {"--plugins", "--architecture", *TAGS}
-"""Flags that say which others there are."""
+TAGS = {f"--{flag}": f"{axis}.{its.tag}" for axis, its in AXES.items() for flag in (its.short, f"{axis}.{its.tag}")}
+SETTLED = {"--plugins": "plugins", "--architecture": "architecture", **TAGS}
+"""Flag → the dotted name of what says which other fields there are."""
 
 
 def parse(argv: Sequence[str], prog: str) -> Invocation:
@@ -61,37 +57,30 @@ def parse(argv: Sequence[str], prog: str) -> Invocation:
     """
     scanned = _scanned(argv)
     path = next(map(find, scanned.get("--config", [])), None)
-    settled = changed(files.load(path) if path else Config(), _tags(scanned))
+    base = files.load(path) if path else Config()
+    tags = {SETTLED[flag]: values for flag, values in scanned.items() if flag in SETTLED}
+    settled = changed(base, rules.nested({name: _settled(name, values) for name, values in tags.items() if values}))
     if not {"-h", "--help", "--help-all"}.isdisjoint(argv):
         _help(prog, settled, everything="--help-all" in argv)
-    given = list(_checked(argv, settled))
-    if path is None:
+    given = dict(_values(argv, settled))
+    workdir = given.pop("--workdir", None)
+    if given.pop("--config", None) is None:
         raise UserError("--config is missing; allowed: --config NAME_OR_FILE, the TOML file of the run")
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            line = _run_tyro(given, prog, settled)
-    except SystemExit as error:
-        raise UserError(f"command line refused: {_flat(output.getvalue())}; allowed: see --help") from error
-    workdir = pathlib.Path(line.workdir) if line.workdir else None
-    return Invocation(files.from_dict(dataclasses.asdict(line.settings)), path, workdir)
+    assert path is not None
+    return Invocation(check(changed(base, rules.nested(given))), path, workdir and pathlib.Path(workdir))
 
 
 def _help(prog: str, settled: Config, everything: bool) -> None:
-    try:
-        _run_tyro(["--help"], prog, settled)
-    finally:  # tyro ends with SystemExit
-        if everything:
-            print(manual.others(settled))
-
-
-def _run_tyro(argv: Sequence[str], prog: str, settled: Config) -> Any:
-    """A `_CommandLine` with `settings`, whose fields are those of the configuration."""
+    """Prints the fields of a configuration. Raises SystemExit."""
     settings = _settings(settled)
     added = [("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings)]
     schema = dataclasses.make_dataclass("CommandLine", added, bases=(_CommandLine,), frozen=True)
     about = "Runs what a TOML file says; each option overrides one field of it. --help-all has all members' fields."
-    return tyro.cli(schema, args=list(argv), prog=prog, default=schema(), description=about)
+    try:
+        tyro.cli(schema, args=["--help"], prog=prog, default=schema(), description=about)
+    finally:  # tyro ends with SystemExit
+        if everything:
+            print(manual.others(settled))
 
 
 def _settings(config: Config) -> Any:
@@ -108,7 +97,7 @@ def _settings(config: Config) -> Any:
 
 def _flat_table(axis: str, config: Config) -> Any:
     chosen, its = getattr(config, axis), AXES[axis]
-    hint = tyro.conf.arg(aliases=(f"--{its.short}",), help=its.meaning)
+    hint = tyro.conf.arg(aliases=(f"--{its.short}",), help=its.help)
     tag = dataclasses.make_dataclass(
         "Tag", [(its.tag, Annotated[tag_hint(axis, config.space.name), hint], chosen.name)], frozen=True
     )
@@ -135,15 +124,8 @@ def _scanned(argv: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _tags(scanned: dict[str, list[str]]) -> dict[str, Any]:
-    """What the flags of `SETTLED` say, as nested tables."""
-    found: dict[str, Any] = {"plugins": scanned.get("--plugins", [])}
-    for flag, values in scanned.items():
-        if flag in TAGS and values:
-            found[TAGS[flag]] = {AXES[TAGS[flag]].tag: values[0]}
-        elif flag == "--architecture" and values:
-            found["architecture"] = values[0]
-    return found
+def _settled(name: str, values: list[str]) -> Any:
+    return tuple(values) if name == "plugins" else values[0]
 
 
 def _flags(config: Config) -> dict[str, tuple[str, Any]]:
@@ -155,12 +137,11 @@ def _flags(config: Config) -> dict[str, tuple[str, Any]]:
         if hint is bool:
             section, _, last = dashed.rpartition(".")
             table[f"--{section}.no-{last}"] = (name, hint)
-    return {**table, **{flag: table[f"--{axis}.{AXES[axis].tag}"] for flag, axis in TAGS.items()}}
+    return {**table, **{flag: table[f"--{name}"] for flag, name in TAGS.items()}}
 
 
-def _checked(argv: Sequence[str], config: Config) -> Iterator[str]:
-    """The arguments but for those that are settled, each checked; a single value is tied to its flag, as it may begin
-    with a minus sign. Raises UserError."""
+def _values(argv: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
+    """The (dotted name, value) pairs of the arguments, each checked but for those of `SETTLED`. Raises UserError."""
     table = _flags(config)
     rest = list(argv)
     while rest:
@@ -176,34 +157,28 @@ def _checked(argv: Sequence[str], config: Config) -> Iterator[str]:
         values = [value] if equals else []
         while not equals and rest and _is_value(rest[0]) and (not values or several):
             values.append(rest.pop(0))
-        _check_values(flag, name, hint, values)
+        if hint is bool:
+            if values:
+                raise UserError(f"{flag} = {rules.short(values[0])}; allowed: the flag alone (--no-… for false)")
+            yield name, flag == f"--{name.replace('_', '-')}"
+            continue
+        if not values and not several:
+            raise UserError(f"{flag}: no value given; allowed: {rules.allowed(hint)}")
+        item = get_args(hint)[0] if several else hint
         if flag not in SETTLED:
-            yield from [f"{flag}={values[0]}"] if values and not several else [flag, *values]
+            values = [rules.conformed(name, item, _number_or_text(rules.split_hint(item)[0], text)) for text in values]
+        yield name, tuple(values) if several else values[0]
 
 
 def _unknown(flag: str, known: Iterable[str], config: Config) -> str:
     """What is said of a flag that there is not."""
     name = flag.removeprefix("--").replace("-", "_").replace(".no_", ".")
     if name in old.KEYS:
-        return f"unknown flag {rules.short(flag)}; allowed: in its place {old.KEYS[name]}"
+        place = old.KEYS[name]
+        return f"unknown flag {rules.short(flag)}; allowed: in its place {place if ' ' in place else '--' + place}"
     axis, _, field = name.partition(".")
     others = elsewhere(axis, field, config.space.name) if axis in AXES else ""
     return f"unknown flag {rules.short(flag)}{others}{nearest(flag, known)}; allowed: see --help"
-
-
-def _check_values(flag: str, name: str, hint: Any, values: Sequence[str]) -> None:
-    """Raises UserError if the flag of field `name` cannot take `values`."""
-    if hint is bool:
-        if values:
-            raise UserError(f"{flag} = {rules.short(values[0])}; allowed: the flag alone (--no-… for false)")
-        return
-    several = get_origin(hint) is tuple
-    if not values and not several:
-        raise UserError(f"{flag}: no value given; allowed: {rules.allowed(hint)}")
-    item = get_args(hint)[0] if several else hint
-    base, _ = rules.split_hint(item)
-    for text in [] if flag in SETTLED else values:
-        rules.conformed(name, item, _number_or_text(base, text))
 
 
 def _is_value(token: str) -> bool:
@@ -219,8 +194,3 @@ def _number_or_text(base: Any, text: str) -> Any:
         return base(text)
     except ValueError:
         return text
-
-
-def _flat(box: str) -> str:
-    """tyro's error box as one line: colours, frame and repeated blanks removed."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", box).split())

@@ -6,7 +6,7 @@ integer, no true for 1.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dass_jax.errors import UserError, nearest
@@ -49,13 +49,16 @@ def hints(schema: type) -> dict[str, Any]:
     return get_type_hints(schema, include_extras=True)
 
 
-def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The (dotted name, annotated type) of every field that is no table, in the schema's order."""
-    for name, hint in hints(schema).items():
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from leaves(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name, hint
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name as nested tables."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        *tables, last = name.split(".")
+        part = found
+        for table in tables:
+            part = part.setdefault(table, {})
+        part[last] = value
+    return found
 
 
 def allowed(hint: Any) -> str:

@@ -138,15 +138,9 @@ def _dotted(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def _step(start: Config, fields: Mapping[str, Any], place: str, folder: pathlib.Path) -> Config:
     """`config.changed` by fields that have dotted names; a run has no controls, whatever the base has."""
-    tree: dict[str, Any] = {"controls": []}
-    for name, value in fields.items():
+    for name in fields:
         _check_own(name, place)
-        *sections, last = name.split(".")
-        part = tree
-        for section in sections:
-            part = part.setdefault(section, {})
-        part[last] = value
-    return config.changed(start, tree, f"{place}.", folder)
+    return config.changed(start, config.nested({"controls": [], **fields}), f"{place}.", folder)
 
 
 def _check_own(name: str, place: str) -> None:

@@ -82,9 +82,9 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
 def seconds_of(own: pathlib.Path, seconds: dict[str, float]) -> dict[str, float]:
     """A run's seconds of compiling, searching and training, as its phases are declared."""
     found = {"compile": seconds["compile"], "search": 0.0, "training": 0.0}
-    declared = json.loads((own / "phases.json").read_text(encoding="utf-8"))["methods"]
-    for phase in next(iter(declared.values())):
-        found[phase["chain"]] += seconds.get(phase["name"], 0.0)
+    (declared,) = json.loads((own / "phases.json").read_text(encoding="utf-8"))["methods"].values()
+    for name, chain in {phase["name"]: phase["chain"] for phase in declared}.items():
+        found[chain] += seconds.get(name, 0.0)
     return found
 
 

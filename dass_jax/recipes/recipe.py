@@ -68,11 +68,11 @@ class Problem(NamedTuple):
 class Entry(NamedTuple):
     """A recipe as configurations name it: `[train] recipe`."""
 
+    about: str
+    """In a few words, for `--help`."""
     schema: type
     train: Callable[[Any, Problem], Training]
     """(fields, problem) → training."""
-    epochs: Callable[[Any], int]
-    """Fields → epochs in all."""
 
 
 def network_loss(problem: Problem, weights: Callable[[Variables], Any], parts: int = 1) -> bilevel.Loss:

@@ -62,9 +62,10 @@ def groups(declared: Declared, epochs: tuple[Epoch, ...], methods: tuple[str, ..
     found: dict[tuple[bool, str], list[tuple[int, str, list[Epoch], list[Curve]]]] = {}
     for number, method in enumerate(methods):
         rows = of_phase(epochs, method, key)
-        known = phase(declared, method, key).curves
+        known, hidden = phase(declared, method, key).curves, phase(declared, method, key).hidden
         measured = dict.fromkeys(metric for row in rows for metric in row.values)
-        extra = [Curve(metric, metric, metric) for metric in measured if metric not in {each.metric for each in known}]
+        named = {*hidden, *(each.metric for each in known)}
+        extra = [Curve(metric, metric, metric) for metric in measured if metric not in named]
         for unknown, curves in ((False, known), (True, extra)):
             for title in dict.fromkeys(each.group for each in curves):
                 own = [each for each in curves if each.group == title]

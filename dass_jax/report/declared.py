@@ -1,7 +1,8 @@
 """What a run declares in `phases.json`: the phases of each method, and how their metrics and matrices are drawn.
 
     {"methods": {METHOD: [PHASE, …]}}
-    PHASE = {"chain": "search" or "training", "name": …, "title": …, "curves": [CURVE, …], "matrices": {NAME: MATRIX}}
+    PHASE = {"chain": "search" or "training", "name": …, "title": …, "curves": [CURVE, …], "matrices": {NAME: MATRIX},
+             "hidden": [metrics that are recorded and not drawn]}
     CURVE = {"metric": …, "group": …, "line": …, "unit": …, "style": "solid", "gap": false}
     MATRIX = {"title": …, "rows": […], "columns": […], "value": …, "grid": [[row, column], …]}
 
@@ -49,6 +50,7 @@ class Phase(NamedTuple):
     title: str
     curves: tuple[Curve, ...] = ()
     matrices: Mapping[str, Matrix] = {}
+    hidden: tuple[str, ...] = ()
 
 
 Declared = dict[str, tuple[Phase, ...]]
@@ -90,6 +92,7 @@ def _phase(data: Any, origin: str) -> Phase:
         text(data, "title", origin, key[1]),
         tuple(_curve(each, f"{origin}: curves[{n}]") for n, each in enumerate(curves)),
         {matrix: _matrix(each, matrix, f"{origin}: matrices: {matrix}") for matrix, each in matrices.items()},
+        texts(data.get("hidden", []), f"{origin}: hidden"),
     )
 
 

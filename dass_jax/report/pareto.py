@@ -13,9 +13,6 @@ from dass_jax.report.experiment.drawing import MARKERS, draw_front, logarithmic
 from dass_jax.report.page import write_whole
 from dass_jax.report.tables import decimals, in_brackets
 
-TASK = {"metric": "accuracy", "unit": "%", "higher_is_better": True}
-"""Of runs that do not say what their key `accuracy` holds in a `task` like that of results.json."""
-
 BEFORE = "before pruning"
 """The form of a network with all of its weights, whose time and size are those of the faster masked dense one."""
 
@@ -35,7 +32,7 @@ def build(file: pathlib.Path, runs: Sequence[dict[str, Any]], about: str) -> pat
     """Writes the page; returns its path.
 
     Args:
-      runs: what `python -m dass_jax.latency` has measured of each network.
+      runs: what `python -m dass_jax.latency` has measured of each network, all of one task.
       about: how: machine and repetitions.
 
     Raises:
@@ -48,7 +45,7 @@ def build(file: pathlib.Path, runs: Sequence[dict[str, Any]], about: str) -> pat
 
 def page(runs: Sequence[dict[str, Any]], about: str) -> str:
     """The whole page as HTML."""
-    task = _task(runs)
+    task = runs[0]["task"]
     title = f"{task['metric'][:1].upper()}{task['metric'][1:]}, latency and size"
     parts = [markup.heading(title, 1), markup.paragraph(about)]
     points = list(_points(runs))
@@ -59,7 +56,7 @@ def page(runs: Sequence[dict[str, Any]], about: str) -> str:
             "beats in both (Pareto front)."
         )
         parts.append(markup.panels(figures, caption))
-    if any(run["accuracy"] is None for run in runs):
+    if any(run["result"] is None for run in runs):
         parts.append(markup.paragraph(f"Networks whose {task['metric']} is not known are in the table alone.", "note"))
     header = [("network", ""), ("form", ""), (task["metric"], task["unit"]), ("median", "ms"), ("p90", "ms")]
     header += [("× dense", "faster one"), ("size", "bytes"), ("memory", "MB")]
@@ -73,22 +70,18 @@ def named(run: dict[str, Any]) -> str:
     return f"{run['network']}, {share:g} % pruned" if share else run["network"]
 
 
-def _task(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return next((run["task"] for run in runs if "task" in run), TASK)
-
-
 def _points(runs: Sequence[dict[str, Any]]) -> Iterator[Point]:
     for number, run in enumerate(runs):
-        if run["accuracy"] is not None:
+        if run["result"] is not None:
             for form, one in run["forms"].items():
-                yield Point(run["accuracy"], one["median_ms"], one["bytes"], number, form)
-        if run["before"]["accuracy"] is not None:
+                yield Point(run["result"], one["median_ms"], one["bytes"], number, form)
+        if run["before"]["result"] is not None:
             one = run["forms"][run["before"]["form"]]
-            yield Point(run["before"]["accuracy"], one["median_ms"], one["bytes"], number, BEFORE)
+            yield Point(run["before"]["result"], one["median_ms"], one["bytes"], number, BEFORE)
 
 
 def _figures(points: Sequence[Point], runs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    forms, task = list(dict.fromkeys(point.form for point in points)), _task(runs)
+    forms, task = list(dict.fromkeys(point.form for point in points)), runs[0]["task"]
     value = style.literal(f"test {task['metric']} {in_brackets(task['unit'])}".strip())
     for name, unit, label in (("ms", 1, "latency of one example [ms]"), ("bytes", 1000, "size on disk [kB]")):
         figure = Figure(figsize=(5.6, 4.4), facecolor="white", layout="constrained")
@@ -114,8 +107,8 @@ def _figures(points: Sequence[Point], runs: Sequence[dict[str, Any]]) -> Iterato
 
 
 def _rows(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    values = [math.nan if run["accuracy"] is None else run["accuracy"] for run in runs]
-    digits = decimals(_task(runs)["unit"], values)
+    values = [math.nan if run["result"] is None else run["result"] for run in runs]
+    digits = decimals(runs[0]["task"]["unit"], values)
     for run, value in zip(runs, values, strict=True):
         shown = "–" if math.isnan(value) else f"{value:.{digits}f}"
         for form, one in run["forms"].items():

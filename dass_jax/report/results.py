@@ -28,6 +28,15 @@ class Task(NamedTuple):
     examples: float
 
 
+class Known(NamedTuple):
+    """What a table of published results says of an architecture: per cent, its rank, and points below the best."""
+
+    value: float
+    rank: float
+    of: float
+    regret: float
+
+
 class Outcome(NamedTuple):
     """What one method reached; weights and multiply-accumulates (MACs) are counts."""
 
@@ -43,6 +52,7 @@ class Outcome(NamedTuple):
     compression: float
     seconds: dict[str, float]  # by phase
     layers: tuple[Layer, ...]
+    table: dict[str, Known]  # column -> what it says of the architecture; empty: the run has no table
     seed: int | None = None  # None: the run has only one
 
 
@@ -107,7 +117,16 @@ def _outcome(data: Any, method: str, origin: str) -> Outcome:
         compression=number(data, "compression", origin),
         seconds=_measured(data, "seconds", origin),
         layers=_layers(field(data, "layers", origin), f"{origin}: layers"),
+        table=_table(section(data.get("table") or {}, f"{origin}: table"), f"{origin}: table"),
     )
+
+
+def _table(data: dict[str, Any], origin: str) -> dict[str, Known]:
+    known = {column: section(data[column], f"{origin}: {column}") for column in data}
+    return {
+        column: Known(*(number(own, each, f"{origin}: {column}") for each in Known._fields))
+        for column, own in known.items()
+    }
 
 
 def _task(data: dict[str, Any], origin: str) -> Task:

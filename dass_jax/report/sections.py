@@ -5,7 +5,7 @@ import math
 from dass_jax.report import bars, graphs, markup
 from dass_jax.report.graphs import Architecture
 from dass_jax.report.records import Run, methods
-from dass_jax.report.results import Layer, first_seeds, titled
+from dass_jax.report.results import Known, Layer, first_seeds, titled
 from dass_jax.report.style import colour
 from dass_jax.report.tables import decimal
 
@@ -57,6 +57,28 @@ def _architecture(found: Architecture, method: str) -> str:
     text = "\n\n".join(graphs.dot(graph, title) for graph, title in zip(found.graphs, titles, strict=True))
     as_dot = markup.details("The same as DOT text (Graphviz)", markup.pre(text))
     return "\n".join([*notes, markup.wide("\n".join(figures), caption), as_dot, as_json])
+
+
+def published(run: Run) -> str:
+    """What a table of published results says of the architectures; empty without one."""
+    rows = [
+        (each.method, "" if each.seed is None else str(each.seed), column, *_known(known))
+        for each in run.outcomes
+        for column, known in each.table.items()
+    ]
+    if not rows:
+        return ""
+    header = (("method", ""), ("seed", ""), ("column", ""), ("accuracy", "[%]"), ("rank", ""), ("of", ""))
+    caption = (
+        "What the configuration's table says of the found architectures, without any training of this run. Rank 1 is "
+        "the best of all architectures of the table; regret is the distance from it in points."
+    )
+    table = markup.rows_table((*header, ("regret", "[points]")), rows)
+    return markup.heading("By the table") + markup.paragraph(caption) + table
+
+
+def _known(known: Known) -> tuple[str, ...]:
+    return decimal(known.value, 2), decimal(known.rank), decimal(known.of), decimal(known.regret, 2)
 
 
 def sparsity(run: Run) -> str:
