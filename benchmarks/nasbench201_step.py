@@ -19,11 +19,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import numpy as np
 import optax
+from dass_jax.methods.losses import cross_entropy
 
 from benchmarks import measure
 from dass_jax import compose, errors
 from dass_jax.config import Search
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.runtime import loop
 from dass_jax.spaces.nasbench201 import CELL, CHOICES, nasbench201
