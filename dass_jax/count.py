@@ -1,20 +1,20 @@
 """`python -m dass_jax.count`: the size of a network, without training it."""
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dass_jax import accounting, relaxation
-from dass_jax.architectures import darts as genotype
-from dass_jax.errors import Parser, UserError, guarded
-from dass_jax.networks.baselines import PLANS, baseline
-from dass_jax.networks.derived import NetworkConfig, derived
-from dass_jax.networks.model import Model
-from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax import accounting, architectures, config
+from dass_jax.errors import Parser, UserError, guarded, nearest
+from dass_jax.networks import NETWORKS
+from dass_jax.nn import layers
+from dass_jax.schema import Range
+from dass_jax.spaces import SPACES
 from dass_jax.variables import Rules
 
 
@@ -24,97 +24,141 @@ class Images(NamedTuple):
     size: int
     channels: int
     classes: int
-    stem: str
+    usual: Mapping[str, Any] = {}
+    """What fields of networks for such images are, where a network has them."""
 
 
 DATASETS = {
-    "cifar10": Images(32, 3, 10, "cifar"),
-    "cifar100": Images(32, 3, 100, "cifar"),
-    "imagenet": Images(224, 3, 1000, "imagenet"),
-    "mnist": Images(28, 1, 10, "cifar"),
-    "digits": Images(8, 1, 10, "cifar"),
+    "cifar10": Images(32, 3, 10),
+    "cifar100": Images(32, 3, 100),
+    "imagenet": Images(224, 3, 1000, {"stem": "imagenet"}),
+    "mnist": Images(28, 1, 10),
+    "digits": Images(8, 1, 10),
 }
+COUNT, PIXELS, FRACTION = Range(1, 10**6), Range(1, 4096), Range(0, 1, open_low=True)
 
 
-def derived_count(found: genotype.Genotype, cells: int, channels: int, images: Images, keep: float) -> accounting.Count:
-    """Figures of the derived network, without its auxiliary head."""
-    return _model_count(
-        derived(found, NetworkConfig(images.classes, cells, channels, images.stem, False)), images, keep
-    )
+def network_count(name: str, architecture: Any, fields: Any, images: Images, keep: float) -> accounting.Count:
+    """Figures of a trained network, without its auxiliary head; a published one in its form for small images.
 
+    Args:
+      architecture: None for a published network.
+      fields: of the network's schema.
+    """
+    model = NETWORKS[name].make(architecture, fields, images.classes, False, layers.one_device, None)
 
-def baseline_count(name: str, width: float, images: Images, keep: float) -> accounting.Count:
-    """Figures of a published network, in its form for small images whatever the size of these."""
-    return _model_count(baseline(name, images.classes, width), images, keep)
-
-
-def _model_count(model: Model, images: Images, keep: float) -> accounting.Count:
-    def logits(values: Any, one: jax.Array) -> jax.Array:
+    def outputs(values: Any, one: jax.Array) -> jax.Array:
         return model.apply(values["params"], values["batch_stats"], one, False)[0]
 
-    return _count(model.init, model.rules, logits, images, keep)
+    return _count(model.init, model.rules, outputs, images, keep)
 
 
-def supernet_count(cells: int, channels: int, nodes: int, images: Images, keep: float) -> accounting.Count:
-    """Figures of the supernet, without α."""
-    space = darts(SupernetConfig(images.classes, cells, channels, nodes, images.stem))
-    weights = relaxation.softmax({name: jnp.zeros(shape) for name, shape in space.alpha_shapes.items()})
+def supernet_count(name: str, fields: Any, images: Images, keep: float) -> accounting.Count:
+    """Figures of a space's supernet, without α."""
+    space = SPACES[name].make(fields, images.classes, layers.one_device, None)
+    choice = {matrix: jnp.zeros(labels.shape) for matrix, labels in space.choices.items()}
 
-    def logits(values: Any, one: jax.Array) -> jax.Array:
-        return space.apply(values["params"], values["batch_stats"], weights, one, False)[0]
+    def outputs(values: Any, one: jax.Array) -> jax.Array:
+        return space.apply(values["params"], values["batch_stats"], choice, one, False)[0]
 
-    return _count(space.init, space.rules, logits, images, keep)
+    return _count(space.init, space.rules, outputs, images, keep)
 
 
-def _count(init: Any, rules: Rules, logits: Any, images: Images, keep: float) -> accounting.Count:
+def _count(
+    init: Callable[..., Any], rules: Rules, outputs: Callable[..., jax.Array], images: Images, keep: float
+) -> accounting.Count:
     """Figures of a network given as functions, from shapes alone."""
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), (images.size, images.size, images.channels)))
 
     def forward() -> jax.Array:
         values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return logits(values, jnp.zeros((images.channels, images.size, images.size, 1)))
+        return outputs(values, jnp.zeros((images.channels, images.size, images.size, 1)))
 
-    return accounting.count(shapes["params"], rules, keep, forward)
+    kept = accounting.kept_of_fraction(shapes["params"], rules, keep)
+    return accounting.count(shapes["params"], rules, kept, keep, forward)
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; prints a table or, with --json, one JSON object."""
-    parser = Parser(prog="python -m dass_jax.count", description="Counts weights and multiply-accumulates.")
+    given, rest = _parser().parse_known_args(argv)
+    for name, rule in (("keep", FRACTION), ("classes", COUNT), ("image_size", PIXELS)):
+        value = getattr(given, name)
+        if value is not None and value not in rule:
+            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a number {rule}")
+    config.imported(given.plugins)
+    images = DATASETS[given.dataset]
+    images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)
+    result = _counted(given, rest, images)
+    print(json.dumps(result._asdict()) if given.json else table(result, given.keep))
+    return 0
+
+
+def _counted(given: argparse.Namespace, rest: Sequence[str], images: Images) -> accounting.Count:
+    """Figures of what the command line asks for; `rest` are flags of its fields. Raises UserError."""
+    if given.space is not None:
+        fields = _fields(rest, _member("space", given.space, SPACES).schema, images.usual, given.space)
+        return supernet_count(given.space, fields, images, given.keep)
+    if given.network is not None:
+        name, found = given.network, None
+        entry = _member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
+    else:
+        found = architectures.load(given.architecture)
+        name = architectures.family_of(found).name
+        entry = NETWORKS[name]
+    return network_count(name, found, _fields(rest, entry.schema, images.usual, name), images, given.keep)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m dass_jax.count",
+        description="Counts weights and multiply-accumulates.",
+        epilog="Every field of the network or of the space is a flag too: --cells 14, --width 0.5.",
+        allow_abbrev=False,
+    )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--genotype", metavar="NAME_OR_FILE", help=f"{', '.join(genotype.PUBLISHED)} or a genotype.json")
-    what.add_argument("--network", choices=PLANS, help="count a published network instead")
-    what.add_argument("--supernet", action="store_true", help="count the supernet of the search instead (without α)")
-    parser.add_argument("--cells", type=int, help="default: 20, supernet 8")
-    parser.add_argument("--channels", type=int, help="of the first cell; default: 36, supernet 16")
-    parser.add_argument("--width", type=float, default=1.0, help="factor of a --network's channels; default: 1")
-    parser.add_argument("--nodes", type=int, default=4, help="intermediate nodes of a supernet's cell; default: 4")
+    known = ", ".join(architectures.published())
+    what.add_argument("--architecture", metavar="NAME_OR_FILE", help=f"count its network; {known} or a JSON file")
+    what.add_argument("--network", metavar="NAME", help="count a published network")
+    what.add_argument("--space", metavar="NAME", help="count the supernet of a search (without α)")
+    what.add_argument("--genotype", type=_renamed, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--plugins", metavar="FILE", nargs="+", default=[], help="Python files that add spaces or networks"
+    )
     parser.add_argument("--keep", type=float, default=0.01, help="fraction of each layer's weights kept; default: 0.01")
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
     parser.add_argument("--classes", type=int, help="default: the data set's")
     parser.add_argument("--image-size", type=int, help="height and width in pixels; default: the data set's")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    given = parser.parse_args(argv)
-    for name, low, high in (("cells", 1, 200), ("channels", 1, 4096), ("nodes", 1, 8), ("classes", 1, 10**6)):
-        value = getattr(given, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name} = {value}; allowed: a whole number from {low} to {high}")
-    if given.image_size is not None and not 1 <= given.image_size <= 4096:
-        raise UserError(f"--image-size = {given.image_size}; allowed: a whole number from 1 to 4096")
-    if not 0 < given.width <= 8:
-        raise UserError(f"--width = {given.width}; allowed: a number in (0, 8]")
-    if not 0 < given.keep <= 1:
-        raise UserError(f"--keep = {given.keep}; allowed: a number in (0, 1]")
-    images = DATASETS[given.dataset]
-    images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)
-    if given.supernet:
-        result = supernet_count(given.cells or 8, given.channels or 16, given.nodes, images, given.keep)
-    elif given.network:
-        result = baseline_count(given.network, given.width, images, given.keep)
-    else:
-        found = genotype.load(given.genotype)
-        result = derived_count(found, given.cells or 20, given.channels or 36, images, given.keep)
-    print(json.dumps(result._asdict()) if given.json else table(result, given.keep))
-    return 0
+    return parser
+
+
+def _renamed(value: str) -> None:
+    raise UserError(f"unknown flag '--genotype'; allowed: in its place --architecture {value}")
+
+
+def _member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
+    """The entry of that name. Raises UserError if there is none."""
+    if name not in members:
+        raise UserError(f"--{axis} = {name!r}{nearest(name, members)}; allowed: {', '.join(members)}")
+    return members[name]
+
+
+def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
+    """An instance of a schema, with the values of flags named after its fields. Raises UserError."""
+    hints = config.hints(schema)
+    parser = Parser(prog="python -m dass_jax.count", allow_abbrev=False, add_help=False)
+    flags = {f"--{name.replace('_', '-')}": config.split_hint(hint)[0] for name, hint in hints.items()}
+    for flag, base in flags.items():
+        if base is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction)
+        else:
+            parser.add_argument(flag, type=base if base in (int, float) else str)
+    given, rest = parser.parse_known_args(argv)
+    if rest:
+        known = f"what {whose!r} has: {', '.join(flags)}"
+        raise UserError(f"unknown flag {config.short(rest[0])}{nearest(rest[0], flags)}; allowed: {known}")
+    asked = {name: value for name, value in vars(given).items() if value is not None}
+    return config.structured({**{name: usual[name] for name in usual if name in hints}, **asked}, schema, "--")
 
 
 def table(result: accounting.Count, keep: float) -> str:

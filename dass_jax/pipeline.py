@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from dass_jax import architectures, compose, feed, results
@@ -81,6 +82,7 @@ def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[d
 def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
     """The architectures that a method finds, one for each seed; None for a network that has none."""
     found, method = compose.search(s, name), called(s, name)
+    table = compose.lookup(s.config)
     warned: dict[int, dict[str, str]] = {}
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
@@ -91,10 +93,14 @@ def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
             for place in warnings.keys() - warned.get(seed, {}).keys():
                 r.progress.say(f"{label_of(s, chain, phase)}, seed {seed}: warning: {place}: {warnings[place]}")
             warned[seed] = warnings
-            lines.append(observed(phase, part))
+            known = {} if table is None else table.metrics(architecture)
+            lines.append({**observed(phase, part), **known})
         return lines
 
-    chain = Chain(method, SEARCH, found.phases, look, placing(s, method, None, shared))
+    phases = found.phases
+    if table is not None:
+        phases = tuple(phase._replace(curves=(*phase.curves, *table.curves)) for phase in phases)
+    chain = Chain(method, SEARCH, phases, look, placing(s, method, SEARCH, None, shared))
     state = run_chain(r, s, chain)
     parts = [None] * len(s.seeds) if state is None else seeds.members(state.variables, len(s.seeds))
     return [found.found(part, seed) for seed, part in zip(s.seeds, parts, strict=True)]
@@ -110,11 +116,14 @@ def observed(phase: Phase, v: Any) -> dict[str, Any]:
     return {**figures, **({"matrices": matrices} if matrices else {})}
 
 
-def placing(s: Setting, method: str, architecture: Any, shared: Shelf | None) -> Callable[[Phase], pathlib.Path | None]:
-    """Where the end of a chain's first phase is shared with other runs; a batch of seeds shares nothing."""
+def placing(
+    s: Setting, method: str, chain: str, architecture: Any, shared: Shelf | None
+) -> Callable[[Phase], pathlib.Path | None]:
+    """Where the end of a chain's first phase is shared with other runs; a batch of seeds shares nothing, and of a phase
+    whose program is rebuilt nobody would know what is in its end."""
     if shared is None or len(s.seeds) > 1:
         return lambda phase: None
-    return lambda phase: shared(method, phase, architecture) if phase.unread else None
+    return lambda phase: shared(method, chain, phase, architecture) if phase.unread and not phase.rebuild else None
 
 
 def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> None:
@@ -126,14 +135,16 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
     total = s.layout.over_devices(parallel.total)
     function = epoch.evaluation(training.outputs, s.task.sums, compose.prepare_evaluation(s), total)
     every = s.config.train.fields.evaluate_every
+    # Compiled: it is asked for each seed after each epoch, and may choose the weights that are kept.
+    evaluated = {phase.name: jax.jit(phase.network) for phase in training.phases if phase.network is not None}
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
         parts = seeds.members(v, len(s.seeds))
         lines = [observed(phase, part) for part in parts]
-        if phase.network is None or not (epochs == phase.epochs or (every and epochs % every == 0)):
+        if phase.name not in evaluated or not (epochs == phase.epochs or (every and epochs % every == 0)):
             return lines
-        evaluated = seeds.stacked([phase.network(part) for part in parts])
-        measured = evaluate(r, s, f"evaluation of {architecture}", function, evaluated)
+        trained = seeds.stacked([evaluated[phase.name](part) for part in parts])
+        measured = evaluate(r, s, f"evaluation of {architecture}", function, trained)
         for one, line, figures in zip(known, lines, measured, strict=True):
             line |= {f"test_{name}": value for name, value in figures.items()}
             if phase.name in training.evaluations:
@@ -141,12 +152,11 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
                 one.setdefault("evaluations", {})[training.evaluations[phase.name]] = figures
         return lines
 
-    chain = Chain(method, TRAINING, training.phases, look, placing(s, method, architecture, shared))
+    chain = Chain(method, TRAINING, training.phases, look, placing(s, method, TRAINING, architecture, shared))
     state = run_chain(r, s, chain)
-    last = training.phases[-1].network
-    assert last is not None
+    last = evaluated[training.phases[-1].name]
     for seed, one, part in zip(s.seeds, known, seeds.members(state.variables, len(s.seeds)), strict=True):
-        v = last(part)
+        v = jax.tree.map(np.asarray, last(part))
         one["results"] = results.of_method(s, method, seed, one, v)
         keep_results(r, s, method, seed, one, v)
 

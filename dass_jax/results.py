@@ -69,22 +69,16 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         return net.apply(v[PARAMS], v[BATCH_STATS], jnp.zeros((channels, height, width, 1)), False)
 
     keep, kept = s.config.sparsity.keep, accounting.kept_of_masks(v[MASKS], params, net.rules)
-    count = accounting.count(params, net.rules, kept, keep, forward)
-    metric = s.task.metrics[0]
-    last = list(known["evaluations"].values())[-1][metric.name]
+    count, task = accounting.count(params, net.rules, kept, keep, forward), task_of(s)
+    last = list(known["evaluations"].values())[-1][task["metric"]]
     return {
         "method": method,
         "seed": seed,
-        "keep": keep,
+        "keep": keep if count.kept < count.prunable else None,
         **(known["architecture"] or {"architecture": None, "graphs": [], "warnings": {}}),
         "chosen": chosen(s, architecture_of(known)),
-        "task": {
-            "name": s.task.name,
-            "metric": metric.name,
-            "unit": metric.unit,
-            "higher_is_better": metric.higher_is_better,
-            "examples": s.dataset.test.size,
-        },
+        **tabled(s, architecture_of(known)),
+        "task": task,
         "evaluations": known["evaluations"],
         "parameters": {
             "total": count.total,
@@ -95,10 +89,22 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         },
         "macs": {"dense": count.macs, "nonzero": count.macs_nonzero},
         # Accuracy per weight means something where more of it is better.
-        "nid": round(accounting.nid(last, count.kept), 4) if metric.higher_is_better else None,
+        "nid": round(accounting.nid(last, count.kept), 4) if task["higher_is_better"] else None,
         "compression": round(count.total / count.kept, 2),
         "seconds": {name: round(value, 2) for name, value in known["seconds"].items()},
         "layers": layers_of(v, params),
+    }
+
+
+def task_of(s: Setting) -> dict[str, Any]:
+    """The task, its main metric, and on how many test examples it is measured."""
+    metric = s.task.metrics[0]
+    return {
+        "name": s.task.name,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "examples": s.dataset.test.size,
     }
 
 
@@ -108,6 +114,14 @@ def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:
         return {}
     encoded = compose.make_space(s).encode(architecture)
     return {name: np.argwhere(np.asarray(matrix) > 0).tolist() for name, matrix in encoded.items()}
+
+
+def tabled(s: Setting, architecture: Any) -> dict[str, Any]:
+    """{"table": {column: what it says of the architecture}}, where the configuration names a table."""
+    table = compose.lookup(s.config)
+    if table is None or architecture is None:
+        return {}
+    return {"table": {name: entry._asdict() for name, entry in table.entries(architecture).items()}}
 
 
 def layers_of(v: Any, params: Any) -> list[dict[str, Any]]:

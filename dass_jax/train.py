@@ -1,4 +1,4 @@
-"""`python -m dass_jax.train --config FILE`: search, derive, train, prune, fine-tune, report."""
+"""`python -m dass_jax.train --config FILE`: search, train what was found, report."""
 
 import contextlib
 import json
@@ -8,15 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax import config_cli, config_io
-from dass_jax.config import Config
+from dass_jax.config import Config, differences, digest, load, parse, to_toml
 from dass_jax.errors import UserError, process
 
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
     """`runs/<config's name>-<seed>-<digest>`: the same command finds its run again, another one gets its own folder."""
     seeds = f"seed{config.seed}" if config.seeds == 1 else f"seeds{config.seed}-{config.seed + config.seeds - 1}"
-    return pathlib.Path("runs") / f"{config_file.stem}-{seeds}-{config_io.digest(config)}"
+    return pathlib.Path("runs") / f"{config_file.stem}-{seeds}-{digest(config)}"
 
 
 def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
@@ -31,7 +30,7 @@ def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
 
     own = path / "config.toml"
     if own.exists():
-        differing = config_io.differences(config_io.load(own), config)
+        differing = differences(load(own), config)
         if differing and folder.has_begun(path):
             raise UserError(
                 f"--workdir = {str(path)!r} holds a run of another configuration ({'; '.join(differing)}); "
@@ -106,7 +105,7 @@ def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[
             # Another process may have finished the run, or begun another, until this one had the folder.
             results = finished(path, setting.config)
             if results is None:
-                folder.write_text(path / "config.toml", config_io.to_toml(setting.config))
+                folder.write_text(path / "config.toml", to_toml(setting.config))
                 facts = folder.environment(setting.config.seed, setting.devices)
                 folder.write_json(path / "environment.json", facts)
     return results
@@ -114,8 +113,8 @@ def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0. Raises as `perform`."""
-    config, config_file, workdir = config_cli.parse(argv, prog="python -m dass_jax.train")
-    # JAX is imported once the arguments are known to be right: a wrong one is answered at once.
+    config, config_file, workdir = parse(argv, prog="python -m dass_jax.train")
+    # What the run needs is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import report
     from dass_jax.runtime import hosts
     from dass_jax.runtime.progress import Progress

@@ -1,7 +1,6 @@
 """What a search's lines say of its cells: skip connections, entropy, and when a cell has degenerated."""
 
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -9,10 +8,7 @@ import pytest
 from dass_jax import config_io
 from dass_jax.architectures.darts import PUBLISHED, Genotype, collapsed, skips
 from dass_jax.errors import UserError
-from dass_jax.report import build, curves
-from dass_jax.report import records as report
 from dass_jax.runtime import records
-from tests.report.test_report import Page, search_epoch, write
 
 
 @pytest.mark.parametrize(
@@ -43,29 +39,6 @@ def test_a_line_holds_counts_and_entropies_of_both_cells() -> None:
     assert (found["skips_normal"], found["skips_reduce"]) == (5, 2)
     assert found["entropy_normal"] == pytest.approx(math.log(8), abs=1e-6) and found["entropy_reduce"] == 0
     assert found["edge_weights"] == {"normal": even.tolist(), "reduce": sure.tolist()}
-
-
-LINES = [
-    search_epoch("step1", n, 3, skips_normal=n, skips_reduce=1, entropy_normal=2.0 / n, entropy_reduce=1.5)
-    for n in (1, 2)
-]
-
-
-def test_the_report_draws_skips_and_entropy_and_says_where_the_search_was_ended(tmp_path: pathlib.Path) -> None:
-    run = write(tmp_path / "run", [LINES[0], LINES[1] | {"stopped": True}], finished=False)
-    epochs = report.read_metrics(run / "metrics.jsonl")
-    (found,) = curves.of_cells(epochs, ("dass",), "step1", "skips")
-    assert found.seen.value.tolist() == [1, 2] and found.unseen.value.tolist() == [1, 1]
-    page = Page(build(run).read_text(encoding="utf-8"))
-    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert "Skip connections that the cells would have, over 3 epochs of dass" in alts
-    assert "Entropy of the edges, over 3 epochs of dass" in alts
-    assert "dass: ended by search.stop_at_skips after epoch 2." in page.words
-
-
-def test_a_run_without_them_has_no_such_figure(tmp_path: pathlib.Path) -> None:
-    page = Page(build(write(tmp_path / "run", [search_epoch("step1", 1, 1)], finished=False)).read_text("utf-8"))
-    assert not any("Entropy" in attributes.get("alt", "") for _, attributes in page.tags)
 
 
 def test_seeds_that_search_in_step_cannot_stop_one_by_one() -> None:

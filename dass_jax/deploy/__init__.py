@@ -1,7 +1,7 @@
 """A trained sparse network made small and fast: its graph, exact compaction, sparse execution and file formats.
 
     graph = rewrite.simplified(trace.trace(forward, params, batch_stats, image_shape))   the network, BN folded
-    small = compact.compact(graph)                                     without what cannot reach or change the logits
+    small = compact.compact(graph)                                     without what cannot reach or change the outputs
 
 `evaluate` is the graph's definition in NumPy, `xla` and `sparse` run it, `formats` write and read it. `source` finds a
 run's network, `check` compares what was made of it, and the command `python -m dass_jax.deploy` does all of it.

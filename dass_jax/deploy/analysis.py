@@ -1,4 +1,4 @@
-"""Which channels of a sparse network depend on the image and reach the logits, and what the others are worth.
+"""Which channels of a sparse network depend on the image and reach the outputs, and what the others are worth.
 
 A channel to which no live weight leads is the same for every image: a constant inside, and by the zeros of a padded
 convolution another one towards the border. Everything that such channels add to a convolution is a map, too. Both are
@@ -10,7 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from dass_jax.deploy import evaluate
-from dass_jax.deploy.graph import Add, Concat, Constant, Conv, Graph, Input, Multiply, Node, Pool, Subsample, Take
+from dass_jax.deploy.graph import (
+    Add,
+    Concat,
+    Constant,
+    Conv,
+    Graph,
+    Halve,
+    Input,
+    Multiply,
+    Node,
+    Pool,
+    Subsample,
+    Take,
+)
 
 
 class Channels(NamedTuple):
@@ -76,7 +89,7 @@ def _forward(node: Node, inputs: list[Channels], graph: Graph) -> tuple[np.ndarr
     value = fixed(x)
     if isinstance(operation, Subsample) and operation.offset:  # beyond the image there are zeros
         value = np.broadcast_to(value, graph.nodes[node.inputs[0]].shape)
-    elif isinstance(operation, Pool | Subsample) and value.shape[1:] == (1, 1):
+    elif isinstance(operation, Pool | Halve | Subsample) and value.shape[1:] == (1, 1):
         return x.dynamic, value
     return x.dynamic, evaluate.apply(operation, [value[None]])[0]
 
@@ -115,7 +128,7 @@ def _convolved(conv: Conv, value: np.ndarray, shape: tuple[int, int, int]) -> np
 
 
 def backward(graph: Graph, channels: list[Channels]) -> list[np.ndarray]:
-    """Boolean [C] of every node: whether the channel depends on the image and the logits on it."""
+    """Boolean [C] of every node: whether the channel depends on the image and the outputs on it."""
     needed = [np.zeros(node.shape[0], bool) for node in graph.nodes]
     needed[graph.output][:] = True
     for index in range(len(graph.nodes) - 1, -1, -1):

@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +16,42 @@ from dass_jax.deploy import source
 from dass_jax.deploy.files import Run
 from dass_jax.deploy.source import Trained
 from dass_jax.errors import UserError
+from dass_jax.tasks import Task
 from dass_jax.variables import BATCH_STATS
 
 BATCH = 64
 TOLERANCE = 1e-5
-"""Of logits in float32, relative to the largest where that is above 1."""
+"""Of outputs in float32, relative to the largest where that is above 1."""
 
 
 class Outcome(NamedTuple):
     """Of one network on `images` images."""
 
     images: int
-    accuracy: float
-    """Per cent."""
+    figures: dict[str, float]
+    """The task's, by the names of its metrics."""
     difference: float
-    """Largest difference of a logit from the masked network's."""
+    """Largest difference of an output from the masked network's."""
     largest: float
-    """The masked network's largest logit, in magnitude."""
-    changed: int
-    """Images whose predicted class differs from the masked network's."""
+    """The masked network's largest output, in magnitude."""
+    changed: int | None
+    """Images of which something else is predicted than by the masked network; None: the task predicts nothing."""
 
     @property
     def is_exact(self) -> bool:
         """Equal to the masked network up to float32's rounding."""
-        return self.difference <= TOLERANCE * max(1.0, self.largest) and self.changed == 0
+        return self.difference <= TOLERANCE * max(1.0, self.largest) and not self.changed
 
 
 def masked(found: Trained) -> Run:
     """The trained network itself, as its definition evaluates it, masks multiplied in."""
-    program = jax.jit(functools.partial(source.logits, found))
+    program = jax.jit(functools.partial(source.outputs, found))
     statistics = found.network.variables[BATCH_STATS]
     return lambda images: np.asarray(program(found.params, statistics, images.transpose(1, 2, 3, 0)))
 
 
 def batches(found: Trained, limit: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The test set as (normalised images [N, C, H, W] float32, labels [N]); of its first `limit` images, 0 = all."""
+    """The test set, or its first `limit` images, as (normalised images [N, C, H, W] float32, targets [N, …])."""
     data = found.setting.dataset
     rows = np.arange(min(limit, data.test.size) if limit else data.test.size)
     if isinstance(data.test, arrays.Split):
@@ -59,37 +60,55 @@ def batches(found: Trained, limit: int = 0) -> Iterator[tuple[np.ndarray, np.nda
     else:
         splits = stream.batches(data.test, rows, compose.centred(found.setting), data.shape, BATCH)
     mean, std = jnp.asarray(data.mean), jnp.asarray(data.std)
-    for images, labels in splits:
-        yield np.asarray(normalise(jnp.asarray(images), mean, std)).transpose(3, 0, 1, 2), labels
+    for images, targets in splits:
+        yield np.asarray(normalise(jnp.asarray(images), mean, std)).transpose(3, 0, 1, 2), targets
 
 
 def compare(found: Trained, runs: Mapping[str, Run], limit: int = 0) -> dict[str, Outcome]:
     """The outcome of the masked network ("masked") and of each other one, in one pass over the test set."""
-    reference = masked(found)
-    every = {"masked": reference, **runs}
-    sums = {name: Outcome(0, 0.0, 0.0, 0.0, 0) for name in every}
-    for images, labels in batches(found, limit):
-        # All batches have one size, so that everything is compiled once.
-        whole = np.concatenate([images, np.zeros((BATCH - len(images), *images.shape[1:]), np.float32)])
-        wanted = reference(whole)[: len(images)]
-        for name, run in every.items():
-            got = wanted if name == "masked" else run(whole)[: len(images)]
-            before = sums[name]
+    task, every = found.setting.task, {"masked": masked(found), **runs}
+    look = jax.jit(functools.partial(seen, task))
+    sums = dict.fromkeys(every, Outcome(0, {}, 0.0, 0.0, None))
+    for images, targets in batches(found, limit):
+        whole, answers, count = filled(images), filled(targets), len(images)
+        counted = (np.arange(BATCH) < count).astype(np.float32)
+        outputs = {name: run(whole) for name, run in every.items()}
+        wanted, predicted = outputs["masked"][:count], look(outputs["masked"], answers, counted)[1]
+        for name, before in sums.items():
+            figures, own = look(outputs[name], answers, counted)
+            difference = np.abs(outputs[name][:count] - wanted).max()
             sums[name] = Outcome(
-                before.images + len(images),
-                before.accuracy + float((got.argmax(1) == labels).sum()),
-                float(np.maximum(before.difference, np.abs(got - wanted).max())),  # not Python's, which drops NaN
+                before.images + count,
+                {key: before.figures.get(key, 0.0) + float(value) for key, value in figures.items()},
+                float(np.maximum(before.difference, difference)),  # not Python's, which drops NaN
                 float(np.maximum(before.largest, np.abs(wanted).max())),
-                before.changed + int((got.argmax(1) != wanted.argmax(1)).sum()),
+                None if own is None else (before.changed or 0) + int(np.asarray(own != predicted)[:count].sum()),
             )
-    return {name: one._replace(accuracy=round(100 * one.accuracy / one.images, 4)) for name, one in sums.items()}
+    return {name: one._replace(figures=figures_of(task, one.figures)) for name, one in sums.items()}
+
+
+def filled(x: np.ndarray) -> np.ndarray:
+    """x [N, …] as [BATCH, …], the last entry repeated: batches of one size are compiled once."""
+    return np.concatenate([x, np.repeat(x[-1:], BATCH - len(x), axis=0)])
+
+
+def seen(task: Task, outputs: jax.Array, targets: jax.Array, counted: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+    """The task's sums over a batch, and what is predicted [N], if anything."""
+    predicted = None if task.predictions is None else task.predictions(outputs)
+    return task.sums(outputs, targets, counted), predicted
+
+
+def figures_of(task: Task, sums: Mapping[str, float]) -> dict[str, float]:
+    """The task's figures, rounded as a run rounds them."""
+    return {name: round(float(value), 6) for name, value in task.figures(sums).items()}
 
 
 def demand_exact(outcome: Outcome, name: str, place: pathlib.Path) -> None:
     """Raises UserError if a compacted network is not the masked one."""
     if not outcome.is_exact:
+        changed = "" if outcome.changed is None else f", and {outcome.changed} of {outcome.images} predictions"
         raise UserError(
-            f"{str(place)!r}: logits of {name} differ from the masked network's by {outcome.difference:.3g} where the "
-            f"largest is {outcome.largest:.3g}, and {outcome.changed} of {outcome.images} predictions; "
-            f"allowed: {TOLERANCE:g} of the largest and none (a network whose logits are not finite cannot be deployed)"
+            f"{str(place)!r}: outputs of {name} differ from the masked network's by {outcome.difference:.3g} where the "
+            f"largest is {outcome.largest:.3g}{changed}; allowed: {TOLERANCE:g} of the largest and no other prediction "
+            "(a network whose outputs are not finite cannot be deployed)"
         )

@@ -1,4 +1,4 @@
-"""Exact compaction: a graph of only those channels that depend on the image and that the logits depend on.
+"""Exact compaction: a graph of only those channels that depend on the image and that the outputs depend on.
 
 What a channel depends on is found going forward, whom it reaches going backward; as the second pass reads the first and
 not the other way round, one of each is the fixed point. The rest is folded into biases: into one number per channel
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 def compact(graph: Graph) -> Graph:
-    """The graph without dead channels; its logits are those of `graph` up to rounding."""
+    """The graph without dead channels; its outputs are those of `graph` up to rounding."""
     found = analysis.forward(graph)
     live = analysis.backward(graph, found)
     nodes = [graph.nodes[0]]
@@ -51,7 +51,7 @@ def compact(graph: Graph) -> Graph:
         node = graph.nodes[index]
         tensor = _place(nodes, node, [sources[old] for old in node.inputs], found[index], live[index])
         sources.append(Source(found[index], live[index], tensor))
-    output = _logits(nodes, sources[graph.output])
+    output = _outputs(nodes, sources[graph.output])
     return rewrite.shared(rewrite.fold_scales(Graph(tuple(nodes), output)))
 
 
@@ -154,8 +154,8 @@ def _joined(nodes: list[Node], pieces: list[Tensor]) -> Tensor:
     return Tensor(joined, np.concatenate([piece.channels for piece in pieces]))
 
 
-def _logits(nodes: list[Node], source: Source) -> int:
-    """All logits in their order; those that are the same for every image have only a bias."""
+def _outputs(nodes: list[Node], source: Source) -> int:
+    """All outputs in their order; those that are the same for every image have only a bias."""
     dynamic, value = source.live, analysis.fixed(source.channels)
     if source.tensor is None:
         x = append(nodes, Mean(), 0)

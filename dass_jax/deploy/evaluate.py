@@ -12,6 +12,7 @@ from dass_jax.deploy.graph import (
     Constant,
     Conv,
     Graph,
+    Halve,
     Mean,
     Multiply,
     Pool,
@@ -29,7 +30,7 @@ ACTIVATIONS = {
 
 
 def evaluate(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """Images [N, C, H, W] to logits [N, classes]."""
+    """Images [N, C, H, W] to outputs [N, O]."""
     last = {index: place for place, node in enumerate(graph.nodes) for index in node.inputs}
     values: dict[int, np.ndarray] = {}
     for place, node in enumerate(graph.nodes):
@@ -38,8 +39,8 @@ def evaluate(graph: Graph, images: np.ndarray) -> np.ndarray:
         for index in set(node.inputs):
             if last[index] == place and index != graph.output:
                 del values[index]
-    logits = values[graph.output]
-    return np.broadcast_to(logits, (len(images), *logits.shape[1:])).reshape(len(images), -1)
+    outputs = values[graph.output]
+    return np.broadcast_to(outputs, (len(images), *outputs.shape[1:])).reshape(len(images), -1)
 
 
 def apply(operation: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,6 +64,8 @@ def apply(operation: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
             return inputs[0][:, operation.channels]
         case Subsample():
             return subsample(inputs[0], operation.offset)
+        case Halve():
+            return halve(inputs[0])
         case Mean():
             return inputs[0].mean((2, 3), keepdims=True)
     raise ValueError(f"operation {operation!r} is not one of a graph's")
@@ -105,3 +108,9 @@ def subsample(x: np.ndarray, offset: int) -> np.ndarray:
     """x [N, C, H, W] → [N, C, ⌈H/2⌉, ⌈W/2⌉], see `graph.Subsample`."""
     further = np.pad(x, ((0, 0), (0, 0), (0, offset), (0, offset)))[:, :, offset:, offset:]
     return further[:, :, ::2, ::2]
+
+
+def halve(x: np.ndarray) -> np.ndarray:
+    """x [N, C, H, W] → [N, C, ⌊H/2⌋, ⌊W/2⌋], see `graph.Halve`."""
+    height, width = x.shape[2] // 2, x.shape[3] // 2
+    return x[:, :, : 2 * height, : 2 * width].reshape(*x.shape[:2], height, 2, width, 2).mean((3, 5))

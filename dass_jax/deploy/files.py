@@ -14,7 +14,7 @@ from dass_jax.deploy.graph import Graph
 from dass_jax.errors import UserError
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Normalised images, float32 [N, C, H, W] → logits, float32 [N, classes]."""
+"""Normalised images, float32 [N, C, H, W] → outputs, float32 [N, O]."""
 
 WRITERS: dict[str, Callable[..., bytes]] = {
     "stablehlo": stablehlo.to_stablehlo,

@@ -76,6 +76,10 @@ class Subsample(NamedTuple):
     offset: int
 
 
+class Halve(NamedTuple):
+    """The mean of each 2×2 pixels; of an odd size the last row or column is left out."""
+
+
 class Mean(NamedTuple):
     """The mean over the image."""
 
@@ -87,7 +91,7 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """`output` is the node of the logits, [classes, 1, 1]."""
+    """`output` is the node of the outputs, [O, 1, 1]."""
 
     nodes: tuple[Node, ...]
     output: int
@@ -138,6 +142,8 @@ def shape_of(operation: Any, shapes: Sequence[Shape]) -> Shape:
             return first[0], -(-first[1] // operation.stride), -(-first[2] // operation.stride)
         case Subsample():
             return first[0], -(-first[1] // 2), -(-first[2] // 2)
+        case Halve():
+            return first[0], first[1] // 2, first[2] // 2
         case Mean():
             return first[0], 1, 1
         case Take():

@@ -176,7 +176,7 @@ def _loop() -> Callable[..., None]:
 
 
 def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
-    """Images [N, C, H, W] → logits [N, classes], float32. Not to be called from two threads at once.
+    """Images [N, C, H, W] → outputs [N, O], float32. Not to be called from two threads at once.
 
     Raises:
       UserError: where Numba is missing.
@@ -186,12 +186,12 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
     scratch = np.zeros(int(max(largest, longest)), np.float32)
 
     def apply(images: np.ndarray) -> np.ndarray:
-        logits = np.empty((len(images), len(code.outputs)), np.float32)
-        for image, row in zip(np.asarray(images, np.float32), logits, strict=True):
+        outputs = np.empty((len(images), len(code.outputs)), np.float32)
+        for image, row in zip(np.asarray(images, np.float32), outputs, strict=True):
             for channel, place in zip(image, code.inputs, strict=True):
                 memory[place : place + channel.size] = channel.ravel()
             run(*code[:6], memory, scratch)
             row[:] = memory[code.outputs]
-        return logits
+        return outputs
 
     return apply

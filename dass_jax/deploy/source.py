@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dass_jax import architectures, compose, results, sparsity, variables
+from dass_jax import accounting, architectures, compose, results, sparsity, variables
 from dass_jax.compose import Setting
 from dass_jax.config import Config, load, title
 from dass_jax.deploy import rewrite, trace
 from dass_jax.deploy.graph import Graph
 from dass_jax.errors import UserError
+from dass_jax.networks import Model
 from dass_jax.nn.layers import one_device
 from dass_jax.runner import TRAINING, template
 from dass_jax.runtime import checkpoint, keeping, networks, seeds
@@ -27,23 +28,28 @@ class Trained(NamedTuple):
 
     setting: Setting
     network: networks.Network
-    phase: str
-    """After which phase, of a checkpoint; "": at the end of its training."""
-    net: Any
-    """`models.model.Model`, without auxiliary head."""
+    after: str
+    """Of a checkpoint, as "scores" or "epoch 3 of scores"; "": the network is at the end of its training."""
+    net: Model
+    """Without auxiliary head."""
     params: Any
-    """Masks multiplied in."""
+    """Masks multiplied in; without the auxiliary head's."""
 
     @property
     def name(self) -> str:
-        after = f" after {self.phase}" if self.phase else ""
+        after = f" after {self.after}" if self.after else ""
         return f"{self.network.method}, seed {self.network.seed}{after}"
 
     @property
     def kept(self) -> int:
         """Weights that the masks keep, of the auxiliary head none."""
-        masks = variables.flatten(self.network.variables[MASKS])
-        return int(sum(np.count_nonzero(mask) for path, mask in masks.items() if not path.startswith("auxiliary/")))
+        return sum(accounting.kept_of_masks(self.network.variables[MASKS], self.params, self.net.rules).values())
+
+    @property
+    def keep(self) -> float | None:
+        """The fraction of weights that was to be kept; None: nothing is pruned."""
+        everything = accounting.kept_of_fraction(self.params, self.net.rules, 1.0)
+        return self.setting.config.sparsity.keep if self.kept < sum(everything.values()) else None
 
 
 def trained(place: pathlib.Path, method: str | None = None, seed: int | None = None) -> Trained:
@@ -72,14 +78,24 @@ def trained(place: pathlib.Path, method: str | None = None, seed: int | None = N
 
 
 def graph_of(found: Trained) -> Graph:
-    """The masked network as a graph, dense, with BN folded."""
-    forward = functools.partial(logits, found)
+    """The masked network as a graph, dense, with BN folded.
+
+    Raises:
+      UserError: if it does something that a graph cannot say, as only a network of a plugin can.
+    """
+    forward = functools.partial(outputs, found)
     statistics = found.network.variables[BATCH_STATS]
-    return rewrite.simplified(trace.trace(forward, found.params, statistics, found.setting.image_shape))
+    try:
+        return rewrite.simplified(trace.trace(forward, found.params, statistics, found.setting.image_shape))
+    except ValueError as error:
+        raise UserError(
+            f"network {found.setting.config.network.name!r} cannot be deployed: {error}; allowed: layers of "
+            "dass_jax.nn with ReLU, sigmoid, sums, products, concatenations and means between them"
+        ) from error
 
 
-def logits(found: Trained, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
-    """The network's own definition in evaluation: images [C, H, W, N] → logits [N, classes]."""
+def outputs(found: Trained, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+    """The network's own definition in evaluation: images [C, H, W, N] → outputs [N, O]."""
     return found.net.apply(params, batch_stats, images, False)[0]
 
 
@@ -99,12 +115,14 @@ def _seed(config: Config, seed: int | None) -> int:
     return seed
 
 
-def _made(config: Config, network: networks.Network, phase: str) -> Trained:
+def _made(config: Config, network: networks.Network, after: str) -> Trained:
     setting = compose.setting(config)._replace(seeds=(network.seed,))
     found = None if network.architecture is None else architectures.from_json(network.architecture)
     net = compose.model(setting, found, auxiliary=False, average=one_device)
-    params = sparsity.apply_masks(network.variables[PARAMS], network.variables[MASKS])
-    return Trained(setting, network, phase, net, jax.tree.map(np.asarray, params))
+    own = variables.flatten(jax.eval_shape(lambda: net.init(jax.random.key(0), setting.image_shape))[PARAMS])
+    masked = variables.flatten(sparsity.apply_masks(network.variables[PARAMS], network.variables[MASKS]))
+    params = variables.unflatten({path: np.asarray(leaf) for path, leaf in masked.items() if path in own})
+    return Trained(setting, network, after, net, params)
 
 
 def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained | None:
@@ -154,13 +172,17 @@ def _of_checkpoint(
         raise UserError(f"--seed = {seed} with {name}; allowed: {', '.join(map(str, at['seeds']))}")
     known = found.facts["current"][str(seed)]
     setting = compose.setting(config)._replace(seeds=tuple(at["seeds"]))
-    phases = compose.training(setting, results.architecture_of(known)).phases
-    here = [phase.name for phase in phases].index(at["phase"])
+    training = compose.training(setting, results.architecture_of(known))
+    here = [phase.name for phase in training.phases].index(at["phase"])
+    phase, over = training.phases[here], at["epoch"] == training.phases[here].epochs or at.get("stopped", False)
+    if phase.network is None:
+        raise UserError(f"{name} is of {phase.name}, which has no network to evaluate; allowed: one of another phase")
     leaves, _ = keeping.state_of(found)
-    v = checkpoint.restore(template(setting, phases[: here + 1], at["built"]), leaves).variables
+    v = checkpoint.restore(template(setting, training.phases[: here + 1], at["built"]), leaves).variables
     own = seeds.members(v, len(at["seeds"]))[at["seeds"].index(seed)]
-    trained = phases[here].network
-    assert trained is not None  # every phase of a recipe has one
-    v = jax.tree.map(np.asarray, trained(own))
     architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
-    return _made(config, networks.Network(at["method"], seed, architecture, v), at["phase"])
+    evaluated = known.get("evaluations", {}).get(training.evaluations.get(phase.name)) if over else None
+    result = evaluated and evaluated[setting.task.metrics[0].name]
+    network = networks.Network(at["method"], seed, architecture, jax.tree.map(np.asarray, phase.network(own)), result)
+    last = phase.name if over else f"epoch {at['epoch']} of {phase.name}"
+    return _made(config, network, "" if over and here == len(training.phases) - 1 else last)

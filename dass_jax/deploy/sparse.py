@@ -6,6 +6,7 @@ and choices of channels cost nothing, sums and single taps go into what reads th
 channel is computed; a ReLU of one that is there is applied by who reads it. `runtime` carries the program out.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from dass_jax.deploy.graph import (
     Constant,
     Conv,
     Graph,
+    Halve,
     Mean,
     Multiply,
     Node,
@@ -73,7 +75,7 @@ class Program(NamedTuple):
     inputs: int
     """Channels of the image."""
     outputs: tuple[int, ...]
-    """Planes of the logits, 1×1 each."""
+    """Planes of the outputs, 1×1 each."""
 
 
 class _Draft(NamedTuple):
@@ -186,6 +188,9 @@ def _forms(draft: _Draft, node: Node, inputs: Any, shapes: Any, readers: list[Re
             view = {"dy": offset, "dx": offset, "stride": 2}
             pairs = zip(inputs[0], read, strict=True)
             return [Form(0.0, (form.terms[0]._replace(**view),)) if wanted else empty for form, wanted in pairs]
+        case Halve():
+            pairs = zip(inputs[0], read, strict=True)
+            return [_halved(form.terms[0]) if wanted else empty for form, wanted in pairs]
     kind, option = _nonlinear(operation)
     made = []
     for channel, wanted in enumerate(read):
@@ -214,6 +219,12 @@ def _nonlinear(operation: Any) -> tuple[int, int]:
         case Multiply():
             return MULTIPLY, 0
     raise ValueError(f"operation {operation!r} is not one of a graph's")
+
+
+def _halved(view: Term) -> Form:
+    """The mean of each 2×2 pixels of a plane."""
+    corners = itertools.product((0, 1), (0, 1))
+    return Form(0.0, tuple(view._replace(weight=0.25, dy=dy, dx=dx, stride=2) for dy, dx in corners))
 
 
 def _constant(value: np.ndarray) -> Form:

@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dass_jax import results
 from dass_jax.deploy import costs, graph
 from dass_jax.deploy.check import Outcome
 from dass_jax.deploy.formats import onnx_file
 from dass_jax.deploy.graph import Graph
 from dass_jax.deploy.source import Trained
+from dass_jax.report.tables import decimals, in_brackets
 
 
 def facts(
@@ -22,31 +24,37 @@ def facts(
       outcomes: of `check.compare`: "masked", "compacted" and each file.
     """
     layers, before, after = costs.layers(small), graph.size(dense), graph.size(small)
-    data, config = found.setting.dataset, found.setting.config
+    data = found.setting.dataset
     return {
         "network": found.name,
         "method": found.network.method,
         "seed": found.network.seed,
         "architecture": found.network.architecture,
-        "keep": config.sparsity.keep,
+        "keep": found.keep,
+        "task": results.task_of(found.setting),
         "input": {
             "name": onnx_file.INPUT,
             "shape": list(dense.nodes[0].shape),
             "mean": [float(value) for value in data.mean],
             "std": [float(value) for value in data.std],
         },
-        "output": {"name": onnx_file.OUTPUT, "classes": data.classes},
+        "output": {"name": onnx_file.OUTPUT, "shape": [found.setting.task.outputs]},
         "kept_weights": found.kept,
-        "masked": {**before._asdict(), **outcomes["masked"]._asdict()},
-        "compacted": {**after._asdict(), **outcomes["compacted"]._asdict()},
+        "masked": {**before._asdict(), **said(outcomes["masked"])},
+        "compacted": {**after._asdict(), **said(outcomes["compacted"])},
         "files": {
-            name: {"bytes": size, "bytes_per_kept_weight": round(size / max(found.kept, 1), 3)}
-            | outcomes[name]._asdict()
+            name: {"bytes": size, "bytes_per_kept_weight": round(size / max(found.kept, 1), 3)} | said(outcomes[name])
             for name, size in sizes.items()
         },
         "modelled_ms": {**costs.choice(layers)._asdict(), "form": costs.choice(layers).form},
         "layers": [{**layer._asdict(), "form": layer.form} for layer in layers],
     }
+
+
+def said(outcome: Outcome) -> dict[str, Any]:
+    """An outcome with the task's figures among its own."""
+    own = outcome._asdict()
+    return {"images": own.pop("images"), **own.pop("figures"), **own}
 
 
 def to_json(found: Mapping[str, Any]) -> str:
@@ -70,8 +78,9 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Sizes, work and accuracy before and after, then each file."""
-    masked, small = found["masked"], found["compacted"]
+    """Sizes, work and the task's main metric before and after, then each file."""
+    masked, small, metric, unit = found["masked"], found["compacted"], found["task"]["metric"], found["task"]["unit"]
+    value, title = f".{decimals(unit, [masked[metric]])}f", f"{metric} {in_brackets(unit)}".strip()
     rows = [
         [name, f"{masked[key]:,}", f"{small[key]:,}", f"{masked[key] / max(small[key], 1):.1f}×"]
         for name, key in (
@@ -84,14 +93,15 @@ def table(found: Mapping[str, Any]) -> str:
         [name, f"{masked[key] / 1e6:,.2f}", f"{small[key] / 1e6:,.2f}", f"{masked[key] / max(small[key], 1):.1f}×"]
         for name, key in (("MACs of dense kernels [M]", "macs"), ("MACs of weights not zero [M]", "macs_nonzero"))
     ]
-    rows.append(["accuracy [%]", f"{masked['accuracy']:.2f}", f"{small['accuracy']:.2f}", ""])
+    rows.append([title, f"{masked[metric]:{value}}", f"{small[metric]:{value}}", ""])
+    predicts = masked["changed"] is not None
     files = [
         [
             name,
             f"{one['bytes']:,}",
             f"{one['bytes_per_kept_weight']:.2f}",
-            f"{one['accuracy']:.2f}",
-            f"{one['changed']}",
+            f"{one[metric]:{value}}",
+            *([f"{one['changed']}"] if predicts else []),
             f"{one['difference']:.1e}",
         ]
         for name, one in found["files"].items()
@@ -100,9 +110,9 @@ def table(found: Mapping[str, Any]) -> str:
         "file, loaded back",
         "bytes",
         "bytes / kept weight",
-        "accuracy [%]",
-        "other predictions",
-        "logits differ by",
+        title,
+        *(["other predictions"] if predicts else []),
+        "outputs differ by",
     ]
     ms = found["modelled_ms"]
     return "\n".join(
@@ -144,7 +154,7 @@ def page(found: Mapping[str, Any]) -> str:
             table(found).split("\n", 1)[1].strip(),
             "",
             f"Input: float32 [N, {', '.join(map(str, found['input']['shape']))}], (byte / 255 − mean) / std with the "
-            f"mean {mean} and the std {std} of each channel. Output: logits [N, {found['output']['classes']}].",
+            f"mean {mean} and the std {std} of each channel. Output: [N, {found['output']['shape'][0]}].",
             "",
             "## Layers of the compacted network",
             "",

@@ -1,8 +1,8 @@
 """From a network's own definition to a graph: its layers are recorded while JAX traces it for inference.
 
-The layers of `nn.layers` and the pools of `nn.primitives` are intercepted, so that each is one equation of the jaxpr
-whatever kernel it would run; what stands between them (activations, sums, concatenations, means) are a few primitives
-of JAX. Any network built from these layers can be traced; an equation with no place in a graph is an error.
+The layers of `nn.layers` are intercepted, so that each is one equation of the jaxpr whatever kernel it would run; what
+stands between them (activations, sums, concatenations, means) are a few primitives of JAX. Any network built from these
+layers can be traced; an equation with no place in a graph is an error.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,10 @@ from dass_jax.deploy.graph import (
     Activation,
     Add,
     Concat,
+    Constant,
     Conv,
     Graph,
+    Halve,
     Input,
     Mean,
     Multiply,
@@ -30,7 +32,7 @@ from dass_jax.deploy.graph import (
     append,
     scale,
 )
-from dass_jax.nn import layers, primitives
+from dass_jax.nn import layers
 
 
 class Layer(NamedTuple):
@@ -54,7 +56,7 @@ def trace(
     """The graph of a network in evaluation.
 
     Args:
-      forward: (params, batch_stats, images [C, H, W, N]) → logits [N, classes], calling Flax modules.
+      forward: (params, batch_stats, images [C, H, W, N]) → outputs [N, O], calling Flax modules.
       params: with masks multiplied in.
       image_shape: [H, W, C], as `Model.init` takes it.
 
@@ -67,8 +69,8 @@ def trace(
         traced = jax.make_jaxpr(forward)(params, batch_stats, images)
     nodes = [Node(Input((channels, height, width)), (), (channels, height, width))]
     known = [np.asarray(leaf) for leaf in jax.tree.leaves((params, batch_stats))]
-    [logits] = _run(nodes, traced.jaxpr, traced.consts, [*known, Symbol(0)])
-    return Graph(tuple(nodes), _node(nodes, logits))
+    [outputs] = _run(nodes, traced.jaxpr, traced.consts, [*known, Symbol(0)])
+    return Graph(tuple(nodes), _node(nodes, outputs))
 
 
 # Recording: each function binds one equation for one layer.
@@ -104,7 +106,7 @@ def _linear(module: Any, x: jax.Array) -> jax.Array:
 
 def _norm(module: Any, x: jax.Array) -> jax.Array:
     if module.train:
-        raise ValueError("the network was traced in training; allowed: evaluation")
+        raise ValueError("it is traced in training")
     statistics, params = module.variables["batch_stats"], module.variables.get("params", {})
     mean, var = statistics["mean"], statistics["var"]
     scale, bias = params.get("scale", jnp.ones_like(mean)), params.get("bias", jnp.zeros_like(mean))
@@ -122,10 +124,12 @@ def _factorized(module: Any, x: jax.Array) -> jax.Array:
 
 
 def _pool(module: Any, x: jax.Array) -> jax.Array:
-    if module.pool_norm is not None:
-        raise ValueError("a pool with a norm belongs to the supernet; allowed: derived networks")
     shape = (len(x), *(-(-size // module.stride) for size in x.shape[1:3]), x.shape[3])
     return _bind(Layer("pool", module.stride, option=module.kind), shape, x)
+
+
+def _halved(module: Any, x: jax.Array) -> jax.Array:
+    return _bind(Layer("halve"), (len(x), x.shape[1] // 2, x.shape[2] // 2, x.shape[3]), x)
 
 
 RECORDS: dict[type, Callable[..., jax.Array]] = {
@@ -133,7 +137,8 @@ RECORDS: dict[type, Callable[..., jax.Array]] = {
     layers.SparseLinear: _linear,
     layers.BatchNorm: _norm,
     layers.FactorizedReduce: _factorized,
-    primitives.Pool: _pool,
+    layers.Pool: _pool,
+    layers.Halved: _halved,
 }
 
 
@@ -157,6 +162,8 @@ def _run(nodes: list[Node], jaxpr: Any, consts: Any, arguments: list[Any]) -> li
         inputs, inner = [read(atom) for atom in equation.invars], _inner(equation)
         if inner is not None:
             outputs = _run(nodes, inner.jaxpr, inner.consts, inputs)
+        elif equation.primitive is layer_p:
+            outputs = [_layer_of(nodes, equation, *inputs)]
         elif not any(isinstance(value, Symbol) for value in inputs):
             found = equation.primitive.bind(*inputs, **equation.params)
             outputs = list(found) if equation.primitive.multiple_results else [found]
@@ -181,12 +188,6 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         return inputs
     if name in ("convert_element_type", "copy", "copy_p"):
         return [x]
-    if name == "dass_jax_layer":
-        expected = equation.invars[0].aval.shape[:-1]
-        if (*expected, 1, 1)[:3] != nodes[x.node].shape:
-            raise ValueError(f"a layer reads {expected}, broadcast from {nodes[x.node].shape}; allowed: a whole map")
-        weights = [np.asarray(weight, np.float64) for weight in inputs[1:]]
-        return [Symbol(_layer(nodes, params["layer"], _node(nodes, x), weights))]
     if name in ("reshape", "broadcast_in_dim", "squeeze", "expand_dims", "transpose"):
         channels, height, width = nodes[x.node].shape
         is_map = len(shape) == 4 and shape[0] == channels and (height, width) in ((1, 1), shape[1:3])
@@ -203,8 +204,19 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         if found is not None:
             return [found]
     raise ValueError(
-        f"the network uses {name} from {[v.aval.shape for v in equation.invars]} to {shape}: not in a graph"
+        f"it uses {name} from {[v.aval.shape for v in equation.invars]} to {shape}, which is not in a graph"
     )
+
+
+def _layer_of(nodes: list[Node], equation: Any, x: Any, *weights: Any) -> Symbol:
+    """The output of a layer; one that no image reaches (as behind an operation none) reads a constant."""
+    expected = (*equation.invars[0].aval.shape[:-1], 1, 1)[:3]
+    if not isinstance(x, Symbol):
+        x = Symbol(append(nodes, Constant(np.asarray(x, np.float64).reshape(expected))))
+    if expected != nodes[x.node].shape:
+        raise ValueError(f"a layer reads {expected}, broadcast from {nodes[x.node].shape}")
+    arrays = [np.asarray(weight, np.float64) for weight in weights]
+    return Symbol(_layer(nodes, equation.params["layer"], _node(nodes, x), arrays))
 
 
 def _summed(nodes: list[Node], x: Symbol) -> Symbol:
@@ -247,6 +259,8 @@ def _node(nodes: list[Node], symbol: Symbol) -> int:
 def _layer(nodes: list[Node], layer: Layer, x: int, weights: list[np.ndarray]) -> int:
     if layer.kind == "pool":
         return append(nodes, Pool(layer.option, layer.stride), x)
+    if layer.kind == "halve":
+        return append(nodes, Halve(), x)
     if layer.kind == "norm":
         gamma, beta, mean, var = weights
         factor = gamma / np.sqrt(var + layer.option)

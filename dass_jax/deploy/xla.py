@@ -15,6 +15,7 @@ from dass_jax.deploy.graph import (
     Constant,
     Conv,
     Graph,
+    Halve,
     Mean,
     Multiply,
     Pool,
@@ -33,14 +34,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def function(graph: Graph) -> Callable[[jax.Array], jax.Array]:
-    """Images [N, C, H, W] → logits [N, classes], in the images' dtype."""
+    """Images [N, C, H, W] → outputs [N, O], in the images' dtype."""
 
     def apply(images: jax.Array) -> jax.Array:
         values = [images.transpose(0, 2, 3, 1)]
         for node in graph.nodes[1:]:
             values.append(_apply(node.operation, [values[index] for index in node.inputs], images.dtype))
-        logits = values[graph.output]
-        return logits.reshape(images.shape[0], -1)
+        outputs = values[graph.output]
+        return outputs.reshape(images.shape[0], -1)
 
     return apply
 
@@ -72,6 +73,8 @@ def _apply(operation: Any, inputs: Sequence[jax.Array], dtype: Any) -> jax.Array
             return jnp.take(inputs[0], jnp.asarray(operation.channels), axis=-1)
         case Subsample():
             return _subsample(inputs[0], operation.offset)
+        case Halve():
+            return _halve(inputs[0])
         case Mean():
             return inputs[0].mean((1, 2), keepdims=True)
     raise ValueError(f"operation {operation!r} on {x} is not one of a graph's")
@@ -98,3 +101,9 @@ def _convolution(conv: Conv, x: jax.Array) -> jax.Array:
 def _subsample(x: jax.Array, offset: int) -> jax.Array:
     further = jnp.pad(x, ((0, 0), (0, offset), (0, offset), (0, 0)))[:, offset:, offset:]
     return further[:, ::2, ::2]
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    pairs = x[:, : 2 * height, : 2 * width].reshape(x.shape[0], height, 2, width, 2, x.shape[3])
+    return pairs.mean((2, 4))

@@ -4,6 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from dass_jax import config
 from dass_jax.errors import Parser, process
 from dass_jax.experiment import plan
 
@@ -13,21 +14,22 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m dass_jax.experiment", description="Does all runs of an experiment, then its report."
     )
-    parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="TOML file of the experiment")
+    parser.add_argument("file", metavar="FILE", help="TOML file of the experiment, or the name of a shipped one")
     parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="folder; default: runs/<name of FILE>")
     parser.add_argument("--list", action="store_true", help="name the runs and do nothing")
     given = parser.parse_args(argv)
-    wanted = plan.load(given.file)
+    file = config.find(given.file, "experiment")
+    wanted = plan.load(file)
     if given.list:
         print("\n".join(f"{run.name}  {run.network}" for run in wanted.runs))
         return 0
-    # JAX is imported once the file is known to be right: a wrong one is answered at once.
+    # What the runs need is imported once the file is known to be right: a wrong one is answered at once.
     from dass_jax import train
     from dass_jax.experiment.execute import carry_out
     from dass_jax.report import experiment as report
     from dass_jax.runtime.progress import Progress
 
-    path = given.out or pathlib.Path("runs") / given.file.stem
+    path = given.out or pathlib.Path("runs") / file.stem
     progress = Progress()
     train.prepare_jax(wanted.runs[0].config)
     rows = carry_out(wanted, path, progress)

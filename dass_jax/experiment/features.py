@@ -26,7 +26,7 @@ from dass_jax.errors import UserError
 from dass_jax.experiment.plan import Planned, Report
 from dass_jax.networks import NETWORKS
 from dass_jax.phases import Phase
-from dass_jax.runner import template
+from dass_jax.runner import TRAINING, template
 from dass_jax.runtime import checkpoint, folder, keeping, seeds, shelf
 from dass_jax.runtime.progress import Progress
 from dass_jax.variables import Variables
@@ -39,7 +39,7 @@ DRAW = 0
 
 
 def asked(run: Planned, report: Report) -> dict[str, int]:
-    """What a run's file must hold: numbers of images, 0 for what no table or figure shows, and the cell's number."""
+    """What a run's file must hold: numbers of images, and of the cell (0: the last)."""
     if NETWORKS[run.config.network.name].maps is None:
         return {}
     found = {}
@@ -70,19 +70,18 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
       UserError: if the dense network is no longer there.
     """
     wanted, s = asked(run, report), compose.setting(run.config)
-    found = architectures.load(str(own / "architecture.json"))
+    found = architectures.load(str(own / "architecture.json")) if (own / "architecture.json").exists() else None
     training, maps = compose.training(s, found), compose.cell_maps(s, found)
     with checkpoint.manager(own / "checkpoints", run.config.runtime.checkpoints_to_keep) as manager:
         sparse = _variables(s, training.phases, checkpoint.newest(manager))
     arrays: dict[str, Any] = {"asked": json.dumps(wanted)}
     with progress.busy(f"{run.name}: features of its cells"):
         if "kendall_images" in wanted:
-            place = shared(title(run.config), training.phases[0], found)
-            kept = shelf.take(place) if place else None
+            kept = shelf.take(shared(title(run.config), TRAINING, training.phases[0], found))
             if kept is None:
                 raise UserError(
-                    f"report: 'kendall' compares {run.name} with its dense network, which is no longer in shared/; "
-                    "allowed: an experiment whose folder shared/ is kept until its runs are finished"
+                    f"report: 'kendall' compares {run.name} with its dense network, which is not in shared/; allowed: "
+                    "a recipe that prunes, and a folder shared/ that is kept until the runs are finished"
                 )
             images = _chosen(s, wanted["kendall_images"]).images
             arrays["kendall"] = kendall(maps, _variables(s, training.phases[:1], kept), sparse, images)
@@ -98,8 +97,8 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
 def _variables(s: Setting, phases: Sequence[Phase], kept: checkpoint.Checkpoint | None) -> Variables:
     """The network at the end of the last of `phases`."""
     assert kept is not None
-    leaves, _ = keeping.state_of(kept)
-    (own,) = seeds.members(checkpoint.restore(template(s, phases), leaves).variables, 1)
+    leaves, built = keeping.state_of(kept)[0], kept.facts.get("at", {}).get("built", {})
+    (own,) = seeds.members(checkpoint.restore(template(s, phases, built), leaves).variables, 1)
     network = phases[-1].network
     assert network is not None  # every phase of a recipe has one
     return network(own)

@@ -6,13 +6,13 @@
     data.limit = 4000
     [axes]                                every combination is a run; the first axis varies slowest
     seed = [0, 1, 2]
-    method = ["dass", "darts_sparse"]
+    method = ["dass", "darts"]
     [[runs]]                              optional: all combinations again for each of these, with their own values
     name = "Medium"
     network.cells = 12
     [report]                              what is drawn, see `Report`
 
-A field has the name that it has on the command line of a run.
+A field has the name that it has on the command line of a run; a tag has its short name too (`method`, `recipe`).
 """
 
 import dataclasses
@@ -21,14 +21,17 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from dass_jax import config_io
-from dass_jax.config import Config, Count, CountOrZero, NotNegative, Range, Text
-from dass_jax.errors import UserError, nearest
+from dass_jax import config
+from dass_jax.config import AXES, Config
+from dass_jax.errors import UserError
+from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
 TableName = Literal["methods", "keep", "tests", "seeds", "kendall"]
 FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
+TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
+"""Short name of a tag → its dotted name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Report:
 class _File:
     title: Annotated[str, Text("a title", empty=True)] = ""
     base: Annotated[str, Text("the path of a run's TOML file")] = "(missing)"
-    # Bare types: what these hold is checked field by field in `_conform`, and cattrs shall not look into them.
+    # Bare types: what these hold is checked when a run is made of it.
     set: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     axes: dict = dataclasses.field(default_factory=dict)  # type: ignore[type-arg]
     runs: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
@@ -89,97 +92,84 @@ def load(path: pathlib.Path) -> Plan:
     Raises:
       UserError: if the file or its base cannot be read, or says something not allowed.
     """
-    text, data = config_io.read_toml(path, "experiment")
+    text, data = config.read_toml(path, "experiment")
     try:
-        file = config_io.structured(data, _File)
+        file = config.structured(data, _File)
         if "base" not in data:
             raise UserError("base is missing; allowed: base = FILE, the TOML file of a run, relative to this one")
-        base = config_io.load(path.parent / file.base)
-        runs = tuple(_runs(base, file))
+        base = config.load(path.parent / file.base)
+        runs = tuple(_runs(base, file, path.parent))
         _check(runs, file.report)
     except UserError as error:
         raise UserError(f"experiment file {str(path)!r}: {error}") from error
     return Plan(file.title or path.stem, text, runs, file.report)
 
 
-def _runs(base: Config, file: _File) -> Iterator[Planned]:
-    common = {name: _conform(name, value, "set") for name, value in _dotted(file.set).items()}
+def _runs(base: Config, file: _File, folder: pathlib.Path) -> Iterator[Planned]:
+    """The runs, each changed from the base by [set], then by its table, then by its place on the axes: every step
+    settles tags first, and what it says of other fields holds for the member that it chooses."""
+    common = _step(base, _dotted(file.set), "set", folder)
     axes = {name: _axis(name, values) for name, values in _dotted(file.axes).items()}
     for table in file.runs or [{}]:
         if not isinstance(table, Mapping):
-            raise UserError(f"runs = {config_io.short(table)}; allowed: a table [[runs]] for each")
+            raise UserError(f"runs = {config.short(table)}; allowed: a table [[runs]] for each")
         label = table.get("name", "")
         if not isinstance(label, str) or not label.isprintable():
-            raise UserError(f"runs.name = {config_io.short(label)}; allowed: what the tables call the network")
-        given = _dotted({key: value for key, value in table.items() if key != "name"})
-        own = {name: _conform(name, value, "runs") for name, value in given.items()}
+            raise UserError(f"runs.name = {config.short(label)}; allowed: what the tables call the network")
+        own = _dotted({key: value for key, value in table.items() if key != "name"})
+        changed = _step(common, own, "runs", folder)
         free = {name: values for name, values in axes.items() if name not in own}
         for values in itertools.product(*free.values()):
-            config = _config(base, {**common, **own, **dict(zip(free, values, strict=True))})
-            yield Planned(_name(label, config), label or _network(config), config)
+            found = _step(changed, dict(zip(free, values, strict=True)), "axes", folder)
+            run = config.check(dataclasses.replace(found, seeds=1))
+            yield Planned(_name(label, run), label or _network(run), run)
 
 
 def _dotted(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested tables as dotted name → value."""
+    """Nested tables as dotted name → value; a tag by its full name, as `method.name`."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= _dotted(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
+        if isinstance(value, Mapping):
+            found |= _dotted(value, f"{before}{key}.")
+        else:
+            found[TAGS.get(before + key, before + key)] = value
     return found
 
 
-def _hint(name: str, place: str) -> Any:
-    fields = dict(config_io.leaves())
+def _step(start: Config, fields: Mapping[str, Any], place: str, folder: pathlib.Path) -> Config:
+    """`config.changed` by fields that have dotted names; a run has no controls, whatever the base has."""
+    for name in fields:
+        _check_own(name, place)
+    return config.changed(start, config.nested({"controls": [], **fields}), f"{place}.", folder)
+
+
+def _check_own(name: str, place: str) -> None:
     if name in OWN:
         raise UserError(f"{place}.{name}: a run of an experiment has one method and one seed; allowed: as [axes]")
-    if name not in fields:
-        raise UserError(
-            f"unknown key {config_io.short(f'{place}.{name}')}{nearest(name, fields)}; "
-            "allowed: the fields of a run, see python -m dass_jax.train --help"
-        )
-    return fields[name]
-
-
-def _conform(name: str, value: Any, place: str) -> Any:
-    try:
-        return config_io.conform(_hint(name, place), value)
-    except config_io.Refused as error:
-        raise UserError(f"{place}.{name} = {error}") from error
 
 
 def _axis(name: str, values: Any) -> list[Any]:
-    hint = _hint(name, "axes")
+    _check_own(name, "axes")
     if not isinstance(values, list) or not values or len({repr(value) for value in values}) < len(values):
-        raise UserError(
-            f"axes.{name} = {config_io.short(values)}; allowed: a list of different values, "
-            f"each {config_io.allowed(hint)}"
-        )
-    return [_conform(name, value, "axes") for value in values]
+        raise UserError(f"axes.{name} = {config.short(values)}; allowed: a list of different values")
+    return values
 
 
-def _config(base: Config, changes: dict[str, Any]) -> Config:
-    tree: dict[str, Any] = {**dataclasses.asdict(base), "controls": (), "seeds": 1}
-    for name, value in changes.items():
-        *sections, last = name.split(".")
-        part = tree
-        for section in sections:
-            part = part[section]
-        part[last] = value
-    return config_io.from_dict(tree)
-
-
-def _name(label: str, config: Config) -> str:
+def _name(label: str, run: Config) -> str:
     """Of the folder: readable and, by the digest, of this configuration alone."""
     slug = "".join(letter if letter.isalnum() else "_" for letter in label)
-    parts = [*([slug] if slug else []), config.method, f"keep{config.sparsity.keep:g}", f"seed{config.seed}"]
-    return "-".join([*parts, config_io.digest(config)])
+    parts = [*([slug] if slug else []), run.method.name, f"keep{run.sparsity.keep:g}", f"seed{run.seed}"]
+    return "-".join([*parts, config.digest(run)])
 
 
-def _network(config: Config) -> str:
-    return f"{config.network.cells} cells, {config.network.channels} channels"
+def _network(run: Config) -> str:
+    """The network's sizes ("20 cells, 36 channels"), or its name if it has none."""
+    sizes = [f"{value} {name}" for name, value in vars(run.network.fields).items() if type(value) is int]
+    return ", ".join(sizes) or run.network.name
 
 
 def _check(runs: tuple[Planned, ...], report: Report) -> None:
-    digests = [config_io.digest(run.config) for run in runs]
+    digests = [config.digest(run.config) for run in runs]
     for index, digest in enumerate(digests):
         if digest in digests[:index]:
             raise UserError(f"runs: {runs[index].name} is there twice; allowed: runs that differ in what they compute")
@@ -193,7 +183,8 @@ def _check(runs: tuple[Planned, ...], report: Report) -> None:
             f"report.country = {report.country!r} and report.watts = {report.watts:g}; allowed: one of them, as CO2 "
             "is measured or reckoned"
         )
-    fewest = min((run.config.network.cells for run in runs if run.config.network.name == "cells"), default=0)
+    cells = [getattr(run.config.network.fields, "cells", None) for run in runs]
+    fewest = min((number for number in cells if number is not None), default=0)
     if report.tsne_cell > fewest:
         raise UserError(
             f"report.tsne_cell = {report.tsne_cell}; allowed: 0 (the last) to {fewest}, the cells of the smallest "

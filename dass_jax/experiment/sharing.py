@@ -13,6 +13,7 @@ from typing import Any
 from dass_jax import architectures, config
 from dass_jax.config import Config
 from dass_jax.phases import Phase
+from dass_jax.runner import SEARCH
 from dass_jax.runtime.shelf import Shelf
 
 NEVER_READ = ("controls", "plugins")
@@ -22,14 +23,14 @@ TRAINING_UNREAD = ("method", "space", "hypergradient", "architecture", "data.val
 """What no training reads, which is that of an architecture, whoever found it."""
 
 
-def phase_digest(c: Config, machine: Any, method: str, phase: Phase, architecture: Any) -> str:
+def phase_digest(c: Config, machine: Any, method: str, chain: str, phase: Phase, architecture: Any) -> str:
     """16 hexadecimal digits, equal for phases that end in the same bits.
 
     Args:
       machine: what the bits depend on beside the configuration: versions and devices, JSON-able.
       architecture: of the trained network; None in a search, or for a network that has none.
     """
-    searching = phase.network is None
+    searching = chain == SEARCH
     unread = {*NEVER_READ, *(SEARCH_UNREAD if searching else TRAINING_UNREAD), *phase.unread}
 
     def is_read(name: str) -> bool:
@@ -41,14 +42,14 @@ def phase_digest(c: Config, machine: Any, method: str, phase: Phase, architectur
     fields = {name: value for name, value in config.flatten(own).items() if is_read(name)}
     whose = method if searching else None
     found = None if architecture is None else architectures.to_json(architecture)
-    everything = [phase.name, whose, found, fields, machine]
+    everything = [chain, phase.name, whose, found, fields, machine]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def shelf(c: Config, machine: Any, folder: pathlib.Path) -> Shelf:
     """The places in `folder` for the phases of a run."""
 
-    def place(method: str, phase: Phase, architecture: Any) -> pathlib.Path:
-        return folder / f"{phase.name}-{phase_digest(c, machine, method, phase, architecture)}"
+    def place(method: str, chain: str, phase: Phase, architecture: Any) -> pathlib.Path:
+        return folder / f"{phase.name}-{phase_digest(c, machine, method, chain, phase, architecture)}"
 
     return place

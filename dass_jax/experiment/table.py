@@ -6,7 +6,6 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.config import title
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
@@ -52,7 +51,7 @@ def _read(file: pathlib.Path) -> list[dict[str, str]]:
 def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") -> dict[str, Any]:
     """The row of a run of the experiment in `path`; a column without a value is left out."""
     config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
-    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": title(config)}
+    row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method.name}
     row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
     failed = error.exists()
     if failed:  # of a finished run: of what the report needs beside it
@@ -83,9 +82,9 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
 def seconds_of(own: pathlib.Path, seconds: dict[str, float]) -> dict[str, float]:
     """A run's seconds of compiling, searching and training, as its phases are declared."""
     found = {"compile": seconds["compile"], "search": 0.0, "training": 0.0}
-    declared = json.loads((own / "phases.json").read_text(encoding="utf-8"))["methods"]
-    for phase in next(iter(declared.values())):
-        found[phase["chain"]] += seconds.get(phase["name"], 0.0)
+    (declared,) = json.loads((own / "phases.json").read_text(encoding="utf-8"))["methods"].values()
+    for name, chain in {phase["name"]: phase["chain"] for phase in declared}.items():
+        found[chain] += seconds.get(name, 0.0)
     return found
 
 

@@ -48,6 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> dict[str, Any]:
     """The figures of one network."""
+    from dass_jax import results
     from dass_jax.deploy import check, compact, files, source
     from dass_jax.latency import forms, peak
 
@@ -78,9 +79,10 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
     faster = min((name for name in forms.DENSE if name in times), key=lambda name: times[name].median)
     return {
         "network": found.name,
-        "keep": found.setting.config.sparsity.keep,
-        "accuracy": found.network.accuracy,
-        "before": {"accuracy": dense_accuracy(place, found.network), "form": faster},
+        "keep": found.keep,
+        "task": results.task_of(found.setting),
+        "result": found.network.result,
+        "before": {"result": first_result(place, found.network), "form": faster},
         "kept_weights": found.kept,
         "forms": {
             name: {
@@ -95,24 +97,35 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
     }
 
 
-def dense_accuracy(place: pathlib.Path, network: Any) -> float | None:
-    """Per cent that a run's network reached before it was pruned; None for what is no folder of a finished run."""
+def first_result(place: pathlib.Path, network: Any) -> float | None:
+    """The main metric of a run's network at the first of several evaluations, with all of its weights; None where there
+    is but one, and for what is no folder of a finished run."""
     file = place / "results.json"
     if not file.exists():
         return None
     data = json.loads(file.read_text(encoding="utf-8"))
     for part in (data, *data.get("controls", {}).values()):
         for one in part.get("runs", [part]):
-            if (one["method"], one["seed"]) == (network.method, network.seed):
-                return float(one["accuracy"]["dense"])
+            evaluations = list(one["evaluations"].values())
+            if (one["method"], one["seed"]) == (network.method, network.seed) and len(evaluations) > 1:
+                return float(evaluations[0][one["task"]["metric"]])
     return None
+
+
+def amount(value: float, unit: str) -> str:
+    """`24.46 %`, as the reports round it."""
+    from dass_jax.report.tables import decimals
+
+    return f"{value:.{decimals(unit, [value])}f} {unit}".rstrip()
 
 
 def table(found: dict[str, Any]) -> str:
     """The figures of one network for people."""
-    accuracy = "" if found["accuracy"] is None else f", {found['accuracy']:.2f} %"
+    task, value = found["task"], found["result"]
+    result = "" if value is None else f", {task['metric']} {amount(value, task['unit'])}"
+    share = "nothing pruned" if found["keep"] is None else f"keep {found['keep']:g}"
     lines = [
-        f"{found['network']}: keep {found['keep']:g}, {found['kept_weights']:,} weights kept{accuracy}",
+        f"{found['network']}: {share}, {found['kept_weights']:,} weights kept{result}",
         f"{'':<28}{'median [ms]':>12}{'p90 [ms]':>10}{'× dense':>9}{'bytes':>12}{'memory [MB]':>13}",
     ]
     for name, one in found["forms"].items():
@@ -125,22 +138,32 @@ def table(found: dict[str, Any]) -> str:
 
 
 def pareto(runs: Sequence[dict[str, Any]]) -> str:
-    """The forms of all networks that no other one beats, in accuracy and latency or in accuracy and bytes."""
+    """The forms of all networks that no other one beats, in the main metric and latency or in it and bytes."""
     from dass_jax.report.experiment.statistics import pareto as front
+    from dass_jax.report.pareto import named
 
+    task = runs[0]["task"]
     points = [
-        (run["accuracy"], one["median_ms"], one["bytes"], f"{run['network']} (keep {run['keep']:g}): {name}")
+        (run["result"], one["median_ms"], one["bytes"], f"{named(run)}: {name}")
         for run in runs
-        if run["accuracy"] is not None
+        if run["result"] is not None
         for name, one in run["forms"].items()
     ]
     lines = []
     for what, costs in (("latency", [point[1] for point in points]), ("bytes", [point[2] for point in points])):
-        lines.append(f"best accuracy against {what}:")
-        for index in front([(float(cost), point[0]) for cost, point in zip(costs, points, strict=True)]):
-            accuracy, ms, size, name = points[index]
-            lines.append(f"  {accuracy:6.2f} %  {ms:9.3f} ms  {size:>11,} bytes  {name}")
+        lines.append(f"best {task['metric']} against {what}:")
+        places = [(float(cost), point[0]) for cost, point in zip(costs, points, strict=True)]
+        for index in front(places, task["higher_is_better"]):
+            result, ms, size, name = points[index]
+            lines.append(f"  {amount(result, task['unit']):>8}  {ms:9.3f} ms  {size:>11,} bytes  {name}")
     return "\n".join(lines)
+
+
+def check_task(first: dict[str, Any], own: dict[str, Any], place: pathlib.Path) -> None:
+    """Raises UserError if a network is measured by something else than the first one."""
+    (name, metric), (wanted, by) = ((task["name"], task["metric"]) for task in (own, first))
+    if (name, metric) != (wanted, by):
+        raise UserError(f"{str(place)!r} is of the task {name}, by {metric}; allowed: {wanted}, by {by}, as the first")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -161,6 +184,7 @@ def main(argv: Sequence[str]) -> int:
     runs = []
     for place in given.sources:
         runs.append(of_source(place, given, progress))
+        check_task(runs[0]["task"], runs[-1]["task"], place)
         if given.record:
             folder.write_json(place / "latency.json", {**about, **runs[-1]})
     print("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))

@@ -7,53 +7,45 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dass_jax.architectures.darts import Genotype
 from dass_jax.deploy import files, has_package, rewrite, trace, xla
 from dass_jax.deploy.formats import onnx_file
-from dass_jax.deploy.graph import Graph
-from dass_jax.latency.lookup import Place, Sizes
-from dass_jax.networks.derived import NetworkConfig, derived
-from dass_jax.nn import layers
-from dass_jax.nn.primitives import primitive
+from dass_jax.deploy.graph import Graph, Shape
+from dass_jax.networks import Model
 from dass_jax.variables import BATCH_STATS, PARAMS
 
 
 class Chain(nn.Module):
     """So many operations in a row, then a mean, so that the output is small."""
 
-    operation: str
-    place: Place
+    make: Callable[[str], nn.Module]
+    """Name → the operation's module."""
     length: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = layers.batch_norm(False, affine=True)
         for index in range(self.length):
-            x = primitive(self.operation, self.place.channels, self.place.stride, norm, None, f"number_{index}")(x)
+            x = self.make(f"number_{index}")(x)
         return x.mean((1, 2)).T
 
 
-def chain(operation: str, place: Place, length: int) -> Graph:
-    """The graph of a `Chain`."""
-    module = Chain(operation, place, length)
-    image = (place.channels, place.side, place.side, 1)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros(image, np.float32)))
+def chain(make: Callable[[str], nn.Module], length: int, image: Shape) -> Graph:
+    """The graph of a `Chain` on [H, W, C]."""
+    module, (height, width, channels) = Chain(make, length), image
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((channels, height, width, 1), np.float32)))
 
     def forward(params: Any, batch_stats: Any, images: jax.Array) -> Any:
         return module.apply({PARAMS: params, BATCH_STATS: batch_stats}, images)
 
-    return _graph(forward, shapes, (place.side, place.side, place.channels))
+    return _graph(forward, shapes, image)
 
 
-def network(genotype: Genotype, sizes: Sizes) -> Graph:
-    """The graph of a genotype's dense network."""
-    config = NetworkConfig(sizes.classes, sizes.cells, sizes.channels, auxiliary=False)
-    model, image = derived(genotype, config), (sizes.image, sizes.image, 3)
+def network(model: Model, image: Shape) -> Graph:
+    """The graph of a dense network on [H, W, C]."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
     return _graph(lambda params, stats, images: model.apply(params, stats, images, False)[0], shapes, image)
 
 
-def _graph(forward: Callable[..., Any], shapes: Any, image: tuple[int, int, int]) -> Graph:
+def _graph(forward: Callable[..., Any], shapes: Any, image: Shape) -> Graph:
     """With positive weights, so that no activation is off everywhere; times do not depend on them otherwise."""
     rng = np.random.default_rng(0)
 

@@ -1,5 +1,7 @@
 """`python -m dass_jax.latency.lookup`: a table of operations that predicts the dense latency of any genotype, batch 1.
 
+It is a table of DARTS' operations and the one file here that knows a space; the other commands take any network.
+
 An entry is what one more operation of a kind costs at a place: its channels, image and stride. What all networks of the
 same sizes have in common (stem, 1×1 convolutions before each cell, sums, classifier) is one number, `rest`, so that a
 few random reference networks are predicted right in their mean. How far off others are is measured on other genotypes.
@@ -92,18 +94,36 @@ def sampled(seed: int, nodes: int) -> Genotype:
     return sample(np.random.default_rng(seed), nodes)
 
 
+def chain(operation: str, place: Place, length: int) -> Any:
+    """The graph of so many operations in a row."""
+    from dass_jax.latency import dense
+    from dass_jax.nn import layers
+    from dass_jax.nn.primitives import primitive
+
+    norm = layers.batch_norm(False, affine=True)
+    image = (place.side, place.side, place.channels)
+    return dense.chain(lambda name: primitive(operation, place.channels, place.stride, norm, None, name), length, image)
+
+
+def network(genotype: Genotype, sizes: Sizes) -> Any:
+    """The graph of a genotype's dense network."""
+    from dass_jax.latency import dense
+    from dass_jax.networks.derived import NetworkConfig, derived
+
+    config = NetworkConfig(sizes.classes, sizes.cells, sizes.channels, auxiliary=False)
+    return dense.network(derived(genotype, config), (sizes.image, sizes.image, 3))
+
+
 def graphs(sizes: Sizes) -> dict[str, tuple[Any, Any, int]]:
     """For each key two graphs, of which the first has so many more of that operation than the second."""
-    from dass_jax.latency import dense
-
     found = {}
     for place in sorted({place for pair in places(sizes) for place in pair}):
         more = CHAIN if place.stride == 1 else 1
         for operation in OPERATIONS:
             if (operation, place.stride) != ("skip_connect", 1):
                 found[key(operation, place)] = (
-                    dense.chain(operation, place, more),
-                    dense.chain(operation, place, 1 if place.stride == 1 else 0),
+                    chain(operation, place, more),
+                    chain(operation, place, 1 if place.stride == 1 else 0),
                     more - (place.stride == 1),
                 )
     return found
@@ -138,9 +158,9 @@ def _networks(
 ) -> list[float]:
     """Milliseconds of whole networks, in turns among themselves: beside small chains they would find their weights in
     the cache."""
-    from dass_jax.latency import clock, dense
+    from dass_jax.latency import clock
 
-    calls = {str(number): runner(dense.network(one, sizes)) for number, one in enumerate(found)}
+    calls = {str(number): runner(network(one, sizes)) for number, one in enumerate(found)}
     return [time.median for time in clock.in_turns(calls, warm_up, repetitions).values()]
 
 

@@ -4,18 +4,18 @@ A paper is a short composition of the axes: relaxation, sparsity, update.
 """
 
 from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, unsearched
-from dass_jax.methods.method import Entry, Problem
+from dass_jax.methods.method import Entry, Problem, one_phase
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
 
 METHODS: dict[str, Entry] = {
-    "dass": Entry(dass.Fields, dass.search, lambda c: c.epochs + c.prune_epochs),
-    "dass_op": Entry(Bilevel, dass_op.search, lambda c: c.epochs),
-    "dass_joint": Entry(dass_joint.Fields, dass_joint.search, lambda c: c.epochs),
-    "darts": Entry(Bilevel, darts.search, lambda c: c.epochs),
-    "entmax": Entry(entmax.Fields, entmax.search, lambda c: c.epochs),
-    "random": Entry(Empty, unsearched.random),
-    "given": Entry(Empty, unsearched.given),
+    "dass": Entry("with learned masks", dass.Fields, dass.search, dass.epochs, hypergradient=True),
+    "dass_op": Entry("with masks fixed at the first scores", Bilevel, dass_op.search, one_phase, hypergradient=True),
+    "dass_joint": Entry("weights and scores in one loop", dass_joint.Fields, dass_joint.search, one_phase, True),
+    "darts": Entry("dense", Bilevel, darts.search, one_phase, hypergradient=True),
+    "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
+    "random": Entry("drawn at random", Empty, unsearched.random),
+    "given": Entry("no search; implied by `architecture` and by a published network", Empty, unsearched.given),
 }
 
 __all__ = ["METHODS", "Entry", "Problem"]

@@ -29,6 +29,11 @@ class Fields(Bilevel):
     """First learning rate of the pruning scores s in Step 2 (SGD, cosine)."""
 
 
+def epochs(c: Fields) -> int:
+    """Of both steps."""
+    return c.epochs + c.prune_epochs
+
+
 def sparse_weights(stacks: Any, keep: float) -> Weights:
     """Step 2's weights: θ⊙m(s), straight through to s."""
     return lambda v: sparsity.sparsify(v[PARAMS], v[SCORES], stacks, keep)

@@ -34,12 +34,21 @@ class Problem(NamedTuple):
         return jax.eval_shape(lambda: space.init(jax.random.key(0), self.image_shape))
 
 
+def one_phase(c: Any) -> int:
+    """`Entry.epochs` of a method whose field `epochs` is that of the whole search."""
+    return int(c.epochs)
+
+
 class Entry(NamedTuple):
     """A method as configurations name it: `[method] name`."""
 
+    about: str
+    """In a few words, for `--help`."""
     schema: type
     """Of its fields. A control has its main method's values of those that both have."""
     search: Callable[[Any, Problem], Search]
     """(fields, problem) → search."""
     epochs: Callable[[Any], int] = lambda fields: 0
     """Fields → epochs of the whole search, which a control gets as its `epochs`."""
+    hypergradient: bool = False
+    """Whether the search uses `Problem.hypergradient`: only then can `[hypergradient]` be set."""

@@ -40,7 +40,7 @@ class DerivedCell(nn.Module):
         if operation == "skip_connect":
             return x
         if operation == "avg_pool_3x3":
-            return kernels.avg_pool(x)
+            return layers.Pool("avg", name=name)(x)
         kernel = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}[operation]
         return layers.ConvNorm(self.channels, self.norm, kernel, name=name)(kernels.relu(x))
 

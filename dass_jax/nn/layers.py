@@ -131,6 +131,25 @@ class SparseLinear(nn.Module):
         return weight @ widened(x) + bias[:, None]
 
 
+class Pool(nn.Module):
+    """3×3 pooling: the maximum or the mean (`kind` "max", "avg") of the pixels inside the image."""
+
+    kind: str
+    stride: int = 1
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return {"max": kernels.max_pool, "avg": kernels.avg_pool}[self.kind](x, self.stride)
+
+
+class Halved(nn.Module):
+    """The mean of each 2×2 pixels, [C, H, W, N] → [C, H/2, W/2, N]; H and W are even."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = widened(x)
+        corners = (wide[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
+        return (functools.reduce(jnp.add, corners) / 4).astype(x.dtype)
+
+
 class FactorizedReduce(nn.Module):
     """Halves H and W: ReLU, two stride-2 1×1 convolutions to half the channels, the second one pixel further, BN."""
 

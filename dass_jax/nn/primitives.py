@@ -9,7 +9,7 @@ import jax
 
 from dass_jax.architectures.darts import OPERATIONS
 from dass_jax.nn import kernels
-from dass_jax.nn.layers import FactorizedReduce, Norm, SparseConv
+from dass_jax.nn.layers import FactorizedReduce, Norm, Pool, SparseConv
 
 
 class SepConv(nn.Module):
@@ -45,17 +45,16 @@ class DilConv(nn.Module):
         return self.norm(name="norm_1")(x)
 
 
-class Pool(nn.Module):
-    """3×3 pooling; the supernet follows it by BN (`pool_norm`), derived networks do not."""
+class PoolNorm(nn.Module):
+    """3×3 pooling, BN: pooling in the supernet. In derived networks no BN follows it."""
 
     kind: str
     stride: int
-    pool_norm: Norm | None
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = {"max": kernels.max_pool, "avg": kernels.avg_pool}[self.kind](x, self.stride)
-        return x if self.pool_norm is None else self.pool_norm(name="norm")(x)
+        return self.norm(name="norm")(Pool(self.kind, self.stride)(x))
 
 
 class Identity(nn.Module):
@@ -77,6 +76,7 @@ def primitive(operation: str, channels: int, stride: int, norm: Norm, pool_norm:
         return Identity(name=name) if stride == 1 else FactorizedReduce(channels, norm, name=name)
     family, _, size = operation.rpartition("_")
     if family in ("max_pool", "avg_pool"):
-        return Pool(family[:3], stride, pool_norm, name=name)
+        kind = family[:3]
+        return Pool(kind, stride, name=name) if pool_norm is None else PoolNorm(kind, stride, pool_norm, name=name)
     convolution = SepConv if family == "sep_conv" else DilConv
     return convolution(channels, int(size[0]), stride, norm, name=name)

@@ -1,19 +1,16 @@
 """The network of NAS-Bench-201 (arXiv 2001.00326, Figure 1) around its cells: three stages of equal cells, a residual
 block between them, which doubles the channels and halves the image."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dass_jax.errors import UserError
 from dass_jax.nn import kernels
 from dass_jax.nn.heads import Classifier
-from dass_jax.nn.layers import ConvNorm, Norm, SparseConv
-from dass_jax.nn.precision import widened
+from dass_jax.nn.layers import ConvNorm, Halved, Norm, SparseConv
 
 STAGES = 3
 
@@ -40,14 +37,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = ConvNorm(self.channels, self.norm, 3, 2, name="conv_1")(kernels.relu(x))
         y = ConvNorm(self.channels, self.norm, 3, name="conv_2")(kernels.relu(y))
-        return SparseConv(self.channels, name="shortcut")(_halved(x)) + y
-
-
-def _halved(x: jax.Array) -> jax.Array:
-    """The mean of each 2×2 pixels."""
-    wide = widened(x)
-    corners = (wide[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
-    return (functools.reduce(jnp.add, corners) / 4).astype(x.dtype)
+        return SparseConv(self.channels, name="shortcut")(Halved()(x)) + y
 
 
 def three_stages(

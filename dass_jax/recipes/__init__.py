@@ -4,8 +4,8 @@ from dass_jax.recipes import dense, prune
 from dass_jax.recipes.recipe import Entry, Fields, Problem
 
 RECIPES: dict[str, Entry] = {
-    "prune": Entry(prune.Fields, prune.train, lambda c: c.pretrain_epochs + c.score_epochs + c.finetune_epochs),
-    "dense": Entry(dense.Fields, dense.train, lambda c: c.epochs),
+    "prune": Entry("pre-training, learning of scores, fine-tuning of the kept weights", prune.Fields, prune.train),
+    "dense": Entry("with all of its weights", dense.Fields, dense.train),
 }
 
 __all__ = ["RECIPES", "Entry", "Fields", "Problem"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from dass_jax import bilevel, sparsity, variables
@@ -67,11 +68,11 @@ class Problem(NamedTuple):
 class Entry(NamedTuple):
     """A recipe as configurations name it: `[train] recipe`."""
 
+    about: str
+    """In a few words, for `--help`."""
     schema: type
     train: Callable[[Any, Problem], Training]
     """(fields, problem) → training."""
-    epochs: Callable[[Any], int]
-    """Fields → epochs in all."""
 
 
 def network_loss(problem: Problem, weights: Callable[[Variables], Any], parts: int = 1) -> bilevel.Loss:
@@ -118,10 +119,15 @@ def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **giv
     """
     epochs = given["epochs"]
     rate, dropped = by_epoch(falling, epochs), by_epoch(linear(0.0, problem.drop_path), epochs)
-    paths = problem.net.paths if problem.drop_path > 0 else None
+    drops = problem.drop_path > 0
+
+    def rates(progress: np.ndarray) -> dict[str, Any]:
+        dropping = {"drop_path": dropped(progress)} if drops else {}
+        return {"learning_rate": {collection: rate(progress)}, **dropping}
+
     return Phase(
-        feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, paths=paths)},
-        rates=lambda progress: {"learning_rate": {collection: rate(progress)}, "drop_path": dropped(progress)},
+        feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, paths=problem.net.paths if drops else None)},
+        rates=rates,
         curves=problem.task.curves("", "test_", "test"),
         **given,
     )

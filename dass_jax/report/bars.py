@@ -1,4 +1,4 @@
-"""Sparsity of each layer, and seconds of each stage."""
+"""Sparsity of each layer, and seconds of each phase."""
 
 import math
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from dass_jax.report.results import Layer
 from dass_jax.report.style import INK, literal, tidy
 
-_STAGES = ("#8E9AAF", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
+_PHASES = ("#8E9AAF", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
 
 
 def kept_share(layers: tuple[Layer, ...]) -> np.ndarray:
@@ -42,19 +42,21 @@ def sparsity_figure(layers: tuple[Layer, ...], title: str, colour: str) -> Figur
 
 
 def time_figure(seconds: dict[str, dict[str, float]]) -> Figure:
-    """A stacked bar for each method: its stages one after another, in seconds."""
-    stages = list(dict.fromkeys(stage for times in seconds.values() for stage in times))
+    """A stacked bar for each method: its phases one after another, in seconds."""
+    phases = list(dict.fromkeys(phase for times in seconds.values() for phase in times))
     figure = Figure(figsize=(6.6, 1.5 + 0.36 * len(seconds)), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     start = np.zeros(len(seconds))
-    for index, stage in enumerate(stages):
-        length = np.nan_to_num([times.get(stage, 0.0) for times in seconds.values()])
-        colour = _STAGES[index % len(_STAGES)]
-        axes.barh(range(len(seconds)), length, left=start, height=0.62, color=colour, label=stage, edgecolor="white")
+    for index, phase in enumerate(phases):
+        length = np.nan_to_num([times.get(phase, 0.0) for times in seconds.values()])
+        colour = _PHASES[index % len(_PHASES)]
+        axes.barh(
+            range(len(seconds)), length, left=start, height=0.62, color=colour, label=literal(phase), edgecolor="white"
+        )
         start = start + length
     axes.set_yticks(range(len(seconds)), [literal(method) for method in seconds])
     axes.invert_yaxis()
-    tidy(axes, "time by stage", "time [s]", "")
+    tidy(axes, "time by phase", "time [s]", "")
     axes.grid(False, axis="y")
     figure.legend(loc="outside lower left", ncols=5, fontsize=8, frameon=False, handlelength=1.2)
     return figure

@@ -1,8 +1,7 @@
-"""Learning curves: loss, accuracy and generalisation gap over the epochs of one stage, a line for each method.
+"""Learning curves: the metrics of one phase over its epochs, a figure for each group, a colour for each method.
 
-Solid is what the weights were trained on, dashed what they were not: the upper level's half of the training set in
-the search stages (step1, step2), the test set in the training stages (pretrain, scores, finetune). Of several seeds
-the line is the mean, in a band of one standard deviation (n − 1) to either side.
+What has no declaration has a figure of its own. Of several seeds a line is the mean, in a band of one standard
+deviation (n − 1) to either side.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dass_jax.report.records import SEARCH, Epoch, of_stage
-from dass_jax.report.results import decimal
+from dass_jax.report.declared import STYLES, Curve, Declared, Key, phase
+from dass_jax.report.records import Epoch, of_phase
 from dass_jax.report.style import colour, literal, tidy
+from dass_jax.report.tables import decimal, decimals, in_brackets
 
 
 class Line(NamedTuple):
@@ -29,143 +29,132 @@ class Line(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One method's curves of one quantity; `seen` and `unseen` may have been measured in different epochs."""
+    """A line of one method; `number` is the method's place."""
 
     method: str
-    colour: str
-    seen: Line
-    unseen: Line
+    number: int
+    curve: Curve
+    line: Line
 
 
-def names(stage: str) -> tuple[str, str]:
-    """What the solid and the dashed line are called in `stage`."""
-    return ("train", "validation") if stage in SEARCH else ("train", "test")
+class Gap(NamedTuple):
+    """Of a method the two lines of a group, which may have been measured in different epochs, and the first less the
+    second, seed by seed."""
+
+    first: Series
+    second: Series
+    difference: Series
 
 
-def series(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, quantity: str) -> list[Series]:
-    """The curves of `quantity` (loss, accuracy or cosine), of the methods that have epochs in `stage`."""
-    searching = stage in SEARCH
-    keys = ("lower_" + quantity, "upper_" + quantity) if searching else (quantity, "test_" + quantity)
-    return _named(epochs, methods, stage, keys)
+class Group(NamedTuple):
+    """What is drawn together."""
+
+    title: str
+    declared: bool
+    unit: str
+    series: tuple[Series, ...]
+    gaps: tuple[Gap, ...]
+    """Of the methods of which any epoch has both lines; empty for a group that declares none."""
 
 
-def _named(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, keys: tuple[str, str]) -> list[Series]:
-    found = []
-    for index, method in enumerate(methods):
-        rows = of_stage(epochs, method, stage)
-        if rows:
-            found.append(Series(method, colour(index), *(_line(rows, key) for key in keys)))
-    return found
+def groups(declared: Declared, epochs: tuple[Epoch, ...], methods: tuple[str, ...], key: Key) -> list[Group]:
+    """The figures of a phase: declared ones first, each in the order of the declarations, then the other metrics."""
+    found: dict[tuple[bool, str], list[tuple[int, str, list[Epoch], list[Curve]]]] = {}
+    for number, method in enumerate(methods):
+        rows = of_phase(epochs, method, key)
+        known, hidden = phase(declared, method, key).curves, phase(declared, method, key).hidden
+        measured = dict.fromkeys(metric for row in rows for metric in row.values)
+        named = {*hidden, *(each.metric for each in known)}
+        extra = [Curve(metric, metric, metric) for metric in measured if metric not in named]
+        for unknown, curves in ((False, known), (True, extra)):
+            for title in dict.fromkeys(each.group for each in curves):
+                own = [each for each in curves if each.group == title]
+                if any(each.metric in measured for each in own):
+                    found.setdefault((unknown, title), []).append((number, method, rows, own))
+    ordered = sorted(found.items(), key=lambda item: item[0][0])
+    return [_group(title, not unknown, members) for (unknown, title), members in ordered]
 
 
-def gaps(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str) -> list[Series]:
-    """As `seen`, the accuracy on seen less that on unseen images, seed by seed, in points; `unseen` is empty."""
-    seen, unseen = ("lower_accuracy", "upper_accuracy") if stage in SEARCH else ("accuracy", "test_accuracy")
-    differences = tuple(
-        each._replace(values={"gap": each.values[seen] - each.values[unseen]})
-        for each in epochs
-        if each.values.keys() >= {seen, unseen}
-    )
-    return _named(differences, methods, stage, ("gap", ""))
-
-
-def of_cells(epochs: tuple[Epoch, ...], methods: tuple[str, ...], stage: str, quantity: str) -> list[Series]:
-    """A search's `quantity` (skips, entropy): the normal cell's as `seen`, the reduction cell's as `unseen`."""
-    found = _named(epochs, methods, stage, (f"{quantity}_normal", f"{quantity}_reduce"))
-    return [each for each in found if each.seen.epoch.size]
-
-
-def both(each: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Epochs in which seen and unseen images were both measured, int[n], and the two values, float[n] each."""
-    epoch, first, second = np.intersect1d(each.seen.epoch, each.unseen.epoch, return_indices=True)
-    return epoch, each.seen.value[first], each.unseen.value[second]
-
-
-def value_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -> Figure:
-    """Loss or accuracy over `epochs`; the first method's gap is shaded or, of several seeds, each line's deviation."""
+def value_figure(group: Group, title: str, epochs: int) -> Figure:
+    """All lines over `epochs`; the first method's gap is shaded or, of several seeds, each line's deviation."""
     figure, axes = _panel()
-    if not has_bands(curves):
-        axes.fill_between(*both(curves[0]), color=curves[0].colour, alpha=0.13, linewidth=0)
-    for index, each in reversed(list(enumerate(curves))):  # the main method on top
-        for line, dashes in ((each.seen, "-"), (each.unseen, "--")):
-            _band(axes, line, each.colour)
-            axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
-    _finish(figure, axes, curves, epochs, _styles(curves, stage))
-    tidy(axes, f"{stage}: {quantity}", "epoch", "accuracy [%]" if quantity == "accuracy" else "loss (cross-entropy)")
+    shaded = group.gaps[0] if group.gaps and not has_bands(group) else None
+    if shaded:
+        epoch, first, second = _both(shaded)
+        axes.fill_between(epoch, first, second, color=colour(shaded.first.number), alpha=0.13, linewidth=0)
+    for each in reversed(group.series):  # the main method on top
+        _draw(axes, each, STYLES[each.curve.style])
+    _finish(figure, axes, group.series, epochs, _styles(group, shaded))
+    tidy(axes, literal(f"{title}: {group.title}"), "epoch", literal(f"{group.title} {in_brackets(group.unit)}".strip()))
     return figure
 
 
-def gap_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
-    """Accuracy on seen minus accuracy on unseen images, in points, over `epochs`; `curves` are those of `gaps`."""
+def gap_figure(group: Group, title: str, epochs: int) -> Figure:
+    """The first line less the second over `epochs`."""
     figure, axes = _panel()
     axes.axhline(0, color="#555555", linewidth=0.8)
-    for index, each in reversed(list(enumerate(curves))):
-        _band(axes, each.seen, each.colour)
-        epoch = each.seen.epoch
-        axes.plot(epoch, each.seen.value, color=each.colour, linewidth=_width(index), **_dots(epoch))
-    _finish(figure, axes, curves, epochs, [])
-    tidy(axes, f"{stage}: generalisation gap", "epoch", "accuracy difference [points]")
+    differences = tuple(each.difference for each in group.gaps)
+    for each in reversed(differences):
+        _draw(axes, each, "-")
+    _finish(figure, axes, differences, epochs, [])
+    label = f"{group.title} difference {in_brackets(points(group.unit))}".strip()
+    tidy(axes, literal(f"{title}: gap of {group.title}"), "epoch", literal(label))
     return figure
 
 
-def cosine_figure(curves: list[Series], stage: str, epochs: int) -> Figure:
-    """How far the direction that α follows turns away from its first-order part; known of the upper level only."""
-    figure, axes = _panel()
-    axes.axhline(1, color="#555555", linewidth=0.8)
-    for index, each in reversed(list(enumerate(curves))):
-        line = each.unseen
-        _band(axes, line, each.colour)
-        axes.plot(line.epoch, line.value, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
-    _finish(figure, axes, curves, epochs, [])
-    tidy(axes, f"{stage}: α's gradient against first order", "epoch", "cosine")
-    return figure
+def points(unit: str) -> str:
+    """The unit of differences."""
+    return "points" if unit == "%" else unit
 
 
-def cells_figure(curves: list[Series], stage: str, quantity: str, epochs: int) -> Figure:
-    """Skip connections, or entropy in nats, of both cells; `curves` are those of `of_cells`."""
-    figure, axes = _panel()
-    for index, each in reversed(list(enumerate(curves))):
-        for line, dashes in ((each.seen, "-"), (each.unseen, "--")):
-            _band(axes, line, each.colour)
-            axes.plot(line.epoch, line.value, dashes, color=each.colour, linewidth=_width(index), **_dots(line.epoch))
-    normal = Line2D([], [], color="#555555", label="normal")
-    reduction = Line2D([], [], color="#555555", linestyle="--", label="reduction")
-    _finish(figure, axes, curves, epochs, [normal, reduction])
-    unit = "skip connections" if quantity == "skips" else "entropy [nats]"
-    tidy(axes, f"{stage}: {quantity} of the cells", "epoch", unit)
-    axes.set_ylim(bottom=0)
-    return figure
+def names(group: Group) -> tuple[str, str]:
+    """The lines of which the gap is the difference."""
+    return group.gaps[0].first.curve.line, group.gaps[0].second.curve.line
 
 
-def has_gap(curves: list[Series]) -> bool:
-    """Whether any epoch was measured on both seen and unseen images."""
-    return any(both(each)[0].size for each in curves)
-
-
-def has_bands(curves: list[Series]) -> bool:
+def has_bands(group: Group) -> bool:
     """Whether the seeds of any epoch differ."""
-    return any(line.deviation.any() for each in curves for line in (each.seen, each.unseen))
+    return any(each.line.deviation.any() for each in group.series)
 
 
-def last_epoch(each: Series) -> tuple[str, ...]:
-    """Method, last epoch with both accuracies, these on seen and on unseen images, and their gap.
-
-    Without such an epoch: the last epoch, and hyphens for what is missing.
-    """
-    epoch, seen, unseen = both(each)
-    if epoch.size:
-        values = (seen[-1], unseen[-1], seen[-1] - unseen[-1])
-        return each.method, str(epoch[-1]), *(decimal(float(value), 2) for value in values)
-    if each.seen.epoch.size:
-        return each.method, str(each.seen.epoch[-1]), decimal(float(each.seen.value[-1]), 2), "-", "-"
-    return each.method, "-", "-", "-", "-"
+def last_epochs(group: Group) -> list[tuple[str, ...]]:
+    """For each method of the gaps: method, last epoch with both lines, their values, and the gap."""
+    rows = []
+    for each in group.gaps:
+        epoch, first, second = _both(each)
+        digits = decimals(group.unit, [*first, *second])
+        values = (first[-1], second[-1], first[-1] - second[-1])
+        rows.append((each.first.method, str(epoch[-1]), *(decimal(float(value), digits) for value in values)))
+    return rows
 
 
-def _line(rows: list[Epoch], key: str) -> Line:
+def _group(title: str, declared: bool, members: list[tuple[int, str, list[Epoch], list[Curve]]]) -> Group:
+    series, gaps = [], []
+    for number, method, rows, curves in members:
+        own = [Series(method, number, curve, _line(rows, (curve,))) for curve in curves]
+        series += [each for each in own if each.line.epoch.size]
+        if curves[0].gap and len(curves) == 2 and curves[0].unit == curves[1].unit:
+            difference = own[0]._replace(line=_line(rows, (curves[0], curves[1])))
+            if difference.line.epoch.size:
+                gaps.append(Gap(own[0], own[1], difference))
+    units = dict.fromkeys(each.curve.unit for each in series if each.curve.unit)
+    return Group(title, declared, ", ".join(units), tuple(series), tuple(gaps))
+
+
+def _both(gap: Gap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs in which both lines were measured, int[n], and the two values, float[n] each."""
+    lines = gap.first.line, gap.second.line
+    epoch, first, second = np.intersect1d(lines[0].epoch, lines[1].epoch, return_indices=True)
+    return epoch, lines[0].value[first], lines[1].value[second]
+
+
+def _line(rows: list[Epoch], curves: tuple[Curve, ...]) -> Line:
+    """Of one curve or, seed by seed, of the first less the second."""
     measured: dict[int, list[float]] = {}
     for row in rows:
-        if key in row.values:
-            measured.setdefault(row.epoch, []).append(row.values[key])
+        if all(curve.metric in row.values for curve in curves):
+            first, *others = (row.values[curve.metric] for curve in curves)
+            measured.setdefault(row.epoch, []).append(first - sum(others))
     values = measured.values()
     return Line(
         np.array(list(measured), int),
@@ -174,27 +163,29 @@ def _line(rows: list[Epoch], key: str) -> Line:
     )
 
 
-def _band(axes: Axes, line: Line, colour: str) -> None:
-    """One standard deviation to either side of a line."""
+def _draw(axes: Axes, series: Series, dashes: str) -> None:
+    """A line, in a band of one standard deviation to either side; dots on short ones, as a single epoch has no line and
+    gaps on both sides would hide one."""
+    line, ink = series.line, colour(series.number)
     if line.deviation.any():
         low, high = line.value - line.deviation, line.value + line.deviation
-        axes.fill_between(line.epoch, low, high, color=colour, alpha=0.1, linewidth=0)
+        axes.fill_between(line.epoch, low, high, color=ink, alpha=0.1, linewidth=0)
+    dots: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(line.epoch) <= 30 else {}
+    width = 1.6 if series.number == 0 else 1.0  # the main method stands out
+    axes.plot(line.epoch, line.value, dashes, color=ink, linewidth=width, **dots)
 
 
-def _width(index: int) -> float:
-    """Of a curve in points: the main method, number 0, stands out."""
-    return 1.6 if index == 0 else 1.0
-
-
-def _styles(curves: list[Series], stage: str) -> list[Line2D | Patch]:
-    """Legend entries of the line styles; only what was measured is named."""
-    seen, unseen = names(stage)
-    solid = Line2D([], [], color="#555555", label=seen)
-    dashed = Line2D([], [], color="#555555", linestyle="--", label=unseen)
-    lines: list[Line2D | Patch] = [solid, dashed] if has_gap(curves) else [solid]
-    if has_bands(curves):
+def _styles(group: Group, shaded: Gap | None) -> list[Line2D | Patch]:
+    """Legend entries of the lines' names; a line that is called as its figure needs none."""
+    known = dict.fromkeys((each.curve.line, each.curve.style) for each in group.series)
+    lines: list[Line2D | Patch] = [
+        Line2D([], [], color="#555555", linestyle=STYLES[style], label=literal(line)) for line, style in known
+    ]
+    if len(known) == 1 and next(iter(known))[0] == group.title:
+        lines = []
+    if has_bands(group):
         return [*lines, Patch(color="#555555", alpha=0.2, label="± std of seeds")]
-    return [*lines, Patch(color=curves[0].colour, alpha=0.2, label="gap")] if has_gap(curves) else lines
+    return [*lines, Patch(color=colour(shaded.first.number), alpha=0.2, label="gap")] if shaded else lines
 
 
 def _panel() -> tuple[Figure, Axes]:
@@ -202,15 +193,11 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _dots(epoch: np.ndarray) -> dict[str, Any]:
-    """Dots on short curves: a single epoch has no line, and gaps on both sides would hide one."""
-    return {"marker": "o", "markersize": 2.5} if len(epoch) <= 30 else {}
-
-
-def _finish(figure: Figure, axes: Axes, curves: list[Series], epochs: int, extra: list[Line2D | Patch]) -> None:
-    """The x axis spans the whole stage, so that an unfinished one shows what is missing; the legend stands below."""
+def _finish(figure: Figure, axes: Axes, series: tuple[Series, ...], epochs: int, extra: list[Line2D | Patch]) -> None:
+    """The x axis spans the whole phase, so that an unfinished one shows what is missing; the legend stands below."""
     axes.set_xlim(0.5, epochs + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10], min_n_ticks=1))
-    lines = [Line2D([], [], color=each.colour, linewidth=2, label=literal(each.method)) for each in curves]
+    colours = dict.fromkeys((each.number, each.method) for each in series)
+    lines = [Line2D([], [], color=colour(number), linewidth=2, label=literal(method)) for number, method in colours]
     handles = [*lines, *extra]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=7.5, frameon=False, columnspacing=1)

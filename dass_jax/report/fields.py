@@ -63,6 +63,39 @@ def name(data: dict[str, Any], key: str, origin: str) -> str:
     return value
 
 
+def text(data: dict[str, Any], key: str, origin: str, otherwise: str = "") -> str:
+    """`data[key]`, which must be a string; `otherwise` if it is not there."""
+    value = data.get(key, otherwise)
+    if not isinstance(value, str):
+        raise UserError(f"{origin}: {key} = {short(value)}; allowed: a text")
+    return value
+
+
+def listed(value: Any, place: str) -> list[Any]:
+    """`value`, which must be a list."""
+    if not isinstance(value, list):
+        raise UserError(f"{place} = {short(value)}; allowed: a list")
+    return value
+
+
+def texts(value: Any, place: str) -> tuple[str, ...]:
+    """`value`, which must be a list of strings."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UserError(f"{place} = {short(value)}; allowed: a list of texts")
+    return tuple(value)
+
+
+def pairs(value: Any, place: str) -> tuple[tuple[int, int], ...]:
+    """`value`, which must be a list of pairs of whole numbers, 0 or more."""
+    allowed = "allowed: a list of pairs of whole numbers from 0"
+    if not isinstance(value, list):
+        raise UserError(f"{place} = {short(value)}; {allowed}")
+    for pair in value:
+        if not isinstance(pair, list) or [type(each) for each in pair] != [int, int] or min(pair) < 0:
+            raise UserError(f"{place}: {short(pair)}; {allowed}")
+    return tuple((first, second) for first, second in value)
+
+
 def short(value: Any) -> str:
     """`repr(value)` cut to 40 characters."""
     text = repr(value)

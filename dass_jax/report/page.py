@@ -1,14 +1,20 @@
 """The report of a run: one self-contained HTML file with every table and figure."""
 
+import math
 import os
 import pathlib
 from typing import Any
 
 from dass_jax.errors import UserError
 from dass_jax.report import markup, style
+from dass_jax.report.learning import learning, matrices
 from dass_jax.report.records import Run, methods, read
-from dass_jax.report.results import COLUMNS, WEIGHT_COLUMNS, Column, decimal, table_of
-from dass_jax.report.sections import SECTIONS
+from dass_jax.report.results import Outcome
+from dass_jax.report.sections import architectures, published, sparsity, time
+from dass_jax.report.tables import columns, decimal, evaluations_table, table_of, weight_columns
+
+SECTIONS = (architectures, published, learning, matrices, sparsity, time)
+"""In the order of the page, between the results and their origin."""
 
 
 def build(run: pathlib.Path) -> pathlib.Path:
@@ -49,53 +55,53 @@ def _header(run: Run) -> str:
     names = methods(run)
     main = run.outcomes[0] if run.outcomes else None
     pairs = [
-        ("method", names[0] if names else "not known yet"),
+        ("method", " – ".join(filter(None, (names[0], main.title if main else ""))) if names else "not known yet"),
         ("controls", ", ".join(names[1:]) or "none"),
         ("seed" if len(run.seeds) == 1 else "seeds", ", ".join(map(_known, run.seeds))),
-        ("weights to keep", _keep(run.keep)),
-        ("test images", decimal(main.accuracy["test_images"]) if main else "not evaluated yet"),
+        ("weights to keep", "all" if main and run.keep is None else _keep(run.keep)),
+        ("task", _task(main) if main else "not evaluated yet"),
     ]
     unfinished = f"This run is unfinished: it has no results.json yet. {_progress(run)}"
     note = "" if main else markup.paragraph(unfinished, "note")
     return markup.heading(f"Run {run.title}", 1) + note + markup.pairs_table(pairs)
 
 
+def _task(main: Outcome) -> str:
+    task, unit = main.task, f" in {main.task.unit}" if main.task.unit else ""
+    better = "higher" if task.higher_is_better else "lower"
+    return f"{task.name}: {task.metric}{unit} of {decimal(task.examples)} test examples, {better} is better"
+
+
 def _progress(run: Run) -> str:
     if not run.epochs:
         return "No epoch is done."
     last = run.epochs[-1]
-    return f"Last epoch done: {last.method}, {last.stage}, epoch {last.epoch} of {last.epochs}."
+    return f"Last epoch done: {last.method}, {last.key[1]}, epoch {last.epoch} of {last.epochs}."
 
 
 def _results(run: Run) -> str:
-    if not run.outcomes:
+    found = run.outcomes
+    if not found:
         return ""
-    accuracies = (
-        "Accuracies are on the whole test set: dense before pruning, sparse after fine-tuning. MACs are "
-        "multiply-accumulates for one image, in all and with the weights that are not zero. NID is the "
-        "sparse accuracy divided by the thousands of kept weights. Time is the sum of the stages below."
+    metric = found[0].task.metric
+    text = (
+        "Evaluations stand in the order of time: the last is that of the final network. MACs are multiply-accumulates "
+        "for one example, in all and with the weights that are not zero. Time is the sum of the phases below."
     )
+    if not all(math.isnan(each.nid) for each in found):
+        text += f" NID is the final network's {metric} divided by the thousands of kept weights."
     if len(run.seeds) > 1:
-        accuracies += (
+        text += (
             " Each seed has its row; under them stand mean and standard deviation of the sample (n − 1). The seeds run "
             "as a batch: a seed's time is its share."
         )
-    return "\n".join(
-        (
-            markup.heading("Results"),
-            _columns(COLUMNS, run),
-            markup.paragraph(accuracies),
-            markup.heading("Weights", 3),
-            _columns(WEIGHT_COLUMNS, run),
-            markup.paragraph(
-                "Numbers of weights. “The paper's count” counts kept weights as the DASS paper's table does."
-            ),
-        )
-    )
-
-
-def _columns(columns: tuple[Column, ...], run: Run) -> str:
-    return markup.rows_table(*table_of(columns, run.outcomes))
+    parts = [markup.heading("Results"), markup.rows_table(*table_of(columns(found), found)), markup.paragraph(text)]
+    if every := evaluations_table(found):
+        parts.append(markup.details("All metrics of the evaluations", markup.rows_table(*every)))
+    parts += [markup.heading("Weights", 3), markup.rows_table(*table_of(weight_columns(found), found))]
+    if not all(math.isnan(each.parameters["paper"]) for each in found):
+        parts.append(markup.paragraph("“The paper's count” counts kept weights as the DASS paper's table does."))
+    return "\n".join(parts)
 
 
 def _origin(run: Run) -> str:

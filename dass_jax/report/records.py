@@ -1,50 +1,48 @@
 """A run folder as typed, checked data. This is the only module of the report that reads files."""
 
 import json
+import numbers
 import pathlib
 import tomllib
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Genotype, edges, from_json
-from dass_jax.errors import UserError, nearest
-from dass_jax.report.fields import as_number, count, name, number, section, seed
+from dass_jax.errors import UserError
+from dass_jax.report import declared, graphs
+from dass_jax.report.declared import Declared, Key
+from dass_jax.report.fields import as_number, count, name, number, section, seed, short
+from dass_jax.report.graphs import Architecture
 from dass_jax.report.results import Outcome, outcomes
 
-SEARCH = ("step1", "step2")
-TRAINING = ("pretrain", "scores", "finetune")
-_LEVELS = ("lower_loss", "lower_accuracy", "upper_loss", "upper_accuracy", "upper_cosine")
-_CELLS = ("skips_normal", "skips_reduce", "entropy_normal", "entropy_reduce")
-_QUANTITIES = {
-    **dict.fromkeys(SEARCH, (*_LEVELS, *_CELLS)),
-    **dict.fromkeys(TRAINING, ("loss", "accuracy", "test_loss", "test_accuracy")),
-}
-_EDGES_TO_NODES = {len(edges(nodes)): nodes for nodes in range(1, 21)}
+_KNOWN = {"method", "seed", "chain", "phase", "epoch", "epochs", "seconds", "matrices"}
+_KNOWN |= {"skipped_steps", "stopped", "shared"}
+"""Keys of a line that are no metrics."""
 
 
 class Epoch(NamedTuple):
     """One line of `metrics.jsonl`."""
 
     method: str
-    stage: str
+    key: Key  # (chain, phase)
     epoch: int  # from 1
-    epochs: int  # of the whole stage
+    epochs: int  # of the whole phase
     seconds: float
-    values: dict[str, float]  # quantity -> loss, accuracy in per cent, …; only what was measured
-    weights: dict[str, np.ndarray]  # cell -> float[edges, operations], after the softmax; empty in training stages
+    values: dict[str, float]  # metric -> value; only what was measured
+    matrices: dict[str, np.ndarray]  # name -> float[rows, columns]
     seed: int | None  # None: the run has only one
-    stopped: bool = False  # the stage ended here, before its last epoch
+    stopped: bool = False  # the phase ended here, before its last epoch
 
 
 class Run(NamedTuple):
-    """What a run folder holds so far; `outcomes` is empty and `genotypes` may be so while it is unfinished."""
+    """What a run folder holds so far; `outcomes` is empty and `architectures` may be so while it is unfinished."""
 
     title: str
     config_text: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    genotypes: dict[int | None, Genotype]  # the main method's, by seed; None: the run has only one
+    declared: Declared
+    architectures: dict[int | None, Architecture]  # the main method's, by seed; None: the run has only one
     epochs: tuple[Epoch, ...]
     outcomes: tuple[Outcome, ...]
     seeds: tuple[Any, ...]  # one, of whatever kind the files say, or several whole numbers
@@ -66,20 +64,32 @@ def read(folder: pathlib.Path) -> Run:
     environment = _json(folder / "environment.json") or {}
     results = _json(folder / "results.json")
     found = results or {}
+    phases = read_phases(folder)
     return Run(
         title=folder.resolve().name,
         config_text=config_text,
         config=config,
-        environment=section(environment, str(folder / "environment.json")),
-        genotypes=_genotypes(folder),
-        epochs=read_metrics(folder / "metrics.jsonl"),
+        environment=environment,
+        declared=phases,
+        architectures=_architectures(folder),
+        epochs=read_metrics(folder / "metrics.jsonl", phases),
         outcomes=() if results is None else outcomes(results, str(folder / "results.json")),
         seeds=_seeds(found, environment, config),
         keep=found.get("keep", _find(config, "keep")),
     )
 
 
-def read_metrics(path: pathlib.Path) -> tuple[Epoch, ...]:
+def read_phases(folder: pathlib.Path) -> Declared:
+    """What a run folder's phases.json declares; nothing if there is none.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    data = _json(folder / "phases.json")
+    return {} if data is None else declared.read(data, str(folder / "phases.json"))
+
+
+def read_metrics(path: pathlib.Path, phases: Declared) -> tuple[Epoch, ...]:
     """The epochs of a `metrics.jsonl`, in the order of the file.
 
     A last line that cannot be decoded is what a killed run leaves, and is ignored. An epoch that is there twice was
@@ -91,7 +101,7 @@ def read_metrics(path: pathlib.Path) -> tuple[Epoch, ...]:
     lines = _bytes(path).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    found: dict[tuple[str, int | None, str, int], Epoch] = {}
+    found: dict[tuple[str, int | None, Key, int], Epoch] = {}
     for place, line in enumerate(lines, start=1):
         origin = f"{path}, line {place}"
         try:
@@ -100,54 +110,67 @@ def read_metrics(path: pathlib.Path) -> tuple[Epoch, ...]:
             if place == len(lines):
                 break
             raise UserError(f"{origin} is damaged: {error}; allowed: one JSON object a line") from error
-        epoch = _epoch(section(data, origin), origin)
-        found[epoch.method, epoch.seed, epoch.stage, epoch.epoch] = epoch
-    _check_shapes(tuple(found.values()), path)
+        epoch = _epoch(section(data, origin), phases, origin)
+        found[epoch.method, epoch.seed, epoch.key, epoch.epoch] = epoch
+    _check_shapes(tuple(found.values()), phases, path)
     return tuple(found.values())
 
 
 def methods(run: Run) -> tuple[str, ...]:
-    """Every method of the run: the main one (that of the results, or of the first epoch) first."""
-    seen = [outcome.method for outcome in run.outcomes] + [epoch.method for epoch in run.epochs]
-    return tuple(dict.fromkeys(seen))
+    """Every method of the run, the main one first: of the results, then as declared, then of the epochs."""
+    done, ran = ([each.method for each in part] for part in (run.outcomes, run.epochs))
+    return tuple(dict.fromkeys([*done, *run.declared, *ran]))
 
 
-def of_stage(epochs: tuple[Epoch, ...], method: str, stage: str) -> list[Epoch]:
-    """The epochs of one method and stage, of all seeds, in the order of time."""
-    found = (each for each in epochs if (each.method, each.stage) == (method, stage))
+def keys(run: Run) -> tuple[Key, ...]:
+    """Every phase that has begun, as declared and then as the epochs came."""
+    known = [each.key for phases in run.declared.values() for each in phases]
+    begun = dict.fromkeys(each.key for each in run.epochs)
+    return tuple(dict.fromkeys([*(key for key in known if key in begun), *begun]))
+
+
+def of_phase(epochs: tuple[Epoch, ...], method: str, key: Key) -> list[Epoch]:
+    """The epochs of one method and phase, of all seeds, in the order of time."""
+    found = (each for each in epochs if (each.method, each.key) == (method, key))
     return sorted(found, key=lambda each: each.epoch)
 
 
-def _epoch(data: dict[str, Any], origin: str) -> Epoch:
-    stage = name(data, "stage", origin)
-    if stage not in _QUANTITIES:
-        raise UserError(f"{origin}: stage {stage!r}{nearest(stage, _QUANTITIES)}; allowed: {', '.join(_QUANTITIES)}")
+def _epoch(data: dict[str, Any], phases: Declared, origin: str) -> Epoch:
+    method, key = name(data, "method", origin), (name(data, "chain", origin), name(data, "phase", origin))
     epoch, epochs = count(data, "epoch", origin), count(data, "epochs", origin)
     if epoch > epochs:
         raise UserError(f"{origin}: epoch = {epoch}; allowed: 1 to {epochs} (epochs)")
-    measured = (key for key in _QUANTITIES[stage] if data.get(key) is not None)
-    values = {key: as_number(data[key], f"{origin}: {key}") for key in measured}
-    weights = section(data.get("edge_weights") or {}, f"{origin}: edge_weights") if stage in SEARCH else {}
-    cells = (cell for cell in Genotype._fields if cell in weights)
+    metrics = {curve.metric for curve in declared.phase(phases, method, key).curves}
+    values = {
+        metric: as_number(value, f"{origin}: {metric}")
+        for metric, value in data.items()
+        if metric not in _KNOWN and value is not None and (metric in metrics or _is_number(value))
+    }
+    matrices = section(data.get("matrices") or {}, f"{origin}: matrices")
     return Epoch(
-        name(data, "method", origin),
-        stage,
+        method,
+        key,
         epoch,
         epochs,
         number(data, "seconds", origin),
         values,
-        {cell: _weights(weights[cell], f"{origin}: edge_weights: {cell}") for cell in cells},
+        {each: _matrix(rows, f"{origin}: matrices: {each}") for each, rows in matrices.items()},
         seed(data, origin) if "seed" in data else None,
         data.get("stopped") is True,
     )
 
 
-def _genotypes(folder: pathlib.Path) -> dict[int | None, Genotype]:
-    """What genotype.json or, for several seeds, genotype_<seed>.json hold."""
-    files = {int(path.stem.partition("_")[2]): path for path in folder.glob("genotype_*.json") if _numbered(path)}
-    places: dict[int | None, pathlib.Path] = {None: folder / "genotype.json", **dict(sorted(files.items()))}
-    found = {whose: _json(path) for whose, path in places.items()}
-    return {whose: from_json(data, str(places[whose])) for whose, data in found.items() if data is not None}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _architectures(folder: pathlib.Path) -> dict[int | None, Architecture]:
+    """What architecture.json or, for several seeds, architecture_<seed>.json hold."""
+    files = {int(path.stem.partition("_")[2]): path for path in folder.glob("architecture_*.json") if _numbered(path)}
+    places: dict[int | None, pathlib.Path] = {None: folder / "architecture.json", **dict(sorted(files.items()))}
+    data = {whose: _json(path) for whose, path in places.items()}
+    found = {whose: graphs.read(each, str(places[whose])) for whose, each in data.items() if each is not None}
+    return {whose: each for whose, each in found.items() if each is not None}
 
 
 def _numbered(path: pathlib.Path) -> bool:
@@ -163,26 +186,29 @@ def _seeds(results: dict[str, Any], environment: dict[str, Any], config: dict[st
     return tuple(range(first, first + count)) if type(first) is type(count) is int else (first,)
 
 
-def _weights(rows: Any, place: str) -> np.ndarray:
-    """float[edges, operations]; its shape must be that of a cell, so that rows and columns have a meaning."""
-    allowed = f"2, 5, 9, 14, … rows (edges) of {len(OPERATIONS)} or {len(PRIMITIVES)} numbers (operations)"
-    if not isinstance(rows, list) or len(rows) not in _EDGES_TO_NODES:
-        raise UserError(f"{place} has {len(rows) if isinstance(rows, list) else 'no'} rows; allowed: {allowed}")
-    widths = {len(row) if isinstance(row, list) else 0 for row in rows}
-    if widths not in ({len(OPERATIONS)}, {len(PRIMITIVES)}):
-        raise UserError(f"{place} has rows of {', '.join(map(str, sorted(widths)))} numbers; allowed: {allowed}")
+def _matrix(rows: Any, place: str) -> np.ndarray:
+    """float[rows, columns]."""
+    lengths = {len(row) if isinstance(row, list) else 0 for row in rows} if isinstance(rows, list) else set()
+    if len(lengths) != 1 or 0 in lengths:
+        raise UserError(f"{place} = {short(rows)}; allowed: rows of equally many numbers")
     return np.array([[as_number(value, place) for value in row] for row in rows], dtype=np.float32)
 
 
-def _check_shapes(epochs: tuple[Epoch, ...], path: pathlib.Path) -> None:
-    first: dict[tuple[str, str], tuple[int, ...]] = {}
+def _check_shapes(epochs: tuple[Epoch, ...], phases: Declared, path: pathlib.Path) -> None:
+    """A matrix has the shape that is declared or, if none is, that of the phase's first."""
+    known: dict[tuple[str, Key, str], tuple[tuple[int, ...], str]] = {}
     for each in epochs:
-        for cell, weights in each.weights.items():
-            expected = first.setdefault((each.method, cell), weights.shape)
-            if weights.shape != expected:
+        matrices = declared.phase(phases, each.method, each.key).matrices if each.matrices else {}
+        for matrix, found in each.matrices.items():
+            if matrix in matrices:
+                expected = (len(matrices[matrix].rows), len(matrices[matrix].columns)), "as phases.json declares"
+            else:
+                expected = found.shape, "as in the epochs before"
+            shape, why = known.setdefault((each.method, each.key, matrix), expected)
+            if found.shape != shape:
                 raise UserError(
-                    f"{path}: {each.method} {each.stage} epoch {each.epoch}: edge_weights of the {cell} cell have "
-                    f"shape {weights.shape}; allowed: {expected}, as in the epochs before"
+                    f"{path}: {each.method} {each.key[1]} epoch {each.epoch}: matrices: {matrix} has shape "
+                    f"{found.shape}; allowed: {shape}, {why}"
                 )
 
 

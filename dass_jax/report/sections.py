@@ -1,179 +1,84 @@
-"""The sections of the report that hold figures: each takes the run and returns HTML, which may be empty."""
+"""The sections on what was found and what it costs: each takes the run and returns HTML, which may be empty."""
 
 import math
 
-from matplotlib.figure import Figure
-
-from dass_jax.architectures.darts import Cell, Genotype
-from dass_jax.report import bars, curves, heatmap, markup
-from dass_jax.report.cells import cell_figure, dot
-from dass_jax.report.records import SEARCH, TRAINING, Run, methods
-from dass_jax.report.results import Layer, decimal, first_seeds, titled
+from dass_jax.report import bars, graphs, markup
+from dass_jax.report.graphs import Architecture
+from dass_jax.report.records import Run, methods
+from dass_jax.report.results import Known, Layer, first_seeds, titled
 from dass_jax.report.style import colour
-
-_STAGES = {
-    "step1": "Step 1: architecture search (dense operations; in dass_op and dass_joint sparse ones)",
-    "step2": "Step 2: architecture search with sparse operations",
-    "pretrain": "Step 3: training of the dense network",
-    "scores": "Step 3: learning of the pruning scores",
-    "finetune": "Step 3: fine-tuning of the sparse network",
-}
+from dass_jax.report.tables import decimal
 
 
-def cells(run: Run) -> str:
+def architectures(run: Run) -> str:
     names = methods(run)
-    found = [(each.method, each.seed, each.genotype) for each in run.outcomes if each.genotype is not None]
+    found = [(each.method, each.seed, each.architecture) for each in run.outcomes if each.architecture is not None]
     if run.outcomes and not found:
         return ""
-    if run.genotypes:
+    if run.architectures:
         main = names[0] if names else "found architecture"
-        found = [(main, seed, genotype) for seed, genotype in run.genotypes.items()] + [
+        found = [(main, seed, architecture) for seed, architecture in run.architectures.items()] + [
             each for each in found if each[0] != main
         ]
     if not found:
-        return markup.heading("Cells") + markup.paragraph("No cell has been derived yet.")
-    groups: dict[tuple[str, Genotype], list[int]] = {}
-    for method, seed, genotype in found:
-        groups.setdefault((method, genotype), []).extend([] if seed is None else [seed])
-    parts = [markup.heading("Cells")]
-    for index, ((method, genotype), seeds) in enumerate(groups.items()):
-        name = method + _of_seeds(seeds)
-        html = _genotype(genotype, name)
+        return markup.heading("Architecture") + markup.paragraph("No architecture has been found yet.")
+    groups: dict[tuple[str, str], tuple[Architecture, list[int]]] = {}
+    for method, seed, architecture in found:
+        group = groups.setdefault((method, architecture.json), (architecture, []))
+        group[1].extend([] if seed is None else [seed])
+    parts = [markup.heading("Architecture")]
+    for index, ((method, _), (architecture, seeds)) in enumerate(groups.items()):
+        name = method + of_seeds(seeds)
+        html = _architecture(architecture, name)
         role = "" if method == found[0][0] else "the control "
-        parts.append(markup.details(f"Cells of {role}{name}", html) if index else html)
+        parts.append(markup.details(f"Architecture of {role}{name}", html) if index else html)
     return "\n".join(parts)
 
 
-def _of_seeds(seeds: list[int]) -> str:
+def of_seeds(seeds: list[int]) -> str:
     """ ", seeds 0, 3" for a title; nothing when the run has only one."""
     return f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
 
 
-def _genotype(genotype: Genotype, method: str) -> str:
+def _architecture(found: Architecture, method: str) -> str:
     caption = (
-        "A cell of the network. c_{k-2} and c_{k-1} are the outputs of the two cells before; each node adds up what "
-        "its edges bring; each edge is one operation; the output c_k joins all nodes' channels. Numbers are those of "
-        "the genotype's file. A crossing without a dot is no connection."
+        "Each edge is labelled with its operation; an arrow without a label only connects. A crossing without a dot is "
+        "no connection."
     )
-    figures = (
-        markup.image(cell_figure(cell, f"{kind} cell, {method}"), f"Graph of the {kind} cell: {_sentence(cell)}")
-        for kind, cell in genotype._asdict().items()
-    )
-    text = "\n\n".join(dot(cell, f"{kind} cell, {method}") for kind, cell in genotype._asdict().items())
-    as_text = markup.details("The same as DOT text (Graphviz)", markup.pre(text))
-    return markup.wide("\n".join(figures), caption) + as_text
-
-
-def _sentence(cell: Cell) -> str:
-    names = ("c_{k-2}", "c_{k-1}", *(f"node {node}" for node in range(2, len(cell) + 2)))
-    edges = ((pair, node) for node, pairs in enumerate(cell, start=2) for pair in pairs)
-    return "; ".join(f"{names[source]} to {names[node]} by {operation}" for (operation, source), node in edges)
-
-
-def learning(run: Run) -> str:
-    parts = [_stage(run, stage) for stage in (*SEARCH, *TRAINING)]
-    return markup.heading("Learning curves") + ("\n".join(filter(None, parts)) or markup.paragraph("No epoch is done."))
-
-
-def _stage(run: Run, stage: str) -> str:
-    """Loss, accuracy and gap of one stage; empty if no method has come to it."""
-    found = {quantity: curves.series(run.epochs, methods(run), stage, quantity) for quantity in ("loss", "accuracy")}
-    if not found["loss"]:
-        return ""
-    total = max(each.epochs for each in run.epochs if each.stage == stage)
-    who = ", ".join(each.method for each in found["loss"])
+    notes = [markup.paragraph(f"{part}: {why}", "note") for part, why in found.warnings.items()]
+    as_json = markup.details("The same as JSON", markup.pre(found.json))
+    if not found.graphs:
+        return "\n".join([*notes, markup.pre(found.json)])
+    titles = [f"{graph.name}, {method}" for graph in found.graphs]
     figures = [
-        (curves.value_figure(lines, stage, quantity, total), f"Curves of {quantity} over {total} epochs of {who}")
-        for quantity, lines in found.items()
+        markup.image(graphs.graph_figure(graph, title), f"Graph of the {graph.name}: {graphs.sentence(graph)}")
+        for graph, title in zip(found.graphs, titles, strict=True)
     ]
-    seen, unseen = curves.names(stage)
-    caption = f"Solid: {seen}. No {unseen} values were measured in this stage."
-    if curves.has_gap(found["accuracy"]):
-        alt = f"Generalisation gap over {total} epochs of {who}"
-        figures.append((curves.gap_figure(curves.gaps(run.epochs, methods(run), stage), stage, total), alt))
-        shaded = "" if len(run.seeds) > 1 else f"; it is shaded for {found['accuracy'][0].method}"
-        caption = (
-            f"Solid: {seen}, dashed: {unseen}; accuracy in per cent. The gap, in points, is the accuracy on {seen} "
-            f"images minus that on {unseen} images{shaded}. The table holds the last epoch with both."
-        )
-    turned = curves.series(run.epochs, methods(run), stage, "cosine")
-    if stage in SEARCH and any(each.unseen.epoch.size for each in turned):
-        alt = f"Cosine between α's gradient and its first-order part over {total} epochs of {who}"
-        figures.append((curves.cosine_figure(turned, stage, total), alt))
-        caption += " The cosine is between the gradient that α follows and its first-order part; 1 is first order."
-    if collapse := _collapse(run, stage, total):
-        figures += collapse
-        caption += (
-            " Skip connections are counted in the cells that would be derived after each epoch; entropy is the mean of "
-            "the edges', which falls to 0 as one operation takes all."
-        )
-    for each in run.epochs:
-        if each.stage == stage and each.stopped:
-            caption += f" {each.method}: ended by search.stop_at_skips after epoch {each.epoch}."
-    if len(run.seeds) > 1:
-        caption += " All figures are means over the seeds; bands: one standard deviation (n − 1) to either side."
-    if stage in SEARCH:
-        caption += " The lower level sees the train images, the upper level the validation images."
-    images = [markup.image(*figure) for figure in figures]
-    header = (
-        ("method", ""),
-        ("epoch", ""),
-        ("accuracy", f"{seen} [%]"),
-        ("accuracy", f"{unseen} [%]"),
-        ("gap", "[points]"),
-    )
-    last = markup.rows_table(header, [curves.last_epoch(each) for each in found["accuracy"]], main=(0,))
-    return markup.heading(_STAGES[stage], 3) + markup.panels([*images, last], caption)
+    text = "\n\n".join(graphs.dot(graph, title) for graph, title in zip(found.graphs, titles, strict=True))
+    as_dot = markup.details("The same as DOT text (Graphviz)", markup.pre(text))
+    return "\n".join([*notes, markup.wide("\n".join(figures), caption), as_dot, as_json])
 
 
-def _collapse(run: Run, stage: str, total: int) -> list[tuple[Figure, str]]:
-    """Skip connections and entropy of a search's cells, each with its text; nothing where they are not recorded."""
-    figures = []
-    for quantity, meaning in (
-        ("skips", "Skip connections that the cells would have"),
-        ("entropy", "Entropy of the edges"),
-    ):
-        lines = curves.of_cells(run.epochs, methods(run), stage, quantity)
-        if lines:
-            text = f"{meaning}, over {total} epochs of {', '.join(each.method for each in lines)}"
-            figures.append((curves.cells_figure(lines, stage, quantity, total), text))
-    return figures
-
-
-def weights(run: Run) -> str:
-    parts = {method: _heat(run, method) for method in methods(run)}
-    shown = [
-        html if index == 0 else markup.details(f"Edge weights of the control {method}", html)
-        for index, (method, html) in enumerate(parts.items())
-        if html
+def published(run: Run) -> str:
+    """What a table of published results says of the architectures; empty without one."""
+    rows = [
+        (each.method, "" if each.seed is None else str(each.seed), column, *_known(known))
+        for each in run.outcomes
+        for column, known in each.table.items()
     ]
-    return markup.heading("Edge weights") + "\n".join(shown) if shown else ""
-
-
-def _heat(run: Run, method: str) -> str:
-    seed = next((each.seed for each in run.epochs if each.method == method), None)
-    derived = {(each.method, each.seed): each.genotype for each in run.outcomes}.get((method, seed))
-    if method == methods(run)[0]:
-        derived = run.genotypes.get(seed, derived)
-    name = method + _of_seeds([] if seed is None else [seed])
-    images = []
-    for kind in Genotype._fields:
-        found = heatmap.history(run.epochs, method, kind, seed)
-        if found is not None:
-            cell = getattr(derived, kind) if derived else None
-            fits = cell is not None and 2 * found.weights.shape[0] == len(cell) * (len(cell) + 3)
-            figure = heatmap.heat_figure(found, f"{kind} cell, {name}", cell if fits else None)
-            epochs = found.weights.shape[2]
-            alt = f"Heat map of the edge weights of the {kind} cell of {name} over {epochs} search epochs"
-            images.append(markup.image(figure, alt))
+    if not rows:
+        return ""
+    header = (("method", ""), ("seed", ""), ("column", ""), ("accuracy", "[%]"), ("rank", ""), ("of", ""))
     caption = (
-        "Architecture weights after the softmax, epoch by epoch (colour scale at the top right, from the smallest to "
-        "the largest). Each panel is an edge “input → node”, each row an operation. The red line is the border between "
-        "Step 1 and Step 2; a red triangle marks an operation that is part of the found cell. Grey: not recorded."
+        "What the configuration's table says of the found architectures, without any training of this run. Rank 1 is "
+        "the best of all architectures of the table; regret is the distance from it in points."
     )
-    if seed is not None:
-        caption += f" Shown is seed {seed}; metrics.jsonl holds the others."
-    return markup.wide("\n".join(images), caption) if images else ""
+    table = markup.rows_table((*header, ("regret", "[points]")), rows)
+    return markup.heading("By the table") + markup.paragraph(caption) + table
+
+
+def _known(known: Known) -> tuple[str, ...]:
+    return decimal(known.value, 2), decimal(known.rank), decimal(known.of), decimal(known.regret, 2)
 
 
 def sparsity(run: Run) -> str:
@@ -209,37 +114,33 @@ def time(run: Run) -> str:
     seconds = _reported(run) or _measured(run)
     if not any(seconds.values()):
         return ""
-    stages = list(dict.fromkeys(stage for times in seconds.values() for stage in times))
-    rows = [[method, *(decimal(times.get(each, math.nan), 1) for each in stages)] for method, times in seconds.items()]
-    caption = "Time of each stage in seconds. A dash: the method does not have this stage."
+    phases = list(dict.fromkeys(phase for times in seconds.values() for phase in times))
+    rows = [[method, *(decimal(times.get(each, math.nan), 1) for each in phases)] for method, times in seconds.items()]
+    caption = "Time of each phase in seconds. A hyphen: the method does not have this phase."
     if len(run.seeds) > 1:
         caption += " Sums over the seeds."
     if not run.outcomes:
         caption += " Unfinished run: sums over the epochs done so far."
-    header = [("method", ""), *((stage, "[s]") for stage in stages)]
-    figure = markup.wide(markup.image(bars.time_figure(seconds), "Seconds of each stage of each method"), caption)
+    header = [("method", ""), *((phase, "[s]") for phase in phases)]
+    figure = markup.wide(markup.image(bars.time_figure(seconds), "Seconds of each phase of each method"), caption)
     return markup.heading("Time") + figure + markup.rows_table(header, rows, main=(0,))
 
 
 def _reported(run: Run) -> dict[str, dict[str, float]]:
-    """Seconds of the finished run: method -> stage -> sum over the seeds."""
+    """Seconds of the finished run: method -> phase -> sum over the seeds."""
     sums: dict[str, dict[str, float]] = {}
     for each in run.outcomes:
-        stages = sums.setdefault(each.method, dict.fromkeys(each.seconds, 0.0))
-        for stage, seconds in each.seconds.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
+        phases = sums.setdefault(each.method, dict.fromkeys(each.seconds, 0.0))
+        for phase, seconds in each.seconds.items():
+            phases[phase] = phases.get(phase, 0.0) + seconds
     return sums
 
 
 def _measured(run: Run) -> dict[str, dict[str, float]]:
-    """Seconds of the epochs so far: method -> stage -> sum."""
+    """Seconds of the epochs so far: method -> phase -> sum."""
     sums: dict[str, dict[str, float]] = {}
     for each in run.epochs:
-        stages = sums.setdefault(each.method, {})
+        phases = sums.setdefault(each.method, {})
         known = 0.0 if math.isnan(each.seconds) else each.seconds
-        stages[each.stage] = stages.get(each.stage, 0.0) + known
+        phases[each.key[1]] = phases.get(each.key[1], 0.0) + known
     return sums
-
-
-SECTIONS = (cells, learning, weights, sparsity, time)
-"""In the order of the page."""

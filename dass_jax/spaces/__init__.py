@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dass_jax.spaces import darts, nasbench201
+from dass_jax.spaces.lookup import Lookup
 from dass_jax.spaces.space import Choice, Space
 
 
@@ -18,11 +19,13 @@ class Entry(NamedTuple):
     [rows, columns]}, that of the living operations alone, where a space has such."""
     check: Callable[[Any], None] = lambda fields: None
     """Raises `UserError` for fields that do not go together."""
+    lookup: Callable[[Any], Lookup | None] = lambda fields: None
+    """Fields → what is known of its architectures without training them; raises `UserError` if that cannot be read."""
 
 
 SPACES: dict[str, Entry] = {
     "darts": Entry(darts.Fields, darts.from_fields, darts.check),
-    "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields),
+    "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields, lookup=nasbench201.table),
 }
 
 __all__ = ["SPACES", "Choice", "Entry", "Space"]

@@ -22,8 +22,9 @@ from dass_jax.nn import kernels, layers
 from dass_jax.nn.initial import initialise
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
-from dass_jax.schema import Range
+from dass_jax.schema import Range, Text
 from dass_jax.spaces import live as living
+from dass_jax.spaces import lookup
 from dass_jax.spaces.live import Live
 from dass_jax.spaces.space import Choice, Space
 
@@ -42,6 +43,9 @@ class Fields:
     """Cells in each of the three stages (N)."""
     channels: Annotated[int, Range(1, 4096)] = 16
     """Channels of the first stage (C)."""
+    table: Annotated[str, Text("the path of an .npz file, or '' for none", empty=True)] = ""
+    """Published accuracies of all cells (docs/papers/entmax.md says in which form): results and report then say what
+    the table says of the found cell, and of the cell that each epoch of a search would give."""
 
 
 CELL = "cell"
@@ -231,3 +235,14 @@ def carried(tree: Any, live: Live, before: Live | None = None) -> Any:
 def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
     """The space that a configuration describes."""
     return nasbench201(Sizes(outputs, c.cells, c.channels), average, dtype, live)
+
+
+def table(c: Fields) -> lookup.Lookup | None:
+    """The table that a configuration names. Raises UserError if it is none."""
+    if not c.table:
+        return None
+
+    def row_of(cell: Cell) -> np.ndarray:
+        return np.array([OPERATIONS.index(operation) for operation in cell])
+
+    return lookup.read(c.table, len(EDGES), len(OPERATIONS), row_of)

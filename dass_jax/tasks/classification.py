@@ -40,4 +40,5 @@ def classification(classes: int, fields: Empty | None = None) -> Task:
             "loss": found["loss"] / found["examples"],
         },
         metrics=METRICS,
+        predictions=lambda logits: logits.argmax(-1),
     )

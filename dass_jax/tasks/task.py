@@ -40,6 +40,8 @@ class Task(NamedTuple):
     """Sums over a split → its figures, one for each of `metrics`."""
     metrics: tuple[Metric, ...]
     """The first one is what networks are compared by."""
+    predictions: Callable[[jax.Array], jax.Array] | None = None
+    """Outputs → what is predicted of each example, int [N]; None: outputs are numbers that decide nothing."""
 
     def curves(self, seen: str, unseen: str | None = None, line: str = "") -> tuple[Curve, ...]:
         """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid

@@ -10,9 +10,9 @@ import pytest
 from dass_jax import accounting
 from dass_jax.architectures.nasbench201 import Cell, of_key
 from dass_jax.errors import UserError
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks.nasbench201 import nasbench201
 from dass_jax.nn.skeletons import Sizes
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 # Of the benchmark's own files, for CIFAR-10.
@@ -40,7 +40,9 @@ def count(cell: Cell, sizes: Sizes, size: int = 32) -> accounting.Count:
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     images = np.zeros((3, size, size, 1), np.float32)
     apply = functools.partial(model.apply, variables[PARAMS], variables[BATCH_STATS], images, False)
-    return accounting.count(shapes[PARAMS], model.rules, 0.5, apply)
+    return accounting.count(
+        shapes[PARAMS], model.rules, accounting.kept_of_fraction(shapes[PARAMS], model.rules, 0.5), 0.5, apply
+    )
 
 
 def published(found: accounting.Count, outputs: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ RUNS = [
 
 def test_every_form_is_a_point_and_the_front_joins_what_nothing_beats() -> None:
     points = list(pareto._points(RUNS))
-    assert [(point.accuracy, point.ms, point.bytes, point.form) for point in points] == [
+    assert [(point.value, point.ms, point.bytes, point.form) for point in points] == [
         (80.0, 4.0, 400, "dense"),
         (80.0, 1.0, 20, "sparse"),
         (90.0, 4.0, 400, "before pruning"),
@@ -56,3 +56,16 @@ def test_a_page_that_cannot_be_written_is_an_error(tmp_path: pathlib.Path) -> No
     (tmp_path / "page.html").mkdir()
     with pytest.raises(UserError, match=r"page\.html"):
         pareto.build(tmp_path / "page.html", RUNS, "")
+
+
+def test_another_metric_is_called_by_its_name_and_lower_may_be_better() -> None:
+    task = {"metric": "perplexity", "unit": "", "higher_is_better": False}
+    runs = [run("a", 0.5, 0.8, 0.7, dense=(4.0, 400), sparse=(1.0, 20)) | {"task": task, "keep": None}]
+    with style.settings():
+        figures = dict(pareto._figures(list(pareto._points(runs)), runs))
+    axes = figures["perplexity over latency of one example"].axes[0]
+    assert axes.get_ylabel() == "test perplexity"
+    assert axes.lines[-1].get_xydata().tolist() == [[1, 0.8], [4, 0.7]], "the front falls"
+    page = pareto.page(runs, "")
+    assert "Perplexity, latency and size" in page and "<td>a</td><td>dense</td><td>0.8000</td>" in page
+    assert "accuracy" not in page.lower()

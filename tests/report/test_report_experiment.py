@@ -5,9 +5,9 @@ import json
 import math
 import pathlib
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -15,7 +15,7 @@ from dass_jax.errors import UserError
 from dass_jax.report import experiment
 from dass_jax.report.__main__ import main
 from dass_jax.report.experiment import data, figures, published, statistics, tables
-from tests.report.test_report import Page, training_epoch
+from tests.report.folders import PHASES, Page, training_epoch
 
 ACCURACY = {
     ("dass", 0.1): [80.0, 82.0, 84.0],
@@ -24,8 +24,10 @@ ACCURACY = {
     ("darts_sparse", 0.01): [65.0, 64.0, None],
 }
 """(method, keep) → sparse accuracy of the seeds 0, 1, 2; None: the run has failed."""
-HEADER = ["run", "network", "method", "keep", "seed", "status", "dense", "sparse", "kept", "macs_dense", "macs_nonzero"]
-HEADER += ["nid", "seconds", "seconds_shared", "co2_g", "latency_ms", "error"]
+HEADER = ["run", "network", "method", "keep", "seed", "status", "dense", "sparse", "final", "metric", "unit"]
+HEADER += ["higher_is_better", "test_examples", "total", "prunable", "kept", "kept_with_bn_bias", "macs_dense"]
+HEADER += ["macs_nonzero", "nid", "compression", "seconds_compile", "seconds_search", "seconds_training", "seconds"]
+HEADER += ["seconds_shared", "co2_g", "latency_ms", "architecture", "error"]
 
 
 def written(folder: pathlib.Path, latency: str = "", **report: Any) -> pathlib.Path:
@@ -42,12 +44,17 @@ def written(folder: pathlib.Path, latency: str = "", **report: Any) -> pathlib.P
             row |= {"keep": keep, "seed": seed, "status": "failed", "error": "no memory"}
             if sparse is not None:
                 kept = round(10000 * keep) + (100 if method == "dass" else 0)
-                row |= {"status": "finished", "dense": 90.0, "sparse": sparse, "kept": kept, "macs_dense": 2e6}
+                row |= {"status": "finished", "dense": 90.0, "sparse": sparse, "final": sparse, "metric": "accuracy"}
+                row |= {"unit": "%", "higher_is_better": True, "kept": kept, "macs_dense": 2e6}
                 row |= {"macs_nonzero": 200 * kept, "nid": 1.5, "seconds": 3600, "seconds_shared": 600, "error": ""}
                 row["latency_ms"] = latency
-                (folder / "runs" / run).mkdir(parents=True)
+                own = folder / "runs" / run
+                own.mkdir(parents=True)
                 lines = [training_epoch(method, "finetune", epoch, test_accuracy=50.0 + seed) for epoch in (1, 2)]
-                (folder / "runs" / run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                lines.append(training_epoch("random", "finetune", 1, test_accuracy=0.0))  # a control
+                (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                phases = {method: PHASES["methods"]["dass"], "random": PHASES["methods"]["random"]}
+                (own / "phases.json").write_text(json.dumps({"methods": phases}))
             rows.append(row)
     with (folder / "results.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, HEADER)
@@ -59,62 +66,6 @@ def written(folder: pathlib.Path, latency: str = "", **report: Any) -> pathlib.P
 @pytest.fixture
 def read(tmp_path: pathlib.Path) -> data.Experiment:
     return data.read(written(tmp_path / "out"))
-
-
-def test_summary_of_four_values_by_hand() -> None:
-    found = statistics.summary([2.0, 4.0, 4.0, 6.0, math.nan])
-    # Σ(x − 4)² = 8, so the variance is 8/3; t of 97.5 % with 3 degrees of freedom is 3.182446 (tables).
-    assert found.size == 4 and found.mean == 4.0
-    assert found.std == pytest.approx(math.sqrt(8 / 3))
-    assert found.half == pytest.approx(3.182446 * math.sqrt(8 / 3) / 2, rel=1e-6)
-
-
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
-    samples = np.random.default_rng(0).normal(10.0, 3.0, (2000, 5))
-    found = [statistics.summary(sample) for sample in samples.tolist()]
-    assert np.mean([abs(each.mean - 10.0) < each.half for each in found]) == pytest.approx(0.95, abs=0.015)
-
-
-@pytest.mark.parametrize(("values", "count", "mean"), [([], 0, math.nan), ([3.0], 1, 3.0), ([math.nan], 0, math.nan)])
-def test_too_few_values_have_no_spread(values: list[float], count: int, mean: float) -> None:
-    found = statistics.summary(values)
-    assert found.size == count and math.isnan(found.std) and math.isnan(found.half)
-    np.testing.assert_equal(found.mean, mean)
-
-
-def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
-    one, other = {0: 3.0, 1: 5.0, 2: 4.0, 7: 0.0}, {0: 2.0, 1: 1.0, 2: 2.0, 3: 9.0}
-    found = statistics.compare(one, other)
-    assert (found.difference.size, found.difference.mean) == (3, pytest.approx(7 / 3))
-    # t = mean / (std / √n) with 2 degrees of freedom, whose distribution function is 1/2 + t / (2 √(2 + t²)).
-    t = (7 / 3) / (math.sqrt(7 / 3) / math.sqrt(3))
-    assert found.p_t == pytest.approx(1 - t / math.sqrt(2 + t * t))
-    assert found.p_wilcoxon == pytest.approx(2 / 2**3), "all three ranks of one sign: 2 of the 8 signs are as extreme"
-
-
-def test_p_values_are_scipys() -> None:
-    rng = np.random.default_rng(1)
-    one, other = rng.normal(1.0, 1.0, 8), rng.normal(0.0, 1.0, 8)
-    found = statistics.compare(dict(enumerate(one)), dict(enumerate(other)))
-    assert found.p_t == pytest.approx(stats.ttest_1samp(one - other, 0.0).pvalue)
-    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(one, other).pvalue, rel=1e-6)
-    back = statistics.compare(dict(enumerate(other)), dict(enumerate(one)))
-    assert (back.p_t, back.p_wilcoxon) == pytest.approx((found.p_t, found.p_wilcoxon))
-    assert back.difference.mean == pytest.approx(-found.difference.mean)
-
-
-@pytest.mark.parametrize(("step", "wilcoxon"), [(0.0, math.nan), (0.1, 0.25)])
-def test_equal_differences_have_no_t_test(step: float, wilcoxon: float) -> None:
-    one = {0: 80.3, 1: 71.7, 2: 65.1}
-    found = statistics.compare(one, {seed: value - step for seed, value in one.items()})
-    assert math.isnan(found.p_t) and found.difference.mean == pytest.approx(step)
-    np.testing.assert_allclose(found.p_wilcoxon, wilcoxon)
-
-
-def test_the_pareto_front_is_what_nothing_beats() -> None:
-    points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0), (3.0, 55.0), (0.5, 50.0), (9.0, 60.0)]
-    beaten = [any((a <= x and b >= y) and (a, b) != (x, y) for a, b in points) for x, y in points]
-    assert statistics.pareto(points) == [4, 2] == sorted(np.flatnonzero(~np.array(beaten)), key=lambda i: points[i])
 
 
 def test_the_published_figures_are_the_papers() -> None:
@@ -192,7 +143,8 @@ def test_the_page_the_tables_and_the_figures_are_written(
     assert {path.name for path in (folder / "tables").iterdir()} == {
         f"{n}.{e}" for n in tables.TABLES for e in ("csv", "md")
     }
-    names = {"accuracy_by_pruning_ratio", "learning_finetune", "generalisation_gap_finetune", "accuracy_macs"}
+    names = {"accuracy_by_pruning_ratio", "learning_finetune_loss", "learning_finetune_accuracy"}
+    names |= {"gap_finetune_accuracy", "accuracy_macs"}
     drawn = {path.stem: path for path in (folder / "figures").iterdir()}
     assert set(drawn) == names | {"accuracy_parameters", "seeds"}
     for path in drawn.values():
@@ -218,6 +170,60 @@ def test_the_gap_is_the_mean_over_seeds_of_train_less_test(read: data.Experiment
     assert len(drawing.figure.axes[0].collections) == 2, "a band for each"
 
 
+def rewritten(folder: pathlib.Path, change: Callable[[dict[str, str]], dict[str, str]]) -> data.Experiment:
+    """An experiment of which each row of results.csv is changed."""
+    file = folder / "results.csv"
+    with file.open(newline="") as stream:
+        rows = [change(row) for row in csv.DictReader(stream)]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return data.read(folder)
+
+
+def in_decibels(row: dict[str, str]) -> dict[str, str]:
+    """Columns of another task: three evaluations, of which the last is `glass`; less is better; nothing is pruned."""
+    cut = list(row).index("dense")
+    before, after = dict(list(row.items())[:cut]), dict(list(row.items())[cut + 2 :])
+    done = row["status"] == "finished"
+    values = (
+        {"cask": "0.5", "bottle": "0.25", "glass": row["final"]} if done else dict.fromkeys(("cask", "bottle", "glass"))
+    )
+    of_task = {"metric": "murk", "unit": "dB", "higher_is_better": "False"} if done else {}
+    return before | {"keep": ""} | values | after | of_task | {"nid": ""}
+
+
+def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> None:
+    read = rewritten(written(tmp_path / "out", published="none"), in_decibels)
+    assert read.evaluations == ("cask", "bottle", "glass") and data.earlier(read) == ("cask", "bottle")
+    assert data.measure(read) == data.Measure("murk", "dB", False) and {row.keep for row in read.rows} == {1.0}
+    found = tables.methods(read)
+    assert found.header[:7] == [
+        ("method", ""),
+        ("seeds", ""),
+        ("murk", "mean [dB]"),
+        ("std", "[dB]"),
+        ("95 % interval", "± [dB]"),
+        ("murk", "cask [dB]"),
+        ("murk", "bottle [dB]"),
+    ]
+    assert not any(title == "NID" for title, _ in found.header) and "(lower is better)" in found.caption
+    for table in (found, tables.keep(read), tables.tests(read), tables.seeds(read)):
+        assert {len(row) for row in table.rows} == {len(table.header)}
+        shown = f"{table.title} {table.caption} {table.header}".lower()
+        assert "accuracy" not in shown and "%]" not in shown
+    drawings = [figures.keep(read)[0], figures.latency(read)[0], figures.parameters(read)[0], figures.seeds(read)[0]]
+    assert [each.name for each in drawings] == ["murk_by_pruning_ratio", "murk_macs", "murk_parameters", "seeds"]
+    assert {each.figure.axes[0].get_ylabel() for each in drawings} == {"murk of the final network [dB]"}
+
+
+def test_runs_of_several_tasks_are_not_called_by_one_of_them(tmp_path: pathlib.Path) -> None:
+    names = iter(["loss", "loss", *["murk"] * 10])
+    read = rewritten(written(tmp_path / "out"), lambda row: row | {"metric": row["metric"] and next(names)})
+    assert data.measure(read) == data.Measure("main metric", "", True)
+
+
 def test_an_experiment_without_a_finished_run_has_a_page(tmp_path: pathlib.Path) -> None:
     folder = written(tmp_path / "out")
     text = (folder / "results.csv").read_text().replace("finished", "waiting")
@@ -232,7 +238,9 @@ def test_an_experiment_without_a_finished_run_has_a_page(tmp_path: pathlib.Path)
         ("experiment.json", '"keep": 0.0', '"keep": "a"', "report: keep = 'a'; allowed: a number"),
         ("experiment.json", '"seeds"', '"sed"', "report.tables: 'sed' is unknown (did you mean 'seeds'?)"),
         ("results.csv", "80.0", "high", "results.csv, row 1: sparse = 'high'; allowed: a number, or nothing"),
-        ("results.csv", ",0.1,", ",,", "results.csv, row 1: keep is missing; allowed: a number"),
+        ("results.csv", ",0.1,0,", ",0.1,,", "results.csv, row 1: seed is missing; allowed: a number"),
+        ("results.csv", "True", "yes", "results.csv, row 1: higher_is_better = 'yes'; allowed: true or false"),
+        ("results.csv", "final", "last", "allowed: status and final among them"),
     ],
 )
 def test_a_damaged_folder_is_named(tmp_path: pathlib.Path, name: str, old: str, new: str, message: str) -> None:

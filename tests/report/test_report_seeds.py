@@ -1,4 +1,4 @@
-"""The report of a run with several seeds: rows and means of the table, curves with a band, the cells of each seed."""
+"""The report of a run with several seeds: rows and means of the table, curves with a band, what each seed found."""
 
 import json
 import math
@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dass_jax.architectures.darts import Genotype, to_json
+from dass_jax.architectures.family import Graph
 from dass_jax.errors import UserError
 from dass_jax.report import build, curves, heatmap, records, table
-from tests.report.test_report import SMALL, Page, outcome, search_epoch, training_epoch, write
+from tests.report.folders import ONE, TWO, Page, architecture, outcome, search_epoch, training_epoch, write
 
-OTHER = Genotype(normal=SMALL.reduce, reduce=SMALL.normal)
+SAME, OTHER = (ONE, TWO), (TWO,)
+FOUND: dict[int, tuple[Graph, ...]] = {3: SAME, 4: OTHER, 5: SAME}
 
 
 def final() -> dict[str, Any]:
-    """Seeds 3, 4, 5, of which the first and the last found one genotype."""
-    found = {3: (60.0, SMALL), 4: (70.0, OTHER), 5: (65.0, SMALL)}
-    runs = [outcome("dass", sparse, seed=seed, genotype=to_json(cells)) for seed, (sparse, cells) in found.items()]
-    control = [outcome("random", 50.0, seed=seed) for seed in found]
+    """Seeds 3, 4, 5, of which the first and the last found one architecture."""
+    scores = {3: 60.0, 4: 70.0, 5: 65.0}
+    runs = [outcome("dass", scores[seed], seed=seed, **architecture(*found)) for seed, found in FOUND.items()]
+    control = [outcome("random", 50.0, seed=seed) for seed in FOUND]
     whole = {"seeds": [3, 4, 5], "keep": 0.05}
     controls = {"random": {"method": "random", **whole, "runs": control}}
     return {"method": "dass", **whole, "runs": runs, "controls": controls}
@@ -38,8 +39,8 @@ def run(tmp_path: pathlib.Path) -> pathlib.Path:
     """A finished run."""
     folder = write(tmp_path / "run", LINES, finished=False)
     (folder / "results.json").write_text(json.dumps(final()))
-    for seed, cells in ((3, SMALL), (4, OTHER), (5, SMALL)):
-        (folder / f"genotype_{seed}.json").write_text(json.dumps(to_json(cells)))
+    for seed, found in FOUND.items():
+        (folder / f"architecture_{seed}.json").write_text(json.dumps(architecture(*found)))
     return folder
 
 
@@ -60,45 +61,59 @@ def test_a_figure_that_one_seed_lacks_has_no_mean() -> None:
 
 
 def test_curves_are_means_with_the_deviation_of_the_seeds(run: pathlib.Path) -> None:
-    epochs = records.read_metrics(run / "metrics.jsonl")
-    assert len(epochs) == len(LINES), "a line of another seed replaces none"
-    (loss,) = curves.series(epochs, ("dass",), "step1", "loss")
-    assert (loss.seen.epoch.tolist(), loss.seen.value.tolist()) == ([1], [3.0])
-    assert loss.seen.deviation.tolist() == pytest.approx([math.sqrt((4 + 1 + 9) / 2)])
-    assert not loss.unseen.deviation.any() and curves.has_bands([loss])
-    figure = curves.value_figure([loss], "step1", "loss", 1)
+    found = records.read(run)
+    assert len(found.epochs) == len(LINES), "a line of another seed replaces none"
+    loss, accuracy = curves.groups(found.declared, found.epochs, ("dass",), ("search", "step1"))
+    train, validation = (each.line for each in loss.series)
+    assert (train.epoch.tolist(), train.value.tolist()) == ([1], [3.0])
+    assert train.deviation.tolist() == pytest.approx([math.sqrt((4 + 1 + 9) / 2)])
+    assert not validation.deviation.any() and curves.has_bands(loss) and not curves.has_bands(accuracy)
+    figure = curves.value_figure(loss, "step1", 1)
     assert len(figure.axes[0].collections) == 1, "a band, and no shaded gap"
-    tuned = curves.series(epochs, ("dass",), "finetune", "accuracy")
-    assert tuned[0].seen.epoch.tolist() == [1, 2] and not curves.has_bands(tuned)
+    assert [text.get_text() for text in figure.legends[0].texts][-1] == "± std of seeds"
+    _, tuned = curves.groups(found.declared, found.epochs, ("dass",), ("training", "finetune"))
+    assert tuned.series[0].line.epoch.tolist() == [1, 2] and not curves.has_bands(tuned)
 
 
-def test_the_history_of_the_edge_weights_is_one_seeds(tmp_path: pathlib.Path) -> None:
+def test_the_gap_is_the_mean_of_the_seeds_that_have_both(tmp_path: pathlib.Path) -> None:
+    lines = [
+        training_epoch("dass", "finetune", 1, seed=0, accuracy=60.0, test_accuracy=50.0),
+        training_epoch("dass", "finetune", 1, seed=1, accuracy=70.0, test_accuracy=64.0),
+        training_epoch("dass", "finetune", 1, seed=2, accuracy=99.0, test_accuracy=None),
+    ]
+    found = records.read(write(tmp_path / "run", lines, finished=False))
+    (gap,) = curves.groups(found.declared, found.epochs, ("dass",), ("training", "finetune"))[1].gaps
+    assert gap.difference.line.value.tolist() == [8.0]
+    assert gap.difference.line.deviation.tolist() == pytest.approx([math.sqrt(8)])
+
+
+def test_the_history_of_a_matrix_is_one_seeds(tmp_path: pathlib.Path) -> None:
     lines = [search_epoch("step1", epoch, 3, seed=seed) for seed, epoch in ((3, 1), (4, 3), (3, 2))]
-    epochs = records.read_metrics(write(tmp_path / "run", lines) / "metrics.jsonl")
-    found = heatmap.history(epochs, "dass", "normal", 3)
-    assert found is not None
-    np.testing.assert_allclose(found.weights[0, 0], [0.1, 0.2], rtol=1e-6)
-    assert heatmap.history(epochs, "dass", "normal") is None
+    run = records.read(write(tmp_path / "run", lines, finished=False))
+    found, _ = heatmap.histories(run.declared, run.epochs, "dass", records.keys(run), 3)
+    np.testing.assert_allclose(found.values[0, 0], [0.1, 0.2], rtol=1e-6)
+    assert heatmap.histories(run.declared, run.epochs, "dass", records.keys(run)) == []
 
 
-def test_the_page_names_the_seeds_and_draws_each_different_cell_once(run: pathlib.Path) -> None:
+def test_the_page_names_the_seeds_and_draws_each_different_architecture_once(run: pathlib.Path) -> None:
     page = Page(build(run).read_text(encoding="utf-8"))
-    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert sum("Graph of the" in alt for alt in alts) == 2 * 3  # two of dass, one of the control
-    for text in ("3, 4, 5", "Cells of dass, seed 4", "Cells of the control random, seeds 3, 4, 5", "65.00 ± 5.00"):
+    alts = page.alts
+    assert sum("Graph of the" in alt for alt in alts) == 2 + 1 + 2  # two architectures of dass, one of the control
+    of_each = ("Architecture of dass, seed 4", "Architecture of the control random, seeds 3, 4, 5")
+    for text in ("3, 4, 5", *of_each, "65.00 ± 5.00", "Shown is seed 3; metrics.jsonl holds the others."):
         assert text in page.words
     assert sum("Heat map" in alt and "dass, seed 3" in alt for alt in alts) == 2
     assert sum("Kept share of the 4 layers of dass, seed 3" in alt for alt in alts) == 1
     assert "90.0" in page.words.split(), "seconds of pre-training: the sum of three seeds"
 
 
-def test_the_page_of_an_unfinished_run_shows_the_cells_found_so_far(run: pathlib.Path) -> None:
+def test_the_page_of_an_unfinished_run_shows_what_was_found_so_far(run: pathlib.Path) -> None:
     (run / "results.json").unlink()
     (run / "config.toml").write_text("seed = 3\nseeds = 3\n")
     (run / "environment.json").write_text(json.dumps({"seed": 3}))
     page = Page(build(run).read_text(encoding="utf-8"))
     assert "This run is unfinished" in page.words and "3, 4, 5" in page.words
-    assert sum("Graph of the" in attributes.get("alt", "") for _, attributes in page.tags) == 2 * 2
+    assert sum("Graph of the" in alt for alt in page.alts) == 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -116,7 +131,7 @@ def test_the_page_of_an_unfinished_run_shows_the_cells_found_so_far(run: pathlib
             "seed = 'a'; allowed: a whole",
         ),
         ("metrics.jsonl", json.dumps(LINES[0] | {"seed": -1}), "line 1: seed = -1; allowed: a whole number from 0"),
-        ("genotype_4.json", "[]", "genotype_4.json = []; allowed: an object"),
+        ("architecture_4.json", "[]", "architecture_4.json = []; allowed: an object"),
     ],
 )
 def test_a_damaged_folder_is_named(run: pathlib.Path, name: str, text: str, message: str) -> None:

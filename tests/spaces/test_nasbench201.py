@@ -14,10 +14,10 @@ import pytest
 
 from dass_jax import accounting
 from dass_jax.architectures.nasbench201 import EDGES, OPERATIONS, of_key
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks import nasbench201 as networks
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.spaces.nasbench201 import CELL, CHOICES, carried, decode, encode, nasbench201, sample
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, fan_in, flatten, layers, prunable, unflatten
 
 SIZES = Sizes(outputs=3, cells=1, channels=4)
@@ -248,7 +248,8 @@ def test_the_papers_supernet_has_the_published_weights_without_the_biases_of_its
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     images = np.zeros((3, 32, 32, 1), np.float32)
     apply = functools.partial(space.apply, variables[PARAMS], variables[BATCH_STATS], choice, images, False)
-    assert accounting.count(params, space.rules, 1.0, apply).macs == 7_783_040 + 6 * (3_932_160 + 35_389_440)
+    kept = accounting.kept_of_fraction(params, space.rules, 1.0)
+    assert accounting.count(params, space.rules, kept, 1.0, apply).macs == 7_783_040 + 6 * (3_932_160 + 35_389_440)
 
 
 def test_initial_weights_are_uniform_within_one_over_root_fan_in_of_each_layer() -> None:

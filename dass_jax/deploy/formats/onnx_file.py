@@ -17,6 +17,7 @@ from dass_jax.deploy.graph import (
     Constant,
     Conv,
     Graph,
+    Halve,
     Mean,
     Multiply,
     Pool,
@@ -29,6 +30,7 @@ OPSET = 17
 IR_VERSION = 8
 """Both from 2022, so that older runtimes read the file."""
 INPUT, OUTPUT = "images", "logits"
+"""Names within the model, whatever the task."""
 MESSAGE = "the package onnx is missing; allowed: pip install 'dass_jax[onnx]'"
 
 
@@ -41,7 +43,7 @@ def _onnx() -> Any:
 
 
 def to_onnx(graph: Graph) -> bytes:
-    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, classes], float32, N free.
+    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, O], float32, N free.
 
     Raises:
       UserError: where the package onnx is missing.
@@ -85,6 +87,8 @@ def to_onnx(graph: Graph) -> bytes:
             case Subsample():
                 height, width = graph.nodes[node.inputs[0]].shape[1:]
                 names.append(_subsample(operation, inputs[0], (height, width), name, constant, step))
+            case Halve():
+                names.append(step("AveragePool", inputs, name, kernel_shape=[2, 2], strides=[2, 2]))
             case Mean():
                 names.append(step("GlobalAveragePool", inputs, name))
     step("Flatten", [names[graph.output]], OUTPUT, axis=1)

@@ -27,6 +27,7 @@ from dass_jax.deploy.graph import (
     Constant,
     Conv,
     Graph,
+    Halve,
     Mean,
     Multiply,
     Pool,
@@ -45,6 +46,7 @@ PLAIN = {"relu": Activation("relu"), "relu6": Activation("relu6"), "sigmoid": Ac
     "add": Add(),
     "multiply": Multiply(),
     "concat": Concat(),
+    "halve": Halve(),
     "mean": Mean(),
 }
 """Operations that are only a name."""

@@ -14,7 +14,17 @@ import numpy as np
 
 from dass_jax.errors import UserError
 from dass_jax.report import records
+from dass_jax.report.declared import Declared
 from dass_jax.report.fields import name, number, section
+from dass_jax.report.tables import decimals, in_brackets
+
+
+class Measure(NamedTuple):
+    """The main metric of the evaluations."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
 
 
 class Row(NamedTuple):
@@ -27,6 +37,7 @@ class Row(NamedTuple):
     seed: int
     status: str
     error: str
+    measure: Measure | None  # None: it is not evaluated yet
     numbers: dict[str, float]
 
 
@@ -36,6 +47,8 @@ class Experiment(NamedTuple):
     folder: pathlib.Path
     title: str
     rows: tuple[Row, ...]
+    evaluations: tuple[str, ...]
+    """Their columns, in the order of time."""
     tables: tuple[str, ...]
     figures: tuple[str, ...]
     keep: float
@@ -51,8 +64,8 @@ Group = tuple[str, str]
 """(network, method): what has a line in a figure and a row in a table."""
 
 NUMBERS = (
-    *("keep", "seed", "dense", "sparse", "test_images", "total", "prunable", "kept", "kept_with_bn_bias"),
-    *("macs_dense", "macs_nonzero", "nid", "compression", "seconds", "seconds_shared", "co2_g", "latency_ms"),
+    *("keep", "seed", "final", "test_examples", "total", "prunable", "kept", "kept_with_bn_bias", "macs_dense"),
+    *("macs_nonzero", "nid", "compression", "seconds", "seconds_shared", "co2_g", "latency_ms"),
 )
 
 
@@ -68,12 +81,13 @@ def read(folder: pathlib.Path) -> Experiment:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
     report = section(about.get("report"), f"{file}: report")
-    rows = _rows(folder / "results.csv")
+    rows, evaluations = _rows(folder / "results.csv")
     asked = number(report, "keep", f"{file}: report")
     return Experiment(
         folder=folder,
         title=name(about, "title", str(file)),
         rows=rows,
+        evaluations=evaluations,
         tables=tuple(report.get("tables", ())),
         figures=tuple(report.get("figures", ())),
         keep=asked or min((row.keep for row in rows), default=math.nan),
@@ -84,24 +98,36 @@ def read(folder: pathlib.Path) -> Experiment:
     )
 
 
-def _rows(file: pathlib.Path) -> tuple[Row, ...]:
+def _rows(file: pathlib.Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """The rows, and the names of the evaluations: the columns between `status` and `final`."""
     try:
         lines = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
-    return tuple(_row(line, f"{file}, row {index}") for index, line in enumerate(lines, start=1))
+    head = list(lines[0]) if lines else []
+    if lines and ("final" not in head or "status" not in head):
+        raise UserError(f"{file} has the columns {', '.join(head)}; allowed: status and final among them")
+    names = tuple(head[head.index("status") + 1 : head.index("final")]) if lines else ()
+    return tuple(_row(line, names, f"{file}, row {index}") for index, line in enumerate(lines, start=1)), names
 
 
-def _row(line: dict[str, Any], origin: str) -> Row:
-    numbers = {column: _number(line.get(column), f"{origin}: {column}") for column in NUMBERS}
-    for column in ("keep", "seed"):
-        if math.isnan(numbers[column]):
-            raise UserError(f"{origin}: {column} is missing; allowed: a number")
-    texts = [name(line, column, origin) for column in ("run", "network", "method")]
-    status = name(line, "status", origin)
-    return Row(
-        texts[0], texts[1], texts[2], numbers["keep"], int(numbers["seed"]), status, line.get("error") or "", numbers
-    )
+def _row(line: dict[str, Any], evaluations: tuple[str, ...], origin: str) -> Row:
+    numbers = {column: _number(line.get(column), f"{origin}: {column}") for column in (*evaluations, *NUMBERS)}
+    if math.isnan(numbers["seed"]):
+        raise UserError(f"{origin}: seed is missing; allowed: a number")
+    run, network, method, status = (name(line, column, origin) for column in ("run", "network", "method", "status"))
+    keep = 1.0 if math.isnan(numbers["keep"]) else numbers["keep"]  # empty: nothing is pruned
+    error, measure = line.get("error") or "", _measure(line, origin)
+    return Row(run, network, method, keep, int(numbers["seed"]), status, error, measure, numbers)
+
+
+def _measure(line: dict[str, Any], origin: str) -> Measure | None:
+    if not line.get("metric"):
+        return None
+    higher = (line.get("higher_is_better") or "").lower()
+    if higher not in ("true", "false"):
+        raise UserError(f"{origin}: higher_is_better = {higher!r}; allowed: true or false")
+    return Measure(line["metric"], line.get("unit") or "", higher == "true")
 
 
 def _number(text: Any, place: str) -> float:
@@ -112,6 +138,33 @@ def _number(text: Any, place: str) -> float:
         return float(text)
     except ValueError as error:
         raise UserError(f"{place} = {text!r}; allowed: a number, or nothing") from error
+
+
+def measure(experiment: Experiment) -> Measure:
+    """What the runs are evaluated by; of runs of several tasks nothing can be said but that."""
+    known = {row.measure for row in experiment.rows if row.measure is not None}
+    several = Measure("main metric", "", all(each.higher_is_better for each in known))
+    return known.pop() if len(known) == 1 else several
+
+
+def of_final(experiment: Experiment) -> str:
+    """What the column `final` holds, with its unit."""
+    metric, unit, _ = measure(experiment)
+    return f"{metric} of the final network {in_brackets(unit)}".strip()
+
+
+def digits(experiment: Experiment) -> int:
+    """Decimals of the main metric."""
+    return decimals(measure(experiment).unit, [row.numbers["final"] for row in experiment.rows])
+
+
+def earlier(experiment: Experiment) -> tuple[str, ...]:
+    """The evaluations but for one that is the last of every run which has it."""
+
+    def differs(row: Row, name: str) -> bool:
+        return not math.isnan(row.numbers[name]) and row.numbers[name] != row.numbers["final"]
+
+    return tuple(name for name in experiment.evaluations if any(differs(row, name) for row in experiment.rows))
 
 
 def co2_source(experiment: Experiment) -> str:
@@ -170,16 +223,22 @@ def features(experiment: Experiment, row: Row) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
 
 
-def epochs(experiment: Experiment, wanted: Callable[[Row], bool]) -> tuple[records.Epoch, ...]:
-    """The epochs of the finished runs that are wanted, each with its run's seed and, as its method, its group's title.
+def epochs(experiment: Experiment, wanted: Callable[[Row], bool]) -> tuple[Declared, tuple[records.Epoch, ...]]:
+    """What the finished runs that are wanted declare and their main methods' epochs, each with its run's seed; as its
+    method each has its group's title.
 
     Raises:
-      UserError: if a run's metrics are damaged.
+      UserError: if a run's phases or metrics are damaged.
     """
+    declared: Declared = {}
     found = []
     for row in experiment.rows:
         if row.status == "finished" and wanted(row):
             method = titled(experiment, (row.network, row.method))
-            lines = records.read_metrics(experiment.folder / "runs" / row.run / "metrics.jsonl")
-            found += [epoch._replace(method=method, seed=row.seed) for epoch in lines]
-    return tuple(found)
+            own = experiment.folder / "runs" / row.run
+            phases = records.read_phases(own)
+            lines = records.read_metrics(own / "metrics.jsonl", phases)
+            main = next(iter(phases), lines[0].method if lines else "")
+            declared.setdefault(method, phases.get(main, ()))
+            found += [epoch._replace(method=method, seed=row.seed) for epoch in lines if epoch.method == main]
+    return declared, tuple(found)

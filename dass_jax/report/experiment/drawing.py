@@ -46,9 +46,9 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def draw_front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Grey steps between those of the (cost, accuracy) points that none is better than in both."""
-    x, y = zip(*(points[index] for index in pareto(points)), strict=True)
+def draw_front(axes: Axes, points: Sequence[tuple[float, float]], higher: bool = True) -> None:
+    """Grey steps between those of the (cost, value) points that none is better than in both."""
+    x, y = zip(*(points[index] for index in pareto(points, higher)), strict=True)
     axes.step(x, y, where="post", color="#999999", linewidth=1.0, zorder=0)
 
 

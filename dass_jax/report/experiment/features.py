@@ -16,8 +16,8 @@ from dass_jax.report.style import colour, literal, tidy
 
 MAP_COLOURS = "tab10"
 WHAT = (
-    "Kendall's τ-b (×100) between the feature maps of the dense pre-trained and of the sparse fine-tuned network, by "
-    "cell: 100 is the same order of all values, 0 none in common. Mean over {} test images"
+    "Kendall's τ-b (×100) between the feature maps of the dense and of the sparse network, by cell: 100 is the same "
+    "order of all values, 0 none in common. Mean over {} test images"
 )
 
 
@@ -80,8 +80,9 @@ def tsne(experiment: Experiment) -> list[Drawing]:
         for row in data.finished(experiment, group, experiment.keep):
             found = data.features(experiment, row)
             if "embedding" in found:
-                cells = "cell {}".format(found["asked"]["tsne_cell"])
-                title = f"{data.titled(experiment, group)}, {cells}, seed {row.seed}"
+                cell = found["asked"]["tsne_cell"]
+                which = f"cell {cell}" if cell else "the last cell"
+                title = f"{data.titled(experiment, group)}, {which}, seed {row.seed}"
                 caption = (
                     f"{at(experiment)} t-SNE of the sparse network's features, averaged over the pixels, of "
                     f"{len(found['labels'])} test images; the colour is the class. Only who is near whom has a "

@@ -1,7 +1,8 @@
-"""The figures of an experiment: accuracy over pruning ratios, over epochs, over cost and over seeds."""
+"""The figures of an experiment: the main metric over pruning ratios, over cost and over seeds, and all over epochs."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,20 +19,21 @@ from dass_jax.report.experiment.data import (
     finished,
     groups,
     keeps,
+    measure,
+    of_final,
     titled,
 )
 from dass_jax.report.experiment.drawing import MARKERS, Drawing, at, draw_front, legend, logarithmic, panel, pruned
-from dass_jax.report.records import TRAINING
 from dass_jax.report.style import INK, colour, literal, tidy
 
 
 def keep(experiment: Experiment) -> list[Drawing]:
-    """Mean sparse accuracy of each group by pruning ratio, with the mean's 95 % interval."""
+    """Mean of each group by pruning ratio, with the mean's 95 % interval."""
     figure, axes = panel()
-    ratios = keeps(experiment)
+    ratios, metric = keeps(experiment), measure(experiment).metric
     spread = np.linspace(-0.06, 0.06, len(groups(experiment))) if len(groups(experiment)) > 1 else np.zeros(1)
     for index, group in enumerate(groups(experiment)):
-        found = [statistics.summary(column(finished(experiment, group, ratio), "sparse")) for ratio in ratios]
+        found = [statistics.summary(column(finished(experiment, group, ratio), "final")) for ratio in ratios]
         place = np.arange(len(ratios)) + spread[index]
         means, halves = np.array([each.mean for each in found]), np.nan_to_num([each.half for each in found])
         axes.errorbar(place, means, halves, color=colour(index), marker="o", markersize=4, capsize=3, linewidth=1.4)
@@ -39,7 +41,7 @@ def keep(experiment: Experiment) -> list[Drawing]:
         points = [math.nan if each is None else each.accuracy for each in known]
         axes.plot(place, points, "*", color=colour(index), markersize=9, markerfacecolor="none")
     axes.set_xticks(range(len(ratios)), [pruned(ratio) for ratio in ratios])
-    tidy(axes, "accuracy by pruning ratio", "weights pruned", "sparse test accuracy [%]")
+    tidy(axes, literal(f"{metric} by pruning ratio"), "weights pruned", literal(of_final(experiment)))
     extra = [Line2D([], [], color=INK, marker="*", linestyle="", markerfacecolor="none", label="published")]
     legend(figure, experiment, extra if experiment.published != "none" else [])
     caption = (
@@ -47,51 +49,57 @@ def keep(experiment: Experiment) -> list[Drawing]:
     )
     if experiment.published != "none":
         caption += f" {published.SOURCE}"
-    return [Drawing("accuracy_by_pruning_ratio", figure, caption)]
+    return [Drawing(_file(metric, "by_pruning_ratio"), figure, caption)]
 
 
 def learning(experiment: Experiment) -> list[Drawing]:
-    """Accuracy on training and test images over the epochs of each stage of the training."""
-    caption = (
-        f"{at(experiment)} Solid: training images as they are trained on, dashed: test images; means over the seeds "
-        "in a band of one standard deviation (n − 1)."
-    )
-    return _by_stage(experiment, "learning", caption, _accuracies)
+    """The declared curves over the epochs of each phase of the training."""
+    caption = f"{at(experiment)} Means over the seeds in a band of one standard deviation (n − 1)."
+    return [
+        Drawing(_file("learning", phase, group.title), curves.value_figure(group, phase, total), caption)
+        for phase, total, group in _trained(experiment)
+    ]
 
 
 def gap(experiment: Experiment) -> list[Drawing]:
-    """Generalisation gap over the epochs of each stage of the training."""
-    caption = (
-        f"{at(experiment)} Accuracy on the training images less that on the test images, seed by seed; mean over the "
-        "seeds in a band of one standard deviation (n − 1)."
-    )
-    return _by_stage(experiment, "generalisation_gap", caption, _gaps)
+    """The gaps of these curves, where they are declared to have one."""
+    drawings = []
+    for phase, total, group in _trained(experiment):
+        if group.gaps:
+            first, second = curves.names(group)
+            caption = (
+                f"{at(experiment)} {first} less {second}, seed by seed; mean over the seeds in a band of one standard "
+                "deviation (n − 1)."
+            )
+            figure = curves.gap_figure(group, phase, total)
+            drawings.append(Drawing(_file("gap", phase, group.title), figure, caption))
+    return drawings
 
 
 def latency(experiment: Experiment) -> list[Drawing]:
-    """Sparse accuracy over the latency of one image or, where none was measured, over the MACs of kept weights."""
+    """The main metric over the latency of one example or, where none was measured, over the MACs of kept weights."""
     measured = any(not math.isnan(row.numbers["latency_ms"]) for row in experiment.rows)
-    name, label, scale = ("latency_ms", "latency of one image [ms]", 1.0)
+    name, label, scale = ("latency_ms", "latency of one example [ms]", 1.0)
     note = "Latency as measured."
     if not measured:
-        name, label, scale = ("macs_nonzero", "MACs of kept weights, one image [M]", 1e-6)
+        name, label, scale = ("macs_nonzero", "MACs of kept weights, one example [M]", 1e-6)
         note = "No latency was measured: multiply-accumulates of the kept weights stand for it."
     figure = _scatter(experiment, name, label, scale, front=True)
     caption = f"{note} {_POINTS} The grey steps join those that no other group beats in both (Pareto front)."
-    return [Drawing("accuracy_latency" if measured else "accuracy_macs", figure, caption)]
+    return [Drawing(_file(measure(experiment).metric, "latency" if measured else "macs"), figure, caption)]
 
 
 def parameters(experiment: Experiment) -> list[Drawing]:
-    """Sparse accuracy over kept weights."""
+    """The main metric over kept weights."""
     figure = _scatter(experiment, "kept", "kept weights", 1.0, front=False)
-    return [Drawing("accuracy_parameters", figure, _POINTS)]
+    return [Drawing(_file(measure(experiment).metric, "parameters"), figure, _POINTS)]
 
 
 def seeds(experiment: Experiment) -> list[Drawing]:
     """One point for each seed, and mean ± standard deviation beside them."""
     figure, axes = panel()
     for index, group in enumerate(groups(experiment)):
-        values = list(by_seed(finished(experiment, group, experiment.keep), "sparse").values())
+        values = list(by_seed(finished(experiment, group, experiment.keep), "final").values())
         found = statistics.summary(values)
         across = index + 0.12 * (np.arange(len(values)) - (len(values) - 1) / 2) / max(len(values) / 4, 1)
         axes.plot(across, values, "o", color=colour(index), markersize=5, alpha=0.75, markeredgewidth=0)
@@ -100,7 +108,7 @@ def seeds(experiment: Experiment) -> list[Drawing]:
     names = [literal(titled(experiment, group)) for group in groups(experiment)]
     axes.set_xticks(range(len(names)), names, rotation=0 if len(names) < 5 else 20, fontsize=8)
     axes.set_xlim(-0.5, len(names) - 0.3)
-    tidy(axes, "seeds", "", "sparse test accuracy [%]")
+    tidy(axes, "seeds", "", literal(of_final(experiment)))
     caption = f"{at(experiment)} A point for each seed; black: mean ± standard deviation of the sample (n − 1)."
     return [Drawing("seeds", figure, caption)]
 
@@ -123,27 +131,21 @@ _POINTS = (
 )
 
 
-def _accuracies(found: tuple[curves.Epoch, ...], names: tuple[str, ...], stage: str, total: int) -> Figure | None:
-    lines = curves.series(found, names, stage, "accuracy")
-    return curves.value_figure(lines, stage, "accuracy", total) if lines else None
-
-
-def _gaps(found: tuple[curves.Epoch, ...], names: tuple[str, ...], stage: str, total: int) -> Figure | None:
-    lines = curves.gaps(found, names, stage)
-    return curves.gap_figure(lines, stage, total) if lines else None
-
-
-def _by_stage(experiment: Experiment, name: str, caption: str, draw: Callable[..., Figure | None]) -> list[Drawing]:
-    """A drawing for each stage of the training that any run has come through."""
-    found = epochs(experiment, lambda row: row.keep == experiment.keep)
+def _trained(experiment: Experiment) -> Iterator[tuple[str, int, curves.Group]]:
+    """(phase, its epochs, group) of the training that any run has come through."""
+    declared, found = epochs(experiment, lambda row: row.keep == experiment.keep)
     names = tuple(titled(experiment, group) for group in groups(experiment))
-    drawings = []
-    for stage in TRAINING:
-        total = max((each.epochs for each in found if each.stage == stage), default=0)
-        figure = draw(found, names, stage, total) if total else None
-        if figure is not None:
-            drawings.append(Drawing(f"{name}_{stage}", figure, caption))
-    return drawings
+    known = [phase.key for phases in declared.values() for phase in phases]
+    for key in dict.fromkeys(key for key in known if key[0] == "training"):
+        total = max((each.epochs for each in found if each.key == key), default=0)
+        for group in curves.groups(declared, found, names, key):
+            if group.declared:
+                yield key[1], total, group
+
+
+def _file(*names: str) -> str:
+    """A file's name; what some system does not allow in one is left out."""
+    return "_".join(re.sub(r"[^\w.-]+", "_", name) for name in names)
 
 
 def _scatter(experiment: Experiment, name: str, label: str, scale: float, front: bool) -> Figure:
@@ -169,10 +171,11 @@ def _scatter(experiment: Experiment, name: str, label: str, scale: float, front:
             )
             points.append((scale * x.mean, y.mean))
     if front and points:
-        draw_front(axes, points)
+        draw_front(axes, points, measure(experiment).higher_is_better)
     if points and min(x for x, _ in points) > 0:
         logarithmic(axes)
-    tidy(axes, f"accuracy and {label.split(' [')[0].split(',')[0]}", label, "sparse test accuracy [%]")
+    title = f"{measure(experiment).metric} and {label.split(' [')[0].split(',')[0]}"
+    tidy(axes, literal(title), label, literal(of_final(experiment)))
     ratios = [
         Line2D(
             [], [], color=INK, marker=MARKERS[number % len(MARKERS)], linestyle="", markersize=5, label=pruned(ratio)
@@ -187,4 +190,4 @@ def _place(
     experiment: Experiment, group: Group, ratio: float, name: str
 ) -> tuple[statistics.Summary, statistics.Summary]:
     rows = finished(experiment, group, ratio)
-    return statistics.summary(column(rows, name)), statistics.summary(column(rows, "sparse"))
+    return statistics.summary(column(rows, name)), statistics.summary(column(rows, "final"))

@@ -12,7 +12,7 @@ from dass_jax.report.experiment.data import Experiment, Row, co2_source, read
 from dass_jax.report.experiment.figures import FIGURES, Drawing
 from dass_jax.report.experiment.tables import TABLES, Table, to_csv, to_markdown
 from dass_jax.report.page import write_whole
-from dass_jax.report.results import decimal
+from dass_jax.report.tables import decimal
 
 T = TypeVar("T")
 

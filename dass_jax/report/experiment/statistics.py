@@ -52,18 +52,20 @@ def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
         return Comparison(found, math.nan, math.nan)
     spread = np.ptp(differences) > 1e-9 * np.abs(differences).max()
     p_t = float(stats.ttest_rel(*np.transpose(pairs)).pvalue) if spread else math.nan
-    # Rounded to what accuracies are given to: ranks are tied by equal differences, not by how these came about.
+    # Rounded to what results are given to: ranks are tied by equal differences, not by how these came about.
     ranked = differences.round(6)
     p_wilcoxon = float(stats.wilcoxon(ranked).pvalue) if ranked.any() else math.nan
     return Comparison(found, p_t, p_wilcoxon)
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the (cost, accuracy) points that none is better than in both, by rising cost."""
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+def pareto(points: Sequence[tuple[float, float]], higher: bool = True) -> list[int]:
+    """The places of the (cost, value) points that none is better than in both, by rising cost; `higher`: whether
+    higher values are better."""
+    values = [value if higher else -value for _, value in points]
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -values[index]))
     best, found = -math.inf, []
     for index in order:
-        if points[index][1] > best:
-            best = points[index][1]
+        if values[index] > best:
+            best = values[index]
             found.append(index)
     return found

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dass_jax.report import curves
 from dass_jax.report.experiment import features, published, statistics
 from dass_jax.report.experiment.data import (
     Experiment,
@@ -15,12 +16,15 @@ from dass_jax.report.experiment.data import (
     by_seed,
     co2_source,
     column,
+    digits,
+    earlier,
     finished,
     groups,
     keeps,
+    measure,
     titled,
 )
-from dass_jax.report.results import decimal
+from dass_jax.report.tables import decimal, in_brackets
 
 MISSING = "-"
 
@@ -34,19 +38,20 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-_SPREAD = [("seeds", ""), ("accuracy", "mean [%]"), ("std", "[points]"), ("95 % interval", "± [points]")]
 _INTERVAL = (
-    "Sparse test accuracy; std is the sample's (n − 1), the interval that of the mean by Student's t. A hyphen: "
-    "missing, or not defined by so few runs."
+    "std is the sample's (n − 1), the interval that of the mean by Student's t. A hyphen: missing, or not defined by "
+    "so few runs."
 )
 
 
 def methods(experiment: Experiment) -> Table:
     """All methods at one pruning ratio, with what their networks cost."""
-    keep, power = experiment.keep, co2_source(experiment)
-    header = [("method", ""), *_SPREAD, *_published_header(experiment, "[%]"), ("accuracy", "dense [%]")]
-    header += [("weights", "kept"), *_published_header(experiment, "kept [1000]"), ("MACs", "dense [M]")]
-    header += [("MACs", "non-zero [M]"), ("NID", "[%/1000]"), ("time", "[s]"), *([("CO₂", "[g]")] if power else [])]
+    keep, power, unit = experiment.keep, co2_source(experiment), measure(experiment).unit
+    nid = [("NID", f"[{unit or 1}/1000]")] if _known(experiment, "nid") else []
+    header = [("method", ""), *_spread_header(experiment), *_published_header(experiment, "[%]")]
+    header += [*_earlier_header(experiment), ("weights", "kept"), *_published_header(experiment, "kept [1000]")]
+    header += [("MACs", "dense [M]"), ("MACs", "non-zero [M]"), *nid, ("time", "[s]")]
+    header += [("CO₂", "[g]")] if power else []
     rows = []
     for group in groups(experiment):
         found = finished(experiment, group, keep)
@@ -56,19 +61,19 @@ def methods(experiment: Experiment) -> Table:
         rows.append(
             [
                 titled(experiment, group),
-                *_spread(statistics.summary(column(found, "sparse"))),
+                *_spread(experiment, statistics.summary(column(found, "final"))),
                 *([_accuracy(known)] if shown else []),
-                _mean(found, "dense", 2),
+                *_earlier(experiment, found),
                 _mean(found, "kept"),
                 *([kept] if shown else []),
                 _mean(found, "macs_dense", 3, 1e-6),
                 _mean(found, "macs_nonzero", 3, 1e-6),
-                _mean(found, "nid", 3),
+                *([_mean(found, "nid", 3)] if nid else []),
                 _mean(found, "seconds", 1),
                 *([_mean(found, "co2_g", 2)] if power else []),
             ]
         )
-    caption = f"{_INTERVAL} The other columns are means over the seeds. Time is what a run would cost alone."
+    caption = f"{_about(experiment)} The other columns are means over the seeds. Time is what a run would cost alone."
     if power:
         caption += f" CO₂: {power}."
     return Table(f"Methods at {_pruned(keep)} of the weights pruned", caption, header, rows)
@@ -76,60 +81,61 @@ def methods(experiment: Experiment) -> Table:
 
 def keep(experiment: Experiment) -> Table:
     """Every method at every pruning ratio."""
-    header = [("pruned", ""), ("method", ""), *_SPREAD, *_published_header(experiment, "[%]")]
-    header += [("accuracy", "dense [%]"), ("weights", "kept")]
+    header = [("pruned", ""), ("method", ""), *_spread_header(experiment), *_published_header(experiment, "[%]")]
+    header += [*_earlier_header(experiment), ("weights", "kept")]
     rows = []
     for share, group in itertools.product(keeps(experiment), groups(experiment)):
         found = finished(experiment, group, share)
         known = [_accuracy(_published(experiment, group, share))] if experiment.published != "none" else []
-        spread = _spread(statistics.summary(column(found, "sparse")))
-        last = [_mean(found, "dense", 2), _mean(found, "kept")]
+        spread = _spread(experiment, statistics.summary(column(found, "final")))
+        last = [*_earlier(experiment, found), _mean(found, "kept")]
         rows.append([_pruned(share), titled(experiment, group), *spread, *known, *last])
-    return Table("Accuracy by pruning ratio", _INTERVAL, header, rows)
+    title = f"{_capital(measure(experiment).metric)} by pruning ratio"
+    return Table(title, _about(experiment), header, rows)
 
 
 def tests(experiment: Experiment) -> Table:
     """Differences between the methods of a network, seed by seed, with their p values."""
-    header = [
-        ("pruned", ""),
-        ("methods", ""),
-        ("seeds", "in both"),
-        ("difference", "mean [points]"),
-        ("std", "[points]"),
-    ]
-    header += [("95 % interval", "± [points]"), ("paired t", "p"), ("Wilcoxon", "p")]
+    metric, unit, higher = measure(experiment)
+    points = in_brackets(curves.points(unit))
+    header = [("pruned", ""), ("methods", ""), ("seeds", "in both"), ("difference", f"mean {points}".strip())]
+    header += [("std", points), ("95 % interval", f"± {points}".strip()), ("paired t", "p"), ("Wilcoxon", "p")]
     header += _published_header(experiment, "[points]")
     rows = []
     for share, (one, other) in itertools.product(keeps(experiment), itertools.combinations(groups(experiment), 2)):
         if one[0] != other[0]:
             continue
-        pair = [by_seed(finished(experiment, group, share), "sparse") for group in (one, other)]
+        pair = [by_seed(finished(experiment, group, share), "final") for group in (one, other)]
         found = statistics.compare(*pair)
         gap = published.gap(experiment.published, one[1], other[1], one[0], share)
         known = [MISSING if gap is None else f"{gap:+.2f}"] if experiment.published != "none" else []
         name = f"{titled(experiment, one)} − {titled(experiment, other)}"
-        spread = _spread(found.difference, signed=True)
+        spread = _spread(experiment, found.difference, signed=True)
         rows.append([_pruned(share), name, *spread, probability(found.p_t), probability(found.p_wilcoxon), *known])
     caption = (
-        "Differences of sparse test accuracy of runs with equal seeds. p: two-sided, of the hypothesis that there is "
-        "no difference, by the paired t-test and by Wilcoxon's signed ranks, which cannot fall below 2^(1 − n) with n "
-        "seeds; neither is corrected for the number of rows."
+        f"Differences in the final network's {metric} ({_better(higher)}) of runs with equal seeds. p: two-sided, of "
+        "the hypothesis that there is no difference, by the paired t-test and by Wilcoxon's signed ranks, which cannot "
+        "fall below 2^(1 − n) with n seeds; neither is corrected for the number of rows."
     )
     return Table("Paired tests between methods", caption, header, rows)
 
 
 def seeds(experiment: Experiment) -> Table:
-    """Each seed's accuracy at one pruning ratio."""
+    """Each seed's value at one pruning ratio."""
     numbers = sorted({row.seed for row in experiment.rows})
-    header = [("method", ""), *((f"seed {seed}", "[%]") for seed in numbers), ("mean", "[%]"), ("std", "[points]")]
+    metric, unit, _ = measure(experiment)
+    shown, places = in_brackets(unit), digits(experiment)
+    header = [("method", ""), *((f"seed {seed}", shown) for seed in numbers)]
+    header += [("mean", shown), ("std", in_brackets(curves.points(unit)))]
     rows = []
     for group in groups(experiment):
-        found = by_seed(finished(experiment, group, experiment.keep), "sparse")
-        each = [decimal(found.get(seed, math.nan), 2) for seed in numbers]
+        found = by_seed(finished(experiment, group, experiment.keep), "final")
+        each = [decimal(found.get(seed, math.nan), places) for seed in numbers]
         spread = statistics.summary(list(found.values()))
-        rows.append([titled(experiment, group), *each, decimal(spread.mean, 2), decimal(spread.std, 2)])
+        rows.append([titled(experiment, group), *each, decimal(spread.mean, places), decimal(spread.std, places)])
     title = f"Seeds, at {_pruned(experiment.keep)} of the weights pruned"
-    return Table(title, "Sparse test accuracy of each seed; std is the sample's (n − 1).", header, rows)
+    caption = f"{_capital(metric)} of each seed's final network; std is the sample's (n − 1)."
+    return Table(title, caption, header, rows)
 
 
 def kendall(experiment: Experiment) -> Table:
@@ -205,9 +211,43 @@ def _accuracy(known: published.Figure | None) -> str:
     return MISSING if known is None else f"≈ {known.accuracy:.1f}" if known.about else f"{known.accuracy:.2f}"
 
 
-def _spread(found: statistics.Summary, signed: bool = False) -> list[str]:
-    mean = f"{found.mean:+.2f}" if signed and not math.isnan(found.mean) else decimal(found.mean, 2)
-    return [str(found.size), mean, decimal(found.std, 2), decimal(found.half, 2)]
+def _about(experiment: Experiment) -> str:
+    metric, _, higher = measure(experiment)
+    return f"{_capital(metric)} of the final network on test examples ({_better(higher)}); {_INTERVAL}"
+
+
+def _better(higher: bool) -> str:
+    return f"{'higher' if higher else 'lower'} is better"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _spread_header(experiment: Experiment) -> list[tuple[str, str]]:
+    metric, unit, _ = measure(experiment)
+    points = in_brackets(curves.points(unit))
+    mean = (metric, f"mean {in_brackets(unit)}".strip())
+    return [("seeds", ""), mean, ("std", points), ("95 % interval", f"± {points}".strip())]
+
+
+def _spread(experiment: Experiment, found: statistics.Summary, signed: bool = False) -> list[str]:
+    places = digits(experiment)
+    mean = f"{found.mean:+.{places}f}" if signed and not math.isnan(found.mean) else decimal(found.mean, places)
+    return [str(found.size), mean, decimal(found.std, places), decimal(found.half, places)]
+
+
+def _earlier_header(experiment: Experiment) -> list[tuple[str, str]]:
+    metric, unit, _ = measure(experiment)
+    return [(metric, f"{name} {in_brackets(unit)}".strip()) for name in earlier(experiment)]
+
+
+def _earlier(experiment: Experiment, rows: tuple[Row, ...]) -> list[str]:
+    return [_mean(rows, name, digits(experiment)) for name in earlier(experiment)]
+
+
+def _known(experiment: Experiment, title: str) -> bool:
+    return not all(math.isnan(row.numbers[title]) for row in experiment.rows)
 
 
 def _mean(rows: tuple[Row, ...], name: str, digits: int = 0, scale: float = 1.0) -> str:

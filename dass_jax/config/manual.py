@@ -1,0 +1,47 @@
+"""The fields of the members that a run has not chosen, for `--help-all`."""
+
+import ast
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+
+from dass_jax.config.axes import AXES, names
+from dass_jax.config.rules import allowed, hints
+from dass_jax.config.run import Config
+
+
+def docstrings(schema: type) -> dict[str, str]:
+    """The text under each field of a dataclass, in the source of its class and of those that it derives from."""
+    found: dict[str, str] = {}
+    for one in reversed(schema.__mro__[:-1]):
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(declared, ast.ClassDef)
+        for node, after in itertools.pairwise(declared.body):
+            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+                found[ast.unparse(node.target)] = " ".join(ast.literal_eval(after.value).split())
+    return found
+
+
+def others(config: Config) -> str:
+    """A section for each table of fields that members of an axis have and the configuration's member has not."""
+    sections = []
+    for axis in AXES:
+        by_schema: dict[type, list[str]] = {}
+        for name in names(axis, config.space.name):
+            by_schema.setdefault(AXES[axis].schema(name), []).append(name)
+        by_schema.pop(type(getattr(config, axis).fields), None)
+        sections += [_section(axis, schema, members) for schema, members in by_schema.items() if hints(schema)]
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _section(axis: str, schema: type, members: list[str]) -> Iterator[str]:
+    texts = docstrings(schema)
+    yield from _wrapped(f"--{AXES[axis].short} {' | '.join(members)}: {inspect.getdoc(schema)}", "")
+    for field, hint in hints(schema).items():
+        yield f"  --{axis}.{field.replace('_', '-')}  {allowed(hint)}; default: {getattr(schema(), field)}"
+        yield from _wrapped(texts.get(field, ""), "      ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)
