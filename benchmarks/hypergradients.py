@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from dass_jax.methods.losses import Batch
 
 from benchmarks import measure
 from dass_jax import bilevel, compose, config_io, relaxation
 from dass_jax.bilevel import Level, Sample
 from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS
 

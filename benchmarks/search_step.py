@@ -23,12 +23,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import numpy as np
+from dass_jax.methods.losses import Batch
 
 from benchmarks import measure
 from dass_jax import bilevel, compose, errors, relaxation, variables
 from dass_jax.config import Search
 from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
 from dass_jax.runtime import compilation, memory
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS, SCORES

@@ -167,7 +167,9 @@ def under_fixed_masks(reduce: Reduce) -> bilevel.Algorithm:
 
 def single_level(reduce: Reduce) -> bilevel.Algorithm:
     loss = noisy_loss(DENSE, reduce)
-    return bilevel.joint({"upper": Level(ALPHA, loss, adam("upper")), "lower": Level(PARAMS, loss, sgd("lower"))}, reduce)
+    return bilevel.joint(
+        {"upper": Level(ALPHA, loss, adam("upper")), "lower": Level(PARAMS, loss, sgd("lower"))}, reduce
+    )
 
 
 def several_steps(reduce: Reduce) -> bilevel.Algorithm:
@@ -239,9 +241,7 @@ TABLE = {
     "several lower steps": Case(several_steps, SEVERAL, THETA, DENSE_PARTS),
     "joint": Case(single_level, batch(0), THETA, DENSE_PARTS),
     "unrolled, accumulated": Case(accumulating(bilevel.unrolled(2)), BOTH, THETA, DENSE_PARTS),
-    "conjugate gradient, accumulated": Case(
-        accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, THETA, DENSE_PARTS
-    ),
+    "conjugate gradient, accumulated": Case(accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, THETA, DENSE_PARTS),
     "dass, step 1": Case(dass_step(PARAMS, DENSE), BOTH, THETA, DENSE_PARTS, uses_key=False),
     "dass, step 2": Case(dass_step(SCORES, SPARSE), BOTH, SCORED, SPARSE_PARTS, uses_key=False),
     "dass_joint": Case(in_three_turns, BOTH, {**THETA, "scores": SCORES}, SPARSE_PARTS),
@@ -249,23 +249,27 @@ TABLE = {
     "entmax": Case(removing(entmax=1.5), BELOW, THETA, LIVING_PARTS, uses_key=False),
     "entmax, accumulated": Case(removing(entmax=1.5, accumulate=2), BELOW, THETA, LIVING_PARTS, uses_key=False),
     "entmax, bi-level": Case(removing(entmax=1.5, bilevel=True), BOTH, THETA, LIVING_PARTS, uses_key=False),
-    "entmax, removal per step": Case(
-        removing(entmax=1.5, removal="step"), BELOW, THETA, LIVING_PARTS, uses_key=False
-    ),
-    "entmax, rising": Case(
-        removing(entmax=1.3, entmax_end=1.7), BELOW, THETA, {*LIVING_PARTS, RATES}, uses_key=False
-    ),
+    "entmax, removal per step": Case(removing(entmax=1.5, removal="step"), BELOW, THETA, LIVING_PARTS, uses_key=False),
+    "entmax, rising": Case(removing(entmax=1.3, entmax_end=1.7), BELOW, THETA, {*LIVING_PARTS, RATES}, uses_key=False),
     "train weights": Case(
         trained(recipe.train_weights), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False
     ),
     "train weights, accumulated": Case(
-        trained(recipe.train_weights, accumulate=2), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False
+        trained(recipe.train_weights, accumulate=2),
+        {PARAMS: batch(0)},
+        {PARAMS: PARAMS},
+        {PARAMS, MASKS},
+        uses_key=False,
     ),
     "learn scores": Case(
         trained(prune.learn_scores), {SCORES: batch(0)}, {SCORES: SCORES}, {SCORES, PARAMS}, uses_key=False
     ),
     "learn scores, accumulated": Case(
-        trained(prune.learn_scores, accumulate=2), {SCORES: batch(0)}, {SCORES: SCORES}, {SCORES, PARAMS}, uses_key=False
+        trained(prune.learn_scores, accumulate=2),
+        {SCORES: batch(0)},
+        {SCORES: SCORES},
+        {SCORES, PARAMS},
+        uses_key=False,
     ),
 }
 """All of them also carry running statistics, which nobody reads but they themselves."""

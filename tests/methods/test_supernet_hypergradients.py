@@ -39,7 +39,9 @@ class Problem(NamedTuple):
         name = f"{estimator} {arguments}"
         if name not in self.known:
             found = bilevel.ESTIMATORS[estimator](**arguments)
-            self.known[name] = flat(jax.jit(lambda p: found(self.upper, self.lower, p, bilevel.levels.same)[0])(self.point))
+            self.known[name] = flat(
+                jax.jit(lambda p: found(self.upper, self.lower, p, bilevel.levels.same)[0])(self.point)
+            )
         return self.known[name]
 
 

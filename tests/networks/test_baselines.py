@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dass_jax.methods.losses import cross_entropy
 
 from dass_jax import accounting, variables
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks import baselines
 from dass_jax.networks.baselines import PLANS, baseline, of_width, scaled
 from dass_jax.networks.model import Model, of_module
