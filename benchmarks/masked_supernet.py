@@ -24,7 +24,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dass_jax.methods.losses import cross_entropy
 
 from benchmarks import measure
 from dass_jax import compose, config_io, sparsity, variables
@@ -34,6 +33,7 @@ from dass_jax.data.augment import normalise
 from dass_jax.errors import UserError
 from dass_jax.nn import layers
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS
 
 CONSTANT = layers.BatchNorm.epsilon

@@ -140,7 +140,7 @@ def test_an_unreadable_file_is_named(content: bytes | None, message: str, tmp_pa
 def test_a_directory_is_not_a_file_and_damaged_text_is_no_path(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="cannot be read: Is a directory; allowed: a file"):
         architectures.load(str(tmp_path))
-    with pytest.raises(UserError, match="^architecture is damaged: "):
+    with pytest.raises(UserError, match=r"^architecture is damaged: "):
         architectures.load('{"space": ')
-    with pytest.raises(UserError, match="^architecture: nodes = 1 in "):
+    with pytest.raises(UserError, match=r"^architecture: nodes = 1 in "):
         architectures.load("|none~0|")
