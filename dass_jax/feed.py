@@ -178,7 +178,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
                 return program(state, examples, like.indices, given.keys, rates, *bounds, np.int32(begin))
 
             def read(part: int) -> Iterator[Examples]:
-                return parts(train, flat, view, like.places[part:])
+                return parts(train, flat, view, like.places[part:]) if flat.size else iter([empty])
 
             return _in_parts(total, steps, read, start)
 
@@ -231,7 +231,7 @@ def _parted(indices: dict[str, np.ndarray], steps: int, devices: int) -> _Parted
         own = plan.indices + np.int32(lying)
         found[level] = own if array.ndim == 4 else own[:, :, 0]
         named, lying = named + size, lying + plan.places.shape[-1]
-    nothing = np.zeros((0, devices, 0), np.int64)
+    nothing = np.zeros((1, devices, 0), np.int64)  # without indices an epoch is one step
     return _Parted(np.concatenate(places, axis=-1) if places else nothing, found)
 
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from dass_jax import architectures, compose, feed, results
@@ -134,14 +135,16 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
     total = s.layout.over_devices(parallel.total)
     function = epoch.evaluation(training.outputs, s.task.sums, compose.prepare_evaluation(s), total)
     every = s.config.train.fields.evaluate_every
+    # Compiled: it is asked for each seed after each epoch, and may choose the weights that are kept.
+    evaluated = {phase.name: jax.jit(phase.network) for phase in training.phases if phase.network is not None}
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
         parts = seeds.members(v, len(s.seeds))
         lines = [observed(phase, part) for part in parts]
-        if phase.network is None or not (epochs == phase.epochs or (every and epochs % every == 0)):
+        if phase.name not in evaluated or not (epochs == phase.epochs or (every and epochs % every == 0)):
             return lines
-        evaluated = seeds.stacked([phase.network(part) for part in parts])
-        measured = evaluate(r, s, f"evaluation of {architecture}", function, evaluated)
+        trained = seeds.stacked([evaluated[phase.name](part) for part in parts])
+        measured = evaluate(r, s, f"evaluation of {architecture}", function, trained)
         for one, line, figures in zip(known, lines, measured, strict=True):
             line |= {f"test_{name}": value for name, value in figures.items()}
             if phase.name in training.evaluations:
@@ -151,10 +154,9 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
 
     chain = Chain(method, TRAINING, training.phases, look, placing(s, method, TRAINING, architecture, shared))
     state = run_chain(r, s, chain)
-    last = training.phases[-1].network
-    assert last is not None
+    last = evaluated[training.phases[-1].name]
     for seed, one, part in zip(s.seeds, known, seeds.members(state.variables, len(s.seeds)), strict=True):
-        v = last(part)
+        v = jax.tree.map(np.asarray, last(part))
         one["results"] = results.of_method(s, method, seed, one, v)
         keep_results(r, s, method, seed, one, v)
 

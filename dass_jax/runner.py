@@ -31,8 +31,6 @@ COMPILE = "compile"
 """The clock of compilations, beside those of the phases."""
 SEARCH, TRAINING = "search", "training"
 """The chains of a method."""
-TABLES = {SEARCH: "method", TRAINING: "train"}
-"""Chain → the configuration's table that says its batch."""
 
 
 class Chain(NamedTuple):
@@ -93,9 +91,13 @@ class Runner:
             one["seconds"][clock] = one["seconds"].get(clock, 0.0) + seconds / len(s.seeds)
 
     def compiled(
-        self, s: Setting, label: str, table: str, name: str, function: Any, arguments: Any, donate: bool
+        self, s: Setting, label: str, batch: memory.Batch, name: str, function: Any, arguments: Any, donate: bool
     ) -> Any:
-        """The program of that name for as many seeds as there are; raises UserError if it does not fit into memory."""
+        """The program of that name for as many seeds as there are; raises UserError if it does not fit into memory.
+
+        Args:
+          batch: by which it would fit.
+        """
         name = f"{name}, {len(s.seeds)} seeds"
         if name not in self.programs:
             start = time.monotonic()
@@ -103,7 +105,7 @@ class Runner:
                 self.programs[name] = self.signals.waiting(lambda: s.layout.program(function, arguments, donate))
             self.spend(s, COMPILE, time.monotonic() - start)
             if s.config.runtime.memory_check:
-                check_memory(s, label, table, self.programs[name], arguments)
+                check_memory(s, label, batch, self.programs[name], arguments)
         return self.programs[name]
 
     def watch(self, s: Setting) -> calls.Watch:
@@ -174,7 +176,7 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
         standing = run_phase(r, s, chain, phase, standing._replace(state=state))
         if place and r.keeper:
             known = r.known(s)[0].get("evaluations", {})
-            shelf.put(place, standing.state, shelf.facts(r.keeper.path, chain.method, phase.name, known))
+            shelf.put(place, standing.state, shelf.facts(r.keeper.path, chain.method, chain.name, phase.name, known))
     return standing.state
 
 
@@ -236,6 +238,11 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
     advance = advancing(r, s, chain, rebuilt_as(phase, standing.built), on_devices)
     with r.progress.phase(label, standing.epoch, phase.epochs) as bar:
         while standing.epoch < phase.epochs:
+            rebuilt = rebuild(r, s, chain, phase, standing)
+            if rebuilt is not None:
+                standing, smaller = rebuilt
+                on_devices = s.layout.put(standing.state)
+                advance = advancing(r, s, chain, smaller, on_devices)
             at = calls.Place(label, standing.epoch + 1, whose)
             with r.progress.busy(f"{label}, epoch {at.epoch}", announce=False):
                 on_devices, infos, done = calls.run(advance(standing.epoch), on_devices, standing.done, watch, at)
@@ -248,29 +255,28 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
             standing = standing._replace(epoch=at.epoch, state=after, done=Done(size=done.size))
             stopped = phase.stop is not None and all(map(phase.stop, lines)) and standing.epoch < phase.epochs
             keep_epoch(r, s, chain, phase, standing, lines, done.seconds, stopped)
-            bar.epoch(shown(lines))
+            bar.epoch(shown(s, lines))
             if stopped:
                 r.progress.say(f"{label}: ended by its stop rule after epoch {at.epoch}")
                 break
             if after is not state:
                 on_devices = s.layout.put(after)
-            rebuilt = rebuild(r, s, chain, phase, standing)
-            if rebuilt is not None and standing.epoch < phase.epochs:
-                standing, smaller = rebuilt
-                on_devices = s.layout.put(standing.state)
-                advance = advancing(r, s, chain, smaller, on_devices)
     return standing
 
 
 def advancing(r: Runner, s: Setting, chain: Chain, phase: Phase, on_devices: Any) -> Callable[[int], calls.Series]:
     """The feed's steps of a phase's epochs, its program compiled when it is needed."""
-    compile = functools.partial(r.compiled, s, label_of(s, chain, phase), TABLES[chain.name])
+    compile = functools.partial(r.compiled, s, label_of(s, chain, phase), batch_of(s, chain, phase))
     return r.feed.advance(s, phase, on_devices, compile)
 
 
 def rebuild(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Standing) -> tuple[Standing, Phase] | None:
-    """The phase with a smaller program, and its state, where so much has died that one is wanted."""
-    if phase.rebuild is None:
+    """The phase with a smaller program, and its state, where so much has died that one is wanted.
+
+    It is asked before an epoch, not after one: a checkpoint then has the state with the program that it was made by,
+    and a run that goes on from it asks the same.
+    """
+    if phase.rebuild is None or not standing.epoch or standing.done.steps:
         return None
     before = standing.built.get(phase.name)
     wanted = phase.rebuild.wanted(standing.state.variables, before)
@@ -279,8 +285,10 @@ def rebuild(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Standin
     built = {**standing.built, phase.name: wanted}
     smaller = rebuilt_as(phase, built, before)
     state = jax.tree.map(np.asarray, begun(s, smaller, compose.key(s, chain.name), standing.state))
+    standing = standing._replace(state=state, built=built)
+    r.facts["at"] = at_of(s, chain, phase, standing)
     r.progress.say(f"{label_of(s, chain, phase)}: a smaller program after epoch {standing.epoch}")
-    return standing._replace(state=state, built=built), smaller
+    return standing, smaller
 
 
 def of_each(s: Setting, function: Callable[[Any], Any], state: Any) -> Any:
@@ -342,12 +350,10 @@ def keep_epoch(
     r.checkpoint(s, chain, phase, standing, stopped)
 
 
-def shown(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """What the progress shows of an epoch: losses and accuracies, averaged over the seeds."""
-    names = [name for name in lines[0] if isinstance(lines[0][name], float) and "rate" not in name]
-    hidden = ("seconds", "progress", "gradient_norm")
-    chosen = [name for name in names if not name.endswith(hidden) and not name.startswith(("entropy", "skips"))]
-    return {name: float(np.mean([line[name] for line in lines])) for name in chosen}
+def shown(s: Setting, lines: list[dict[str, Any]]) -> dict[str, float]:
+    """What the progress shows of an epoch: losses and the task's metrics, averaged over the seeds."""
+    chosen = ("loss", *(metric.name for metric in s.task.metrics))
+    return {name: float(np.mean([line[name] for line in lines])) for name in lines[0] if name.endswith(chosen)}
 
 
 def declare(r: Runner, s: Setting, chain: Chain) -> None:
@@ -394,7 +400,8 @@ def evaluate(r: Runner, s: Setting, name: str, function: Any, networks: Any) -> 
     """
     c = s.config.train.fields
     networks = s.layout.put(networks)
-    compile = functools.partial(r.compiled, s, "evaluation", "train")
+    batch = memory.Batch("train", c.batch_size, c.accumulate)
+    compile = functools.partial(r.compiled, s, "evaluation", batch)
     series = r.feed.evaluate(s, name, function, networks, c.batch_size // c.accumulate, compile)
     with r.progress.busy("evaluation", announce=False):
         sums = calls.evaluate(series, networks, r.signals, s.config.runtime.call_seconds)
@@ -404,18 +411,18 @@ def evaluate(r: Runner, s: Setting, name: str, function: Any, networks: Any) -> 
     ]
 
 
-def check_memory(s: Setting, label: str, table: str, program: Any, arguments: tuple[Any, ...]) -> None:
+def batch_of(s: Setting, chain: Chain, phase: Phase) -> memory.Batch:
+    """A phase's batch, as the configuration says it."""
+    searching = chain.name == SEARCH
+    fields = compose.method_fields(s.config, chain.method) if searching else s.config.train.fields
+    size = max((feed.batch for feed in phase.feeds.values() if feed is not None), default=0)
+    remat = "space.remat" if searching and getattr(s.config.space.fields, "remat", True) is False else None
+    return memory.Batch("method" if searching else "train", size, getattr(fields, "accumulate", 1), remat)
+
+
+def check_memory(s: Setting, label: str, batch: memory.Batch, program: Any, arguments: tuple[Any, ...]) -> None:
     """Raises UserError if a program does not fit into memory, where that is known."""
-    fields = compose.method_fields(s.config, s.config.method.name) if table == "method" else s.config.train.fields
-    batch = memory.Batch(table, fields.batch_size, fields.accumulate, remat_of(s, table))
     own = parallel.own_devices(s.devices)
     need, free = memory.needed(program), memory.available(own)
     there = None if free is None else free + memory.held(arguments, own)
     memory.check(label, need, there, batch, s.layout.sharing)
-
-
-def remat_of(s: Setting, table: str) -> str | None:
-    """The field that would have a search recompute what it now keeps; None where there is none."""
-    if table == "method" and getattr(s.config.space.fields, "remat", True) is False:
-        return "space.remat"
-    return None

@@ -60,18 +60,19 @@ def test_no_config_file(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[search\nepochs = 3", ["is not TOML", "line 1"]),
-        ("[search]\nepoch = 3", ["search.epoch", "did you mean 'epochs'?"]),
-        ("[serch]\nepochs = 3", ["serch", "did you mean 'search'?"]),
-        ('[search]\nepochs = "5"', ["search.epochs = '5'", "an integer"]),
-        ("[search]\nepochs = 5.7", ["search.epochs = 5.7", "an integer"]),
+        ("[method\nepochs = 3", ["is not TOML", "line 1"]),
+        ("[method]\nepoch = 3", ["method.epoch", "did you mean 'epochs'?"]),
+        ("[metod]\nepochs = 3", ["metod", "did you mean 'method'?"]),
+        ("[search]\nepochs = 3", ["'search.epochs'", "in its place method.epochs"]),
+        ('[method]\nepochs = "5"', ["method.epochs = '5'", "an integer"]),
+        ("[method]\nepochs = 5.7", ["method.epochs = 5.7", "an integer"]),
         ("[data]\nflip = 1", ["data.flip = 1", "true or false"]),
-        ("search = 3", ["search = 3", "a table"]),
+        ("method = 3", ["method = 3", "a table"]),
         ("[sparsity]\nkeep = 0", ["sparsity.keep = 0", "(0, 1]"]),
         ("[sparsity]\nkeep = 1.5", ["sparsity.keep = 1.5", "(0, 1]"]),
         ("[sparsity]\nkeep = nan", ["sparsity.keep = nan", "(0, 1]"]),
         ("[train]\npretrain_epochs = -1", ["train.pretrain_epochs = -1", "[1, 1000000]"]),
-        ('method = "das"', ["method = 'das'", "'dass'"]),
+        ('[method]\nname = "das"', ["method.name = 'das'", "'dass'"]),
         ('controls = ["dass"]', ["controls = ['dass']", "none of them the main one"]),
     ],
 )
@@ -82,22 +83,22 @@ def test_a_wrong_file_names_the_field(text: str, named: list[str], capsys: pytes
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--search.epoch 5", ["--search.epoch", "did you mean '--search.epochs'?"]),
-        ("--search.epochs five", ["search.epochs = 'five'", "an integer"]),
+        ("--method.epoch 5", ["--method.epoch", "did you mean '--method.epochs'?"]),
+        ("--method.epochs five", ["method.epochs = 'five'", "an integer"]),
         ("--sparsity.keep 2", ["sparsity.keep = 2.0", "(0, 1]"]),
         ("--data.limit 100000", ["data.limit = 100000", "1437"]),
-        ("--data.limit 96", ["search.batch_size = 64", "at most 48"]),
-        ("--data.limit 100 --search.batch-size 8", ["train.batch_size = 128", "at most 100"]),
+        ("--data.limit 96", ["method.batch_size = 64", "at most 48"]),
+        ("--data.limit 100 --method.batch-size 8", ["train.batch_size = 128", "at most 100"]),
         ("--runtime.devices 64", ["runtime.devices = 64", "0 (all) to 2"]),
         ("--runtime.devices 2 --train.batch-size 33", ["train.batch_size = 33", "32 or 34"]),
         ("--runtime.devices 2 --train.accumulate 5", ["train.accumulate = 5", "a divisor of 64", "4 or 8"]),
-        ("--runtime.devices 1 --search.accumulate 0", ["search.accumulate = 0", "[1, 1000000]"]),
+        ("--runtime.devices 1 --method.accumulate 0", ["method.accumulate = 0", "[1, 1000000]"]),
         ("--network.auxiliary", ["network.auxiliary = true", "pixels", "network.auxiliary = false"]),
         ("--data.source absent.npz", ["data.source = 'absent.npz'", "does not exist", "'digits'"]),
         ("--data.source .", ["data.source", "is a folder"]),
         ("--data.source run.toml", ["data.source = 'run.toml'", "not an .npz file"]),
-        ("--genotype absent.json", ["genotype file 'absent.json'", "No such file"]),
-        ("--network.name resnet", ["network.name = 'resnet'", "'resnet18'"]),
+        ("--architecture absent.json", ["architecture file 'absent.json'", "No such file"]),
+        ("--network resnet", ["network.name = 'resnet'", "did you mean 'resnet18'?"]),
         ("--workdir run.toml", ["--workdir = 'run.toml'", "a folder"]),
     ],
 )
@@ -181,7 +182,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 def test_a_run_folder_in_which_no_epoch_has_ended_can_have_another_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dass_jax import config_io, pipeline
+    from dass_jax import config, pipeline
 
     def stop(*arguments: object) -> None:
         write("", "mine/metrics.jsonl")
@@ -191,7 +192,7 @@ def test_a_run_folder_in_which_no_epoch_has_ended_can_have_another_configuration
     argv = ["--config", write(PLAIN), "--workdir", "mine"]
     for keep in ("0.25", "0.5"):
         assert guarded(lambda keep=keep: train.main([*argv, "--sparsity.keep", keep])) == 130
-        assert config_io.load("mine/config.toml").sparsity.keep == float(keep)
+        assert config.load("mine/config.toml").sparsity.keep == float(keep)
 
 
 def test_a_folder_that_is_no_run_folder_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,15 +203,15 @@ def test_a_folder_that_is_no_run_folder_is_left_alone(capsys: pytest.CaptureFixt
 
 def test_a_run_folder_whose_config_is_damaged_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     pathlib.Path("mine").mkdir()
-    write("[search\n", "mine/config.toml")
+    write("[method\n", "mine/config.toml")
     refused(["--config", write(PLAIN), "--workdir", "mine"], ["mine/config.toml", "is not TOML"], capsys)
 
 
 @pytest.mark.parametrize("text", [None, '{"normal": 3}', "{"])
-def test_a_wrong_genotype(text: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    name = "dass_98" if text is None else write(text, "genotype.json")
+def test_a_wrong_architecture(text: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "dass_98" if text is None else write(text, "architecture.json")
     before = snapshot(pathlib.Path())
-    code = guarded(lambda: count.main(["--genotype", name]))
+    code = guarded(lambda: count.main(["--architecture", name]))
     check(code, *capsys.readouterr(), [name])
     assert snapshot(pathlib.Path()) == before
 
@@ -219,7 +220,7 @@ def test_a_wrong_genotype(text: str | None, capsys: pytest.CaptureFixture[str]) 
     ("flags", "named"),
     [
         (["--config", "absent.toml"], ["'absent.toml'", "a TOML file"]),
-        (["--config", "run.toml", "--data.limit", "96"], ["search.batch_size = 64", "at most 48"]),
+        (["--config", "run.toml", "--data.limit", "96"], ["method.batch_size = 64", "at most 48"]),
     ],
 )
 def test_the_command_itself_exits_with_2(flags: list[str], named: list[str]) -> None:

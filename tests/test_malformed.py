@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dass_jax import config_io
-from dass_jax.architectures import darts as genotype
+from dass_jax import architectures, config
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.config import Config
 from dass_jax.data import load, npz
 from dass_jax.errors import UserError
@@ -31,7 +31,7 @@ from dass_jax.runtime import checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore")
 """NumPy warns of old headers before it refuses them."""
 
-FIELDS = dict(config_io.leaves())
+FIELDS = dict(config.leaves())
 JUNK = st.one_of(
     st.none(),
     st.integers(-(2**70), -1),
@@ -81,7 +81,7 @@ def test_a_field_with_a_value_that_it_cannot_have(name: str, junk: Any) -> None:
     for section in reversed(sections):
         data = {section: data}
     with pytest.raises(UserError) as caught:
-        config_io.from_dict(data)
+        config.from_dict(data)
     assert line(caught).startswith(f"{name}") and "allowed: " in line(caught)
 
 
@@ -89,9 +89,9 @@ def test_a_field_with_a_value_that_it_cannot_have(name: str, junk: Any) -> None:
 @given(st.data())
 def test_a_damaged_config_file(tmp_path: pathlib.Path, data: st.DataObject) -> None:
     path = tmp_path / "run.toml"
-    path.write_bytes(found := data.draw(damaged(config_io.to_toml(Config()).encode())))
+    path.write_bytes(found := data.draw(damaged(config.to_toml(Config()).encode())))
     try:
-        assert isinstance(config_io.load(path), Config)
+        assert isinstance(config.load(path), Config)
     except UserError as error:
         assert str(path) in str(error) and "allowed: " in str(error)
     assert path.read_bytes() == found
@@ -102,12 +102,12 @@ def _places(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [here, *(place for key, value in inner for place in _places(value, (*here, key)))]
 
 
-GOOD = genotype.to_json(genotype.PUBLISHED["dass_99"])
+GOOD = architectures.to_json(PUBLISHED["dass_99"])
 
 
 @many(200)
 @given(st.sampled_from(_places(GOOD)), JUNK.filter(lambda junk: not isinstance(junk, bytes)))
-def test_a_genotype_with_something_else_in_some_place(
+def test_an_architecture_with_something_else_in_some_place(
     tmp_path: pathlib.Path, place: tuple[Any, ...], junk: Any
 ) -> None:
     data = copy.deepcopy(GOOD)
@@ -116,10 +116,10 @@ def test_a_genotype_with_something_else_in_some_place(
         inner = inner[key]
     if place:
         inner[place[-1]] = junk
-    path = tmp_path / "genotype.json"
+    path = tmp_path / "architecture.json"
     path.write_text(text := json.dumps(data if place else junk), encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        genotype.load(str(path))
+        architectures.load(str(path))
     assert str(path) in line(caught) and "allowed: " in line(caught)
     assert path.read_text(encoding="utf-8") == text
 

@@ -60,7 +60,7 @@ def test_what_is_not_there_is_one_line(text: str, kind: str, named: str) -> None
 def test_an_installed_package_finds_its_own_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dass_jax").mkdir()
     shutil.copytree(ROOT / "configs", tmp_path / "dass_jax" / "configs")
-    monkeypatch.setattr(shipped.dass_jax, "__file__", str(tmp_path / "dass_jax" / "__init__.py"))
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "dass_jax")
     assert config.find("digits_dass") == tmp_path / "dass_jax" / "configs" / "digits_dass.toml"
     assert config.find("fig2", "experiment").is_file()
 

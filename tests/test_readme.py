@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dass_jax import config_cli, count
+from dass_jax import config, count
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_the_two_commands_come_first_and_can_be_started() -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "dass_jax.train" in c and "--help" not in c])
 def test_train_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert config_cli.parse(shlex.split(command)[3:], "train").config
+    assert config.parse(shlex.split(command)[3:], "train").config
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "dass_jax.count" in c])

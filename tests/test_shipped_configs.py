@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import compose, config_io
-from dass_jax.architectures.darts import load as load_genotype
+from dass_jax import architectures, compose, config
 from dass_jax.compose import Setting
 from dass_jax.data import arrays, load, tfds
 from dass_jax.errors import UserError
@@ -37,7 +36,7 @@ def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
 def setting_of(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Setting, tuple[int, int, int]]:
     shape = SHAPES[path.stem.partition("_")[0]]
     monkeypatch.setattr(load, "opened", stand_in(shape))
-    return compose.setting(config_io.load(path)), shape
+    return compose.setting(config.load(path)), shape
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -52,7 +51,7 @@ def test_it_builds_its_setting(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
 def test_an_imagenet_file_has_the_network_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = (path for path in CONFIGS if path.stem == "imagenet_dass_small")
     s, _ = setting_of(path, monkeypatch)
-    stages, _ = compose.training_stages(s, load_genotype(s.config.genotype))
+    stages, _ = compose.training_stages(s, architectures.load(s.config.architecture))
     params = flatten(jax.eval_shape(stages[0].start, None).variables[PARAMS])
     heads = [leaf.shape for path, leaf in params.items() if path.endswith("linear/weight")]
     # Two reductions double 48 channels to 192, of which a cell's four nodes make 768; the auxiliary head has 768 too.
@@ -68,7 +67,7 @@ def test_absent_images_are_answered_at_once_with_the_command_of_the_header(
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     start = time.monotonic()
     with pytest.raises(UserError, match="is not prepared in") as caught:
-        compose.setting(config_io.load(path))
+        compose.setting(config.load(path))
     assert time.monotonic() - start < 1
     prepare = tfds.command("imagenet2012", "")
     assert prepare in str(caught.value) and prepare in path.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from dass_jax.methods import METHODS
 from dass_jax.methods import Problem as SearchProblem
 from dass_jax.networks import NETWORKS, Model
 from dass_jax.nn.layers import Average
-from dass_jax.phases import Search, Training
+from dass_jax.phases import WHOLE, Search, Training
 from dass_jax.recipes import RECIPES
 from dass_jax.recipes import Problem as TrainingProblem
 from dass_jax.runtime import parallel
@@ -45,7 +45,8 @@ def setting(c: Config) -> Setting:
     lookup(c)  # raises for a table that cannot be read
     for method in methods(c):
         _check_feeds(found, method)
-    _check_batch(found, "train", c.train.fields, dataset.train.size, "the training images")
+    trained = c.train.fields
+    _check_batch(found, "train", trained.batch_size, trained.accumulate, dataset.train.size, "the training images")
     NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
     return found
 
@@ -57,20 +58,20 @@ def methods(c: Config) -> tuple[str, ...]:
 
 def _check_feeds(s: Setting, method: str) -> None:
     """Raises UserError if a search's batches do not fit into its splits, or not onto the devices."""
-    fields = method_fields(s.config, method)
+    parts = getattr(method_fields(s.config, method), "accumulate", 1)
     for phase in search(s, method).phases:
         for feed in phase.feeds.values():
             if feed is not None:
                 split = min(len(split_rows(s, feed.split, seed)) for seed in s.seeds)
-                what = "the training images" if feed.split == "whole" else f"its split, {feed.split}"
-                _check_batch(s, "method", fields, split // feed.batches, what)
+                what = "the training images" if feed.split == WHOLE else f"its split, {feed.split}"
+                _check_batch(s, "method", feed.batch, parts, split // feed.batches, what)
 
 
-def _check_batch(s: Setting, table: str, fields: Any, most: int, what: str) -> None:
-    parallel.check_batch(f"{table}.batch_size", fields.batch_size, s.layout.sharing)
-    parallel.check_parts(f"{table}.accumulate", fields.accumulate, fields.batch_size // s.layout.sharing)
-    if fields.batch_size > most:
-        raise UserError(f"{table}.batch_size = {fields.batch_size}; allowed: at most {most}, {what}")
+def _check_batch(s: Setting, table: str, size: int, parts: int, most: int, what: str) -> None:
+    parallel.check_batch(f"{table}.batch_size", size, s.layout.sharing)
+    parallel.check_parts(f"{table}.accumulate", parts, size // s.layout.sharing)
+    if size > most:
+        raise UserError(f"{table}.batch_size = {size}; allowed: at most {most}, {what}")
 
 
 def method_fields(c: Config, method: str) -> Any:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 
 from dass_jax.config.axes import AXES, names
-from dass_jax.config.rules import allowed, leaves
+from dass_jax.config.rules import allowed, hints
 from dass_jax.config.run import Config
 
 
@@ -31,14 +31,14 @@ def others(config: Config) -> str:
         for name in names(axis, config.space.name):
             by_schema.setdefault(AXES[axis].schema(name), []).append(name)
         by_schema.pop(type(getattr(config, axis).fields), None)
-        sections += [_section(axis, schema, members) for schema, members in by_schema.items() if any(leaves(schema))]
+        sections += [_section(axis, schema, members) for schema, members in by_schema.items() if hints(schema)]
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
 def _section(axis: str, schema: type, members: list[str]) -> Iterator[str]:
     texts = docstrings(schema)
     yield from _wrapped(f"--{AXES[axis].short} {' | '.join(members)}: {inspect.getdoc(schema)}", "")
-    for field, hint in leaves(schema):
+    for field, hint in hints(schema).items():
         yield f"  --{axis}.{field.replace('_', '-')}  {allowed(hint)}; default: {getattr(schema(), field)}"
         yield from _wrapped(texts.get(field, ""), "      ")
 

@@ -6,7 +6,7 @@ integer, no true for 1.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dass_jax.errors import UserError, nearest
@@ -47,15 +47,6 @@ def split_hint(hint: Any) -> tuple[Any, Range | Text | None]:
 def hints(schema: type) -> dict[str, Any]:
     """The annotated type of each field of a schema."""
     return get_type_hints(schema, include_extras=True)
-
-
-def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The (dotted name, annotated type) of every field that is no table, in the schema's order."""
-    for name, hint in hints(schema).items():
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from leaves(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name, hint
 
 
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Config:
     seed alone, up to rounding. Networks of equal architecture are then trained so too."""
     controls: tuple[str, ...] = ("darts", "random")
     """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none. If they
-    are not given: `darts` and `random` but for the main one, and none with `given`."""
+    are not given: `darts` and `random` but for the main one, and none where nothing is searched."""
     architecture: Annotated[str, Text("a published name or the path of a JSON file", empty=True)] = ""
     """Architecture to train in the place of a searched one: a published name (`dass_99`, `darts_v2`, …), a JSON file or
     what such a file holds. What a file holds is kept in the run's config.toml."""
@@ -57,8 +57,8 @@ def title(config: Config) -> str:
 
 
 def usual_controls(config: Config) -> tuple[str, ...]:
-    """The controls of a run that names none."""
-    if config.method.name == GIVEN:
+    """The controls of a run that names none; a method that searches nothing sets no budget for them."""
+    if not METHODS[config.method.name].epochs(config.method.fields):
         return ()
     return tuple(name for name in Config.controls if name != config.method.name)
 
@@ -82,7 +82,7 @@ def leaves(config: Config | None = None) -> Iterator[tuple[str, Any]]:
         if isinstance(table, Chosen):
             yield f"{field.name}.{AXES[field.name].tag}", tag_hint(field.name, config.space.name)
             table = table.fields
-        yield from rules.leaves(type(table), f"{field.name}.")
+        yield from ((f"{field.name}.{name}", hint) for name, hint in rules.hints(type(table)).items())
 
 
 def tree(config: Config) -> dict[str, Any]:
@@ -99,12 +99,7 @@ def tree(config: Config) -> dict[str, Any]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """The value of every field by its dotted name."""
-
-    def value(name: str) -> Any:
-        found: Any = nested
-        for part in name.split("."):
-            found = found[part]
-        return found
-
-    nested = tree(config)
-    return {name: value(name) for name, _ in leaves(config)}
+    found: dict[str, Any] = {}
+    for name, value in tree(config).items():
+        found |= {f"{name}.{field}": one for field, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found

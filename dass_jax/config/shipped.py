@@ -2,18 +2,17 @@
 
 import pathlib
 
-import dass_jax
 from dass_jax.errors import UserError, nearest
 
+PACKAGE = pathlib.Path(__file__).parents[1]
 FOLDERS = {"config": ".", "experiment": "experiments"}
 """Where the files of a kind lie in configs/."""
 
 
 def folder(kind: str) -> pathlib.Path:
     """The folder of the shipped files of a kind."""
-    package = pathlib.Path(dass_jax.__file__).parent
-    installed = package / "configs"
-    return (installed if installed.is_dir() else package.parent / "configs") / FOLDERS[kind]
+    installed = PACKAGE / "configs"
+    return (installed if installed.is_dir() else PACKAGE.parent / "configs") / FOLDERS[kind]
 
 
 def find(text: str, kind: str = "config") -> pathlib.Path:

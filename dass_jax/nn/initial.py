@@ -19,7 +19,8 @@ def initialise(key: jax.Array, shapes: Any, rules: variables.Rules) -> variables
     BN scales and running variances: 1. Biases and running means: 0.
 
     Args:
-      shapes: the collections as `jax.ShapeDtypeStruct`s, from `jax.eval_shape(module.init, …)`.
+      shapes: the collections as `jax.ShapeDtypeStruct`s, from `jax.eval_shape(module.init, …)`; a network without BN
+        has no "batch_stats".
       rules: which leaves are prunable (`variables.prunable`).
     """
     params = shapes[variables.PARAMS]
@@ -39,6 +40,6 @@ def initialise(key: jax.Array, shapes: Any, rules: variables.Rules) -> variables
         leaves = variables.flatten(collection)
         return variables.unflatten({path: constant(path, leaf) for path, leaf in leaves.items()})
 
-    filled = {name: fill(shapes[name]) for name in (variables.PARAMS, variables.BATCH_STATS)}
+    filled = {name: fill(shapes.get(name, {})) for name in (variables.PARAMS, variables.BATCH_STATS)}
     filled[variables.PARAMS] = variables.merge(filled[variables.PARAMS], variables.unflatten(drawn))
     return filled

@@ -40,8 +40,8 @@ def put(place: pathlib.Path, state: Any, facts: dict[str, Any]) -> None:
             manager.wait_until_finished()
 
 
-def facts(run: pathlib.Path, method: str, phase: str, evaluations: dict[str, Any]) -> dict[str, Any]:
+def facts(run: pathlib.Path, method: str, chain: str, phase: str, evaluations: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a phase beside its state: its lines of metrics, the evaluations at its end, whose it is."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    own = [line for line in lines if (line["method"], line["phase"]) == (method, phase)]
+    own = [line for line in lines if (line["method"], line["chain"], line["phase"]) == (method, chain, phase)]
     return {"lines": own, "evaluations": evaluations, "origin": run.name}

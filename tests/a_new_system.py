@@ -22,9 +22,7 @@ from dass_jax.nn.initial import initialise
 from dass_jax.nn.layers import SparseLinear
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Matrix, Observation, Phase, Search, Training
 from dass_jax.recipes import recipe
-from dass_jax.schema import Count, Rate
-
-# The system, in 150 lines.
+from dass_jax.schema import Count, Empty, Rate
 
 OPERATIONS = ("wave", "fold")
 RULES = ((r".*/weight", 0), (r".*/bias", None))
@@ -88,7 +86,7 @@ def space(c: LadderFields, outputs: int, average: Any, dtype: Any) -> spaces.Spa
 
     def init(key: jax.Array, shape: Any) -> Any:
         given = jnp.zeros((shape[2], *shape[:2], 2)), jnp.zeros((c.height, 2))
-        return initialise(key, {**jax.eval_shape(lambda: climb.init(key, *given)), "batch_stats": {}}, RULES)
+        return initialise(key, jax.eval_shape(lambda: climb.init(key, *given)), RULES)
 
     def decode(choice: Any) -> Ladder:
         return Ladder(tuple(OPERATIONS[column] for column in np.asarray(choice["path"]).argmax(1)))
@@ -191,6 +189,4 @@ spaces.SPACES["ladder"] = spaces.Entry(LadderFields, space)
 networks.NETWORKS["ladder"] = networks.Entry(LadderFields, lambda a, c, outputs, *_: of_module(Fixed(a, outputs), ()))
 methods.METHODS["wander"] = methods.Entry("at ease", WanderFields, wander, lambda c: 3 * c.epochs)
 recipes.RECIPES["polish"] = recipes.Entry("by rubbing", PolishFields, polish)
-tasks.TASKS["dial"] = tasks.Entry(LadderFields, dial)
-
-# The end of the system.
+tasks.TASKS["dial"] = tasks.Entry(Empty, dial)
