@@ -41,7 +41,7 @@ def function(graph: Graph) -> Callable[[jax.Array], jax.Array]:
         for node in graph.nodes[1:]:
             values.append(_apply(node.operation, [values[index] for index in node.inputs], images.dtype))
         outputs = values[graph.output]
-        return outputs.reshape(images.shape[0], -1)
+        return jnp.broadcast_to(outputs, (len(images), *outputs.shape[1:])).reshape(len(images), -1)
 
     return apply
 
@@ -68,7 +68,8 @@ def _apply(operation: Any, inputs: Sequence[jax.Array], dtype: Any) -> jax.Array
         case Multiply():
             return inputs[0] * inputs[1]
         case Concat():
-            return jnp.concatenate(inputs, axis=-1)
+            images = max(map(len, inputs))  # what is the same for all of them is there once
+            return jnp.concatenate([jnp.broadcast_to(x, (images, *x.shape[1:])) for x in inputs], axis=-1)
         case Take():
             return jnp.take(inputs[0], jnp.asarray(operation.channels), axis=-1)
         case Subsample():

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from dass_jax import architectures
 from dass_jax.architectures import darts as genotype
-from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, PUBLISHED, Genotype
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, PUBLISHED, Cell, Genotype
 from dass_jax.errors import UserError
 
 # Written out from the papers, as released with their code.
@@ -119,8 +120,8 @@ OPERATIONS_TEXT = ", ".join(OPERATIONS)
             "g.json: normal has 2 nodes and reduce 1; allowed: equally many",
         ),
         (
-            {**GOOD, "normal": [[]]},
-            "g.json: normal, node 2 = []; allowed: a list of [operation, input] pairs",
+            {**GOOD, "normal": [[], [["skip_connect", 2]]]},
+            "g.json: normal, node 3: input 2; allowed: 0, 1",
         ),
         (
             {**GOOD, "normal": [*GOOD["normal"], 7]},
@@ -147,14 +148,14 @@ OPERATIONS_TEXT = ", ".join(OPERATIONS)
             {**GOOD, "reduce": [[[["skip_connect"], 0]]]},
             f"g.json: reduce, node 2: operation ['skip_connect']; allowed: {OPERATIONS_TEXT}",
         ),
-        ({**GOOD, "normal": [[["skip_connect", 2]]]}, "g.json: normal, node 2: input 2; allowed: 0 to 1"),
-        ({**GOOD, "normal": [[["skip_connect", -1]]]}, "g.json: normal, node 2: input -1; allowed: 0 to 1"),
-        ({**GOOD, "normal": [[["skip_connect", 1.0]]]}, "g.json: normal, node 2: input 1.0; allowed: 0 to 1"),
-        ({**GOOD, "normal": [[["skip_connect", True]]]}, "g.json: normal, node 2: input True; allowed: 0 to 1"),
-        ({**GOOD, "normal": [[["skip_connect", "1"]]]}, "g.json: normal, node 2: input '1'; allowed: 0 to 1"),
+        ({**GOOD, "normal": [[["skip_connect", 2]]]}, "g.json: normal, node 2: input 2; allowed: 0, 1"),
+        ({**GOOD, "normal": [[["skip_connect", -1]]]}, "g.json: normal, node 2: input -1; allowed: 0, 1"),
+        ({**GOOD, "normal": [[["skip_connect", 1.0]]]}, "g.json: normal, node 2: input 1.0; allowed: 0, 1"),
+        ({**GOOD, "normal": [[["skip_connect", True]]]}, "g.json: normal, node 2: input True; allowed: 0, 1"),
+        ({**GOOD, "normal": [[["skip_connect", "1"]]]}, "g.json: normal, node 2: input '1'; allowed: 0, 1"),
         (
             {**GOOD, "normal": [GOOD["normal"][0], [["skip_connect", 3]]]},
-            "g.json: normal, node 3: input 3; allowed: 0 to 2",
+            "g.json: normal, node 3: input 3; allowed: 0, 1, 2",
         ),
     ],
 )
@@ -168,3 +169,52 @@ def test_a_long_value_is_cut_in_the_message() -> None:
         genotype.from_json({**GOOD, "normal": "x" * 1000})
     assert "xxx...; allowed: a list of nodes" in str(caught.value)
     assert len(str(caught.value)) < 150
+
+
+ANY: Cell = (
+    ((SKIP, 1),),
+    (),
+    ((DIL3, 0), (SKIP, 1), (SEP5, 2)),
+    ((AVG3, 2),),
+    ((SEP3, 0), (AVG3, 1), (SKIP, 2), (DIL5, 4), (DIL3, 5)),
+)
+"""Nodes with 0, 1, 3 and 5 edges."""
+EMPTY: Cell = ((), (), (), (), ())
+
+
+def test_nodes_may_have_any_number_of_edges() -> None:
+    for found in (Genotype(ANY, EMPTY), Genotype(EMPTY, ANY)):
+        assert architectures.load(json.dumps(architectures.to_json(found))) == found
+        assert architectures.load(architectures.to_text(found)) == found
+    assert genotype.to_json(Genotype(ANY, EMPTY))["normal"][:2] == [[["skip_connect", 1]], []]
+    assert (genotype.connected(ANY), genotype.connected(EMPTY)) == ((2, 4, 5, 6), ())
+
+
+def test_an_edge_from_a_node_that_is_not_connected_is_refused() -> None:
+    cell = [[], [["skip_connect", 0]], [["sep_conv_3x3", 3], ["sep_conv_3x3", 2]]]
+    with pytest.raises(UserError, match="^" + re.escape("g.json: reduce, node 4: input 2; allowed: 0, 1, 3")):
+        genotype.from_json({"normal": cell, "reduce": cell} | {"normal": [[], [], []]}, "g.json")
+
+
+def test_nodes_that_are_not_connected_are_not_drawn() -> None:
+    normal, reduction = genotype.graphs(Genotype(ANY, EMPTY))
+    assert normal.nodes == ("c_{k-2}", "c_{k-1}", "2", "4", "5", "6", "c_k")
+    assert normal.edges[:3] == (("c_{k-1}", "2", SKIP), ("c_{k-2}", "4", DIL3), ("c_{k-1}", "4", SKIP))
+    assert normal.edges[-4:] == tuple((node, "c_k", "") for node in ("2", "4", "5", "6"))
+    assert len(normal.edges) == 10 + 4
+    assert (reduction.nodes, reduction.edges) == (("c_{k-2}", "c_{k-1}", "c_k"), ())
+
+
+@pytest.mark.parametrize(
+    ("cell", "normal", "reduction"),
+    [
+        (EMPTY, *["no node is connected: the cell puts out zeros"] * 2),
+        (((), ((SKIP, 0), (SEP3, 1))), *["1 of 2 operations are skip connections"] * 2),
+        (((), ((AVG3, 0),)), "no operation is a convolution", None),
+        (((), ((SEP3, 0),)), None, None),
+        (ANY, None, None),
+    ],
+)
+def test_signs_of_collapse(cell: Cell, normal: str | None, reduction: str | None) -> None:
+    wanted = {name: sign for name, sign in (("normal", normal), ("reduce", reduction)) if sign}
+    assert genotype.collapsed(Genotype(cell, cell)) == wanted
