@@ -2,26 +2,44 @@
 
 import json
 import pathlib
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import nasbench201_step as benchmark
 from dass_jax.errors import UserError
 from dass_jax.nn.skeletons import Sizes
+from dass_jax.tasks import Batch
+from dass_jax.variables import ALPHA
 
 SMALL = benchmark.Work(Sizes(3, 1, 2), 4, 4, frozen=False)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_call_is_some_steps_and_the_next_one_goes_on(frozen: bool) -> None:
-    call = benchmark.ours(SMALL._replace(frozen=frozen))
+def test_a_call_is_some_steps_and_the_next_one_goes_on() -> None:
+    call = benchmark.ours(SMALL)
     first, second = call(), call()
-    assert list(first) == (["params"] if frozen else ["lower", "upper"])
-    losses = np.concatenate([next(iter(infos.values())).loss for infos in (first, second)])
+    assert list(first) == ["lower", "upper"]
+    losses = np.concatenate([infos["lower"].loss for infos in (first, second)])
     assert losses.shape == (2 * benchmark.STEPS,)
     # Momentum, on one and the same batch, must lower its loss.
     assert losses[-1] < losses[benchmark.STEPS] < losses[0]
+
+
+def test_frozen_logits_are_no_level_and_stay() -> None:
+    for frozen in (True, False):
+        init, update = benchmark.step(SMALL._replace(frozen=frozen))
+        state, infos = jax.eval_shape(update, jax.eval_shape(init), {"lower": batch()}, jax.random.key(0), **rates())
+        assert (ALPHA in state.optimizers, len(infos)) == ((False, 1) if frozen else (True, 2))
+
+
+def batch() -> Batch:
+    return Batch(*benchmark.batch(SMALL))
+
+
+def rates() -> dict[str, Any]:
+    return {"learning_rate": {level: np.float32(0.1) for level in ("lower", "upper")}}
 
 
 def test_it_prints_a_table_and_writes_every_repetition(

@@ -12,7 +12,7 @@ import pytest
 
 from dass_jax import bilevel, relaxation
 from dass_jax.errors import UserError
-from dass_jax.methods import darts as methods_darts
+from dass_jax.methods import darts as method
 from dass_jax.methods import dass, relaxed
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.tasks import Batch
@@ -59,7 +59,12 @@ def search_step(p: Pair, collection: str, weights: relaxed.Weights, clip: float)
     """Ours, by first order."""
     space = darts(p.config)
     loss = relaxed.supernet_loss(space.apply, classification(p.config.classes), relaxed.softmax_choice, weights)
-    return methods_darts.step(collection, loss, relaxed.Bilevel(clip=clip), supernets.problem(space, 3, (8, 8, 1)))
+    return method.step(collection, loss, relaxed.Bilevel(clip=clip), supernets.problem(space, 3, (8, 8, 1)))
+
+
+def rates(lower: float) -> dict[str, float]:
+    """Of both levels; the peer's α has the paper's."""
+    return {"upper": relaxed.Bilevel.alpha_lr, "lower": lower}
 
 
 def count_values(theirs: Any) -> dict[str, int]:
@@ -159,9 +164,7 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
     optimizers = peer.optimizers(p.theirs)
     batches = [to_torch(batch) for batch in p.batches.values()]
     for _ in range(2):
-        state, info = update(
-            state, p.batches, jax.random.key(0), learning_rate={"upper": relaxed.Bilevel.alpha_lr, "lower": 0.025}
-        )
+        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rates(0.025))
         norm = float(info["lower"].gradient_norm)
         assert norm > 2 * clip
         # PyTorch divides by norm + 1e-6.
@@ -192,9 +195,7 @@ def test_a_whole_step_2_is_the_peers(random_like: Any) -> None:
     alpha, batches = peer.optimizers(p.theirs).alpha, [to_torch(batch) for batch in p.batches.values()]
     flipped = 0
     for _ in range(3):
-        state, info = update(
-            state, p.batches, jax.random.key(0), learning_rate={"upper": relaxed.Bilevel.alpha_lr, "lower": rate}
-        )
+        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rates(rate))
         norm = float(info["lower"].gradient_norm)
         assert norm > 2 * clip
         before, wanted = sparse.masks, {}
