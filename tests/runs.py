@@ -17,11 +17,7 @@ from dass_jax import runner, train
 from dass_jax.errors import guarded
 from dass_jax.runtime import checkpoint
 
-# With so small a rate for α both searches find one architecture, whose programs are then compiled once.
-CONFIG = """
-data = { limit = 64, crop_padding = 1 }
-sparsity = { keep = 0.3 }
-network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }
+SEARCHED = """
 [space]
 cells = 1
 channels = 2
@@ -31,6 +27,13 @@ epochs = 2
 prune_epochs = 2
 batch_size = 16
 alpha_lr = 1e-6
+"""
+"""With so small a rate for α all searches find one architecture, whose programs are then compiled once."""
+CONFIG = f"""
+data = {{ limit = 64, crop_padding = 1 }}
+sparsity = {{ keep = 0.3 }}
+network = {{ cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }}
+{SEARCHED}
 [train]
 batch_size = 32
 pretrain_epochs = 2
@@ -39,6 +42,8 @@ finetune_epochs = 2
 [runtime]
 devices = 1
 """
+GIVEN = CONFIG.replace(SEARCHED, "")
+"""The same without a search, for an architecture that is given."""
 
 
 class Finished(NamedTuple):
