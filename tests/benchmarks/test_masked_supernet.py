@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dass_jax.methods.losses import Batch
 
 from benchmarks import masked_supernet
 from dass_jax import compose, config_io, relaxation, variables
 from dass_jax.data.augment import normalise
 from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from dass_jax.methods.losses import Batch, cross_entropy
 
 from dass_jax import bilevel, compose, config, relaxation
 from dass_jax.errors import UserError
 from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch, cross_entropy
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, flatten, prunable
 

@@ -135,11 +135,14 @@ def test_the_supernet_with_one_hot_weights_is_the_derived_network(random_like: A
 
 @pytest.mark.parametrize(("none", "operations"), [(True, 8), (False, 7)])
 @pytest.mark.parametrize(("nodes", "rows"), [(2, 5), (3, 9), (4, 14)])
-def test_alpha_has_one_row_per_edge_and_one_column_per_operation(
+def test_a_choice_has_one_row_per_edge_and_one_column_per_operation(
     nodes: int, rows: int, none: bool, operations: int
 ) -> None:
     space = darts(SupernetConfig(nodes=nodes, none=none))
-    assert space.alpha_shapes == {"normal": (rows, operations), "reduce": (rows, operations)}
+    assert {name: choice.shape for name, choice in space.choices.items()} == {
+        "normal": (rows, operations),
+        "reduce": (rows, operations),
+    }
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_logits_are_one_row_per_image(nodes: int, stem: str, none: bool) -> None
 
     def logits(images: jax.Array) -> Any:
         v = space.init(jax.random.key(0), (32, 32, 3))
-        weights = {name: jnp.ones(shape) for name, shape in space.alpha_shapes.items()}
+        weights = {name: jnp.ones(choice.shape) for name, choice in space.choices.items()}
         return space.apply(v["params"], v["batch_stats"], weights, images, False)[0]
 
     assert jax.eval_shape(logits, jnp.zeros((3, 32, 32, 5))).shape == (5, 7)
@@ -201,7 +204,7 @@ def test_derive_agrees_with_a_search_over_all_edges_and_operations() -> None:
     weights = {
         name: np.random.default_rng(seed).dirichlet(np.ones(8), 14) for seed, name in enumerate(("normal", "reduce"))
     }
-    found = darts(config).derive({name: jnp.asarray(array) for name, array in weights.items()})
+    found = darts(config).decode({name: jnp.asarray(array) for name, array in weights.items()})
     for name, cell in found._asdict().items():
         for node, pairs in enumerate(cell, start=2):
             best = {}
@@ -267,7 +270,7 @@ def test_remat_changes_neither_outputs_nor_gradients(x64: None, random_like: Any
     for remat in (False, True):
         space = darts(config._replace(remat=remat))
         v = space.init(jax.random.key(0), (4, 4, 1))
-        weights = {name: jnp.full(shape, 0.125) for name, shape in space.alpha_shapes.items()}
+        weights = {name: jnp.full(choice.shape, 0.125) for name, choice in space.choices.items()}
 
         def loss(params: Any, space: Any = space, v: Any = v, weights: Any = weights) -> jax.Array:
             return (space.apply(params, v["batch_stats"], weights, images, True)[0] ** 2).sum()
