@@ -249,11 +249,9 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
                 state = s.layout.get(on_devices)
             after = state if phase.after_epoch is None else of_each(s, phase.after_epoch, state)
             lines = lines_of(s, chain, phase, at.epoch, done.seconds, infos)
-            look = functools.partial(chain.look, phase, at.epoch, after.variables)
-            for line, seen in zip(lines, calls.keeping(watch, state, done, look), strict=True):
-                line |= seen
+            look = functools.partial(looked, chain, phase, at.epoch, after.variables, lines)
+            stopped = calls.keeping(watch, state, done, look)
             standing = standing._replace(epoch=at.epoch, state=after, done=Done(size=done.size))
-            stopped = phase.stop is not None and all(map(phase.stop, lines)) and standing.epoch < phase.epochs
             keep_epoch(r, s, chain, phase, standing, lines, done.seconds, stopped)
             bar.epoch(shown(s, lines))
             if stopped:
@@ -262,6 +260,20 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
             if after is not state:
                 on_devices = s.layout.put(after)
     return standing
+
+
+def looked(chain: Chain, phase: Phase, epoch: int, v: Any, lines: list[dict[str, Any]]) -> bool:
+    """Adds to the lines of an epoch what is seen of the variables; whether the phase ends with it before its time."""
+
+    def add(epoch: int) -> None:
+        for line, seen in zip(lines, chain.look(phase, epoch, v), strict=True):
+            line |= seen
+
+    add(epoch)
+    stopped = phase.stop is not None and epoch < phase.epochs and all(map(phase.stop, lines))
+    if stopped:
+        add(phase.epochs)  # what is measured at the end only
+    return stopped
 
 
 def advancing(r: Runner, s: Setting, chain: Chain, phase: Phase, on_devices: Any) -> Callable[[int], calls.Series]:

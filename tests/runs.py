@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
+from tensorboardX.proto import event_pb2
 
 from dass_jax import runner, train
 from dass_jax.errors import guarded
@@ -128,6 +130,24 @@ def timeless(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: timeless(value) for name, value in data.items() if name != "seconds"}
     return [timeless(item) for item in data] if isinstance(data, list) else data
+
+
+def scalars(folder: pathlib.Path) -> dict[str, dict[int, float]]:
+    """Tag → step → value, as TensorBoard reads a folder of events: where a file says that it goes on from a step, what
+    was written from there on is dropped."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", data)
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = {tag: {n: x for n, x in own.items() if n < event.step} for tag, own in found.items()}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: own for tag, own in found.items() if own}
 
 
 def last(folder: pathlib.Path) -> checkpoint.Checkpoint:

@@ -18,7 +18,8 @@ _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     # The pass removes optimisation barriers before loops are formed. Ours keep the loops of a window operation apart
     # from the flat view of its result that a matrix product takes: over a flat index they do not vectorise.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # A loop of less than a kilobyte would become one function of its own, whose compiler knows no such barriers.
+    "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
     # LLVM keeps to 256 bits where a processor has vectors of 512, for the sake of processors that slow down for them.
     "xla_cpu_prefer_vector_width": "512",
 }
