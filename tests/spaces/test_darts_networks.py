@@ -47,6 +47,11 @@ def test_the_cells_have_every_operation_at_both_strides_and_nodes_with_0_to_4_ed
     assert {len(node) for _, cell in cells for node in cell} == {0, 1, 2, 3, 4}
 
 
+def test_settle_gives_back_what_was_encoded() -> None:
+    space = darts(SIZES)
+    assert all(space.settle(space.encode(genotype)) == genotype for genotype in FOUND)
+
+
 _OF_NODE = re.compile(
     r"(\w+/cell_\d+)/node_(\d)_(\d)_(\w+)/(depthwise_\d|pointwise_\d|factorized|norm(_\d)?)/(?:conv/)?(\w+)"
 )
