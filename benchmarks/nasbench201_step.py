@@ -18,16 +18,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import numpy as np
-import optax
-from dass_jax.methods.losses import cross_entropy
 
 from benchmarks import measure
-from dass_jax import compose, errors
-from dass_jax.config import Search
+from dass_jax import bilevel, errors
+from dass_jax.methods import relaxed
 from dass_jax.nn.skeletons import Sizes
-from dass_jax.runtime import loop
+from dass_jax.phases import single
+from dass_jax.runtime import epoch
 from dass_jax.spaces.nasbench201 import CELL, CHOICES, nasbench201
-from dass_jax.variables import BATCH_STATS, PARAMS
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
+from dass_jax.variables import ALPHA, PARAMS
 
 OURS, PEERS = "ours", ("peer NCHW", "peer channels_last")
 LEARNING_RATE, CLIP = 0.025, 5.0
@@ -46,62 +47,40 @@ class Work(NamedTuple):
     """The logits stay."""
 
 
-class State(NamedTuple):
-    """What a step changes."""
-
-    theta: Any
-    logits: Any
-    batch_stats: Any
-    optimizers: Any
-    """Of θ and of the logits."""
-
-
-def batch(work: Work) -> loop.Examples:
-    """Images [3, H, W, B] of noise and labels [B]: what a step costs does not depend on what is in the images."""
+def batch(work: Work) -> epoch.Examples:
+    """Images [3, H, W, B] of noise and targets [B]: what a step costs does not depend on what is in the images."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(3, work.pixels, work.pixels, work.batch)).astype(np.float32)
-    return loop.Examples(images, rng.integers(work.sizes.outputs, size=work.batch).astype(np.int32))
+    return epoch.Examples(images, rng.integers(work.sizes.outputs, size=work.batch).astype(np.int32))
 
 
-def step(work: Work) -> tuple[Callable[[], State], Callable[..., Any]]:
-    """(the state at first, (state, batch, key, learning_rate) → (state, loss))."""
-    space = nasbench201(work.sizes)
-    for_logits, for_theta = compose.search_transforms(Search())
+def step(work: Work) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
+    """(the state at first, the algorithm's `update` on {"lower": batch})."""
+    space, c = nasbench201(work.sizes), relaxed.Relaxed()
+    task = classification(work.sizes.outputs)
+    loss = relaxed.supernet_loss(space.apply, task, relaxed.softmax_choice, relaxed.dense_weights)
+    theta = bilevel.Level(PARAMS, loss, bilevel.with_rate(relaxed.sgd(c), "lower"))
+    logits = bilevel.Level(ALPHA, loss, bilevel.with_rate(relaxed.alpha_transform(c), "upper"))
+    algorithm = bilevel.descend(theta) if work.frozen else bilevel.joint({"lower": theta, "upper": logits})
 
-    def init() -> State:
+    def init() -> bilevel.State:
         v = space.init(jax.random.key(0), (work.pixels, work.pixels, 3))
-        logits = {CELL: 1e-3 * jax.random.normal(jax.random.key(1), CHOICES[CELL].shape)}
-        return State(v[PARAMS], logits, v[BATCH_STATS], (for_theta.init(v[PARAMS]), for_logits.init(logits)))
+        first = {CELL: 1e-3 * jax.random.normal(jax.random.key(1), CHOICES[CELL].shape)}
+        return algorithm.init({**v, ALPHA: first})
 
-    def update(state: State, batch: loop.Examples, key: Any, learning_rate: Any) -> tuple[State, Any]:
-        def loss(theta: Any, logits: Any) -> Any:
-            choice = jax.tree.map(lambda z: jax.nn.softmax(z, -1), logits)
-            outputs, moved = space.apply(theta, state.batch_stats, choice, batch.images, True)
-            return cross_entropy(outputs, batch.labels), moved
-
-        levels = 0 if work.frozen else (0, 1)
-        (value, moved), found = jax.value_and_grad(loss, levels, has_aux=True)(state.theta, state.logits)
-        to_theta, to_logits = (found, None) if work.frozen else found
-        own, others = state.optimizers
-        change, own = for_theta.update(to_theta, own, state.theta, learning_rate=learning_rate)
-        theta = optax.apply_updates(state.theta, change)
-        logits = state.logits
-        if not work.frozen:
-            change, others = for_logits.update(to_logits, others, logits)
-            logits = optax.apply_updates(logits, change)
-        return State(theta, logits, moved, (own, others)), {"loss": value}
-
-    return init, update
+    return init, single(algorithm, "lower").update
 
 
 def ours(work: Work) -> Callable[[], Any]:
     """`STEPS` of our steps in the loop of an epoch, each call from where the last one ended."""
     init, update = step(work)
-    epoch = loop.epoch(update, lambda examples, rows, key, drop_path: examples)
-    inputs = jax.device_put((batch(work), np.zeros((STEPS, 1), np.int32), jax.random.key(2)))
-    rest = (np.float32(LEARNING_RATE), np.float32(0), np.int32(0), np.int32(STEPS))
+    loop = epoch.epoch(update, {"lower": lambda examples, rows, key, rates: Batch(*examples)})
+    inputs = jax.device_put((batch(work), {"lower": np.zeros((STEPS, 1), np.int32)}, jax.random.key(2)))
+    given = {"lower": LEARNING_RATE, "upper": relaxed.Relaxed.alpha_lr}
+    rates = {"learning_rate": {level: np.full(STEPS, rate, np.float32) for level, rate in given.items()}}
+    rest = (rates, np.int32(0), np.int32(STEPS))
     state = jax.jit(init)()
-    run = measure.compiled(jax.jit(epoch, donate_argnums=0).lower(state, *inputs, *rest))
+    run = measure.compiled(jax.jit(loop, donate_argnums=0).lower(state, *inputs, *rest))
 
     def call() -> Any:
         nonlocal state
@@ -127,7 +106,7 @@ def peers(work: Work, case: str) -> Callable[[], Any]:
     for_logits = torch.optim.Adam([logits], lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
     examples = batch(work)
     images = torch.from_numpy(np.moveaxis(examples.images, -1, 0).copy()).contiguous(memory_format=layout)
-    labels = torch.from_numpy(examples.labels.astype(np.int64))
+    labels = torch.from_numpy(examples.targets.astype(np.int64))
 
     def call() -> float:
         for _ in range(STEPS):

@@ -5,30 +5,37 @@ import io
 import json
 import os
 import pathlib
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from matplotlib.figure import Figure
+from tensorboardX.proto import event_pb2
 
-from dass_jax import pipeline, train
+from dass_jax import runner, train
 from dass_jax.errors import guarded
 from dass_jax.runtime import checkpoint
 
-# With so small a rate for α both searches find one genotype, whose programs are then compiled once.
-CONFIG = """
-data = { limit = 64, crop_padding = 1 }
-sparsity = { keep = 0.3 }
-network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }
-[search]
+SEARCHED = """
+[space]
 cells = 1
 channels = 2
 nodes = 1
+[method]
 epochs = 2
 prune_epochs = 2
 batch_size = 16
 alpha_lr = 1e-6
+"""
+"""With so small a rate for α all searches find one architecture, whose programs are then compiled once."""
+CONFIG = f"""
+data = {{ limit = 64, crop_padding = 1 }}
+sparsity = {{ keep = 0.3 }}
+network = {{ cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }}
+{SEARCHED}
 [train]
 batch_size = 32
 pretrain_epochs = 2
@@ -37,6 +44,8 @@ finetune_epochs = 2
 [runtime]
 devices = 1
 """
+GIVEN = CONFIG.replace(SEARCHED, "")
+"""The same without a search, for an architecture that is given."""
 
 
 class Finished(NamedTuple):
@@ -64,6 +73,15 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
     compilation_cache.reset_cache()
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Inside it pages are written whole, but their pictures are empty: drawing them takes longer than a tiny run, and
+    tests/report looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **given: file.write(b"<svg/>"))
+        yield
+
+
 def arguments(folder: pathlib.Path) -> list[str]:
     return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
 
@@ -78,10 +96,10 @@ def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
 @contextlib.contextmanager
 def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
     """Inside it Ctrl-C, or the signal of that number, comes after so many epochs."""
-    keep_record, seen = pipeline.keep_record, []
+    keep_epoch, seen = runner.keep_epoch, []
 
     def stopping(*given: Any) -> None:
-        keep_record(*given)
+        keep_epoch(*given)
         seen.append(given)
         if len(seen) == epochs and number is not None:
             os.kill(os.getpid(), number)
@@ -89,7 +107,7 @@ def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "keep_record", stopping)
+        patch.setattr(runner, "keep_epoch", stopping)
         yield
 
 
@@ -112,6 +130,24 @@ def timeless(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: timeless(value) for name, value in data.items() if name != "seconds"}
     return [timeless(item) for item in data] if isinstance(data, list) else data
+
+
+def scalars(folder: pathlib.Path) -> dict[str, dict[int, float]]:
+    """Tag → step → value, as TensorBoard reads a folder of events: where a file says that it goes on from a step, what
+    was written from there on is dropped."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", data)
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = {tag: {n: x for n, x in own.items() if n < event.step} for tag, own in found.items()}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: own for tag, own in found.items() if own}
 
 
 def last(folder: pathlib.Path) -> checkpoint.Checkpoint:

@@ -9,13 +9,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from dass_jax.runtime.stage import Stage
 
 from dass_jax import bilevel, compose, config_io, feed, pipeline, running, variables
 from dass_jax import config as schema
 from dass_jax.architectures.darts import Genotype
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
-from dass_jax.runtime.stage import Stage
 from dass_jax.spaces.darts import RULES
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
 

@@ -129,7 +129,10 @@ def event_folder(method: str, seed: int | None) -> str:
 def _writer(k: Keeper, name: str) -> Any:
     if name not in k.writers:
         purge = k.epochs.get(name, 0) + 1
-        k.writers[name] = tensorboardX.SummaryWriter(str(k.path / "events" / name), purge_step=purge)
+        # A file's name has the second in which it is opened: what goes on within it must not write over what was there.
+        k.writers[name] = tensorboardX.SummaryWriter(
+            str(k.path / "events" / name), purge_step=purge, filename_suffix=f".{purge}"
+        )
     return k.writers[name]
 
 

@@ -46,6 +46,16 @@ def test_barriers_reach_the_compiled_program() -> None:
     assert "opt-barrier" in lowered.compile(compiler_options=compilation.options("cpu")).as_text()
 
 
+def test_barriers_are_known_in_loops_of_any_size() -> None:
+    def loop(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda _, x: jax.lax.optimization_barrier(x * 2) + 1, x)
+
+    for size in (2, 4096):
+        lowered = jax.jit(loop).lower(jnp.ones(size))
+        found = lowered.compile(compiler_options=compilation.options("cpu"))(jnp.ones(size))
+        np.testing.assert_array_equal(found, np.full(size, 15.0))
+
+
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     compilation.options.cache_clear()
     known = compilation.options("cpu")

@@ -7,13 +7,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from dass_jax.runtime.stage import Stage
 
 from dass_jax import compose, config_io
 from dass_jax.architectures.darts import Genotype
 from dass_jax.compose import Setting, programs
 from dass_jax.errors import UserError
 from dass_jax.runtime import parallel
-from dass_jax.runtime.stage import Stage
 
 GENOTYPE = Genotype(
     normal=((("skip_connect", 0), ("skip_connect", 1)),),

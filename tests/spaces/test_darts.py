@@ -18,7 +18,7 @@ from dass_jax.variables import PARAMS, layers, prunable
 
 @pytest.mark.parametrize(("none", "operations"), [(True, 8), (False, 7)])
 @pytest.mark.parametrize(("nodes", "rows"), [(2, 5), (3, 9), (4, 14)])
-def test_alpha_has_one_row_per_edge_and_one_column_per_operation(
+def test_a_choice_has_one_row_per_edge_and_one_column_per_operation(
     nodes: int, rows: int, none: bool, operations: int
 ) -> None:
     space = darts(SupernetConfig(nodes=nodes, none=none))
