@@ -14,7 +14,7 @@ from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
 
 
-def problem(space: Any, classes: int, image_shape: tuple[int, int, int], **given: Any) -> methods.Problem:
+def problem(space: Any, classes: int, image_shape: tuple[int, int, int], /, **given: Any) -> methods.Problem:
     """The problem of searching `space`, by first order on one device and for half of the weights unless `given` says
     otherwise."""
     usual = {
