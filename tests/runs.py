@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
 from tensorboardX.proto import event_pb2
 
-from dass_jax import runner, train
+from dass_jax import report, runner, train
 from dass_jax.errors import guarded
 from dass_jax.runtime import checkpoint
 
@@ -75,9 +75,15 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
 
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
-    """Inside it pages are written whole, but their pictures are empty: drawing them takes longer than a tiny run, and
-    tests/report looks at them."""
+    """Inside it runs leave empty pages, and an experiment's page has empty pictures: they take longer than a tiny run,
+    and are what tests/report looks at."""
+
+    def build(folder: pathlib.Path) -> pathlib.Path:
+        (folder / "report.html").write_text("", encoding="utf-8")
+        return folder / "report.html"
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "build", build)
         patch.setattr(Figure, "savefig", lambda figure, file, **given: file.write(b"<svg/>"))
         yield
 

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -166,10 +167,13 @@ def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
     assert code == 2 and f"--record with {str(tmp_path)!r}; allowed: folders of finished runs" in line(err)
 
 
-def test_memory_of_a_file_is_measured_in_a_process_of_its_own(deployed: tuple[pathlib.Path, str]) -> None:
+def test_memory_of_a_file_is_measured_in_a_process_of_its_own(
+    deployed: tuple[pathlib.Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = peak.measured(deployed[0] / "network.stablehlo", (1, 8, 8))
     assert found is None if peak.resident_peak() is None else found is not None and 0 < found < 2**31
-    assert peak.measured(deployed[0] / "absent.onnx", (1, 8, 8)) is None
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert peak.measured(deployed[0] / "network.stablehlo", (1, 8, 8)) is None, "of a process that fails"
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -20,7 +20,7 @@ from tests.deploy import networks as made
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 CONFIGS: dict[str, Any] = {
     "architecture": {"architecture": CELL, "network": {"cells": 1, "channels": 3}},
-    "mobilenet_v2": {"network": {"name": "mobilenet_v2", "width": 0.1}},
+    "resnet18": {"network": {"name": "resnet18", "width": 0.1}},
 }
 """By the title of the run: of a cell, and a published network."""
 
@@ -145,5 +145,5 @@ def test_a_network_that_a_graph_cannot_say_is_answered_in_one_line(
         raise ValueError("it uses tan")
 
     monkeypatch.setattr(trace, "trace", refused)
-    with pytest.raises(UserError, match="network 'mobilenet_v2' cannot be deployed: it uses tan; allowed: layers of"):
-        source.graph_of(trained["mobilenet_v2"])
+    with pytest.raises(UserError, match="network 'resnet18' cannot be deployed: it uses tan; allowed: layers of"):
+        source.graph_of(trained["resnet18"])
