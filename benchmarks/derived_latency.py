@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import errors, variables
+from dass_jax import architectures, errors, variables
 from dass_jax.architectures import darts as genotype
 from dass_jax.networks.derived import NetworkConfig, derived
 from dass_jax.networks.inference import fold, inference
@@ -143,7 +143,7 @@ def rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = errors.Parser(prog="derived_latency.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--genotype", default="darts_v2", help="published name or a genotype.json")
+    parser.add_argument("--genotype", default="darts_v2", help="published name of the space darts, or a file")
     for name, default in (("channels", 36), ("cells", 20), ("batch", 1), ("warmup", 20), ("repetitions", 200)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--output", help="a JSON file with machine, versions and every repetition")
@@ -151,7 +151,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, low in (("channels", 1), ("cells", 1), ("batch", 1), ("warmup", 0), ("repetitions", 1)):
         if getattr(options, name) < low:
             raise errors.UserError(f"--{name} = {getattr(options, name)}; allowed: at least {low}")
-    found = genotype.load(options.genotype)
+    found = architectures.load(options.genotype)
+    if not isinstance(found, genotype.Genotype):
+        raise errors.UserError(f"--genotype = {options.genotype!r}; allowed: an architecture of the space darts")
     config = NetworkConfig(cells=options.cells, channels=options.channels, auxiliary=False)
     v = trained(found, config)
     images = np.random.default_rng(1).normal(size=(IMAGE[2], *IMAGE[:2], options.batch)).astype(np.float32)

@@ -26,11 +26,12 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from dass_jax import bilevel, compose, config_io, relaxation
+from dass_jax import bilevel, config, relaxation
 from dass_jax.bilevel import Level, Sample
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
+from dass_jax.methods import relaxed
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, PARAMS
 
 INPUTS, OUTPUTS, LAYERS, BATCH = 64, 10, 4, 256
@@ -43,7 +44,7 @@ class Problem(NamedTuple):
     upper: Level
     lower: Level
     variables: Any
-    batches: tuple[Any, Any]
+    batches: dict[str, Any]
 
     @property
     def weights(self) -> int:
@@ -79,21 +80,26 @@ def perceptron(width: int) -> Problem:
     transform = optax.chain(optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
     alpha = {"penalty": jnp.full(LAYERS, -6.0), "gain": jnp.zeros(LAYERS)}
     upper, lower = Level(ALPHA, upper_loss, optax.adam(3e-4)), Level(PARAMS, lower_loss, transform)
-    return Problem(upper, lower, {ALPHA: alpha, PARAMS: theta}, (first, second))
+    return Problem(upper, lower, {ALPHA: alpha, PARAMS: theta}, {"upper": first, "lower": second})
 
 
 def supernet() -> Problem:
     """Step 1 of the digits search."""
-    c = config_io.load(measure.DIGITS).search
-    space = darts(SupernetConfig(OUTPUTS, c.cells, c.channels, c.nodes))
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
+    found = config.load(measure.DIGITS)
+    sizes, c = found.space.fields, found.method.fields
+    space = darts(SupernetConfig(OUTPUTS, sizes.cells, sizes.channels, sizes.nodes))
+    loss = relaxed.supernet_loss(space.apply, classification(OUTPUTS), relaxed.softmax_choice, relaxed.dense_weights)
     v = space.init(KEY, (8, 8, 1))
-    v[ALPHA] = relaxation.init(KEY, space.alpha_shapes)
-    batches = tuple(
-        Batch(jax.random.normal(key, (1, 8, 8, c.batch_size)), jax.random.randint(key, (c.batch_size,), 0, OUTPUTS))
-        for key in jax.random.split(KEY)
+    v[ALPHA] = relaxation.init(KEY, {name: choice.shape for name, choice in space.choices.items()})
+    batches = {
+        level: Batch(
+            jax.random.normal(key, (1, 8, 8, c.batch_size)), jax.random.randint(key, (c.batch_size,), 0, OUTPUTS)
+        )
+        for level, key in zip(("upper", "lower"), jax.random.split(KEY), strict=True)
+    }
+    alpha = optax.chain(
+        optax.add_decayed_weights(c.alpha_weight_decay), optax.adam(c.alpha_lr, c.alpha_beta1, c.alpha_beta2)
     )
-    alpha, _ = compose.search_transforms(c)
     transform = optax.chain(
         optax.clip_by_global_norm(c.clip),
         optax.add_decayed_weights(c.weight_decay),
@@ -122,7 +128,7 @@ def programs(problem: Problem, hypergradient: bilevel.Hypergradient) -> tuple[An
     upper, lower = problem.upper, problem.lower
     algorithm = bilevel.alternate(upper, lower, hypergradient)
     state = algorithm.init(problem.variables)
-    samples = [Sample(batch, key) for batch, key in zip(problem.batches, jax.random.split(KEY), strict=True)]
+    samples = [Sample(batch, key) for batch, key in zip(problem.batches.values(), jax.random.split(KEY), strict=True)]
     point = bilevel.Point(state.variables, state.optimizers[lower.collection], *samples, {})
     estimate = measure.compiled(jax.jit(lambda p: hypergradient(upper, lower, p, bilevel.levels.same)[0]).lower(point))
     turn = measure.compiled(jax.jit(algorithm.update).lower(state, problem.batches, KEY))

@@ -26,14 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import compose, config_io, sparsity, variables
+from dass_jax import compose, config, sparsity, variables
 from dass_jax.bilevel.norms import norm
 from dass_jax.config import Config
 from dass_jax.data.augment import normalise
 from dass_jax.errors import UserError
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.nn import layers
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS
 
 CONSTANT = layers.BatchNorm.epsilon
@@ -52,14 +52,14 @@ class Seen(NamedTuple):
 
 def observe(s: compose.Setting, channels: int) -> Any:
     """(key, keep, ε) → Seen. The masks are data of the compiled program; each ε has one of its own."""
-    c = s.config.search
+    c, size = s.config.space.fields, s.config.method.fields.batch_size
     space = darts(SupernetConfig(s.dataset.classes, c.cells, channels, c.nodes, c.stem, c.none))
     train = compose.examples(s)[0]
-    batch = normalise(train.images[: c.batch_size], jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std))
-    labels = jnp.asarray(train.labels[: c.batch_size])
+    batch = normalise(train.images[:size], jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std))
+    labels = jnp.asarray(train.targets[:size])
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     stacks = variables.prunable(shapes[PARAMS], space.rules)
-    equal = {name: jnp.full(shape, 1 / shape[1]) for name, shape in space.alpha_shapes.items()}
+    equal = {name: jnp.full(choice.shape, 1 / choice.shape[1]) for name, choice in space.choices.items()}
     # The running variance moves by a tenth of the batch's: from zero, it says what that was.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[BATCH_STATS])
 
@@ -86,9 +86,9 @@ def observe(s: compose.Setting, channels: int) -> Any:
     return lambda key, keep, epsilon: masked(*begin(key, keep), epsilon)
 
 
-def rows(config: Config, options: argparse.Namespace) -> list[dict[str, Any]]:
+def rows(run: Config, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each number of channels, keep and ε."""
-    s = compose.setting(config)
+    s = compose.setting(run)
     found = []
     for channels in options.channels:
         print(f"{channels} channels", file=sys.stderr, flush=True)
@@ -113,16 +113,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Looks, prints the table, writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--config", default=str(measure.DIGITS), help="whose data, search.cells, nodes, batch_size are taken"
+        "--config", default=str(measure.DIGITS), help="whose data, space and method.batch_size are taken"
     )
-    parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32], help="search.channels")
+    parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32], help="space.channels")
     parser.add_argument("--keep", type=float, nargs="+", default=[1.0, 0.1, 0.05, 0.01], help="sparsity.keep")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[CONSTANT, 0.1], help="of all batch norms")
     parser.add_argument("--seeds", type=int, default=3, help="how many draws of θ")
     parser.add_argument("--output", help="JSON file for machine, versions and rows")
     options = parser.parse_args(arguments)
     try:
-        found = rows(config_io.load(options.config), options)
+        found = rows(config.load(options.config), options)
     except UserError as error:
         parser.error(str(error))
     print(measure.table(found))

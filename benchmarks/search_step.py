@@ -25,13 +25,14 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import bilevel, compose, errors, relaxation, variables
-from dass_jax.config import Search
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
+from dass_jax import bilevel, errors, methods, variables
+from dass_jax.methods import darts, dass, relaxed
 from dass_jax.runtime import compilation, memory
-from dass_jax.spaces.darts import SupernetConfig, darts
-from dass_jax.variables import ALPHA, PARAMS, SCORES
+from dass_jax.spaces import darts as space
+from dass_jax.spaces.darts import SupernetConfig
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
+from dass_jax.variables import PARAMS, SCORES
 
 
 class Size(NamedTuple):
@@ -51,20 +52,21 @@ SIZES = {
 }
 OURS, PEERS = "ours", ("peer NCHW", "peer channels_last")
 LEARNING_RATE = 0.025
+LEARNING_RATES = {"upper": relaxed.Bilevel.alpha_lr, "lower": LEARNING_RATE}
 KEEP = 0.05
 """Of the weights, where the pruning scores are trained."""
 
 
-def batches(size: Size) -> list[Batch]:
-    """A validation and a training batch of noise: what the step costs does not depend on what is in the images."""
+def batches(size: Size) -> dict[str, Batch]:
+    """A batch of noise for each level: what the step costs does not depend on what is in the images."""
     rng, (height, width, channels) = np.random.default_rng(0), size.image
-    return [
-        Batch(
+    return {
+        level: Batch(
             rng.normal(size=(channels, height, width, size.batch)).astype(np.float32),
             rng.integers(size.config.classes, size=size.batch).astype(np.int32),
         )
-        for _ in range(2)
-    ]
+        for level in ("upper", "lower")
+    }
 
 
 def say(text: str) -> None:
@@ -91,7 +93,7 @@ def stepper(size: Size, record: dict[str, Any], parts: int = 1) -> tuple[Any, Ca
     begin, update = search(size, parts=parts)
     start = jax.jit(lambda: begin(jax.random.key(0)))
     inputs = jax.device_put((batches(size), jax.random.key(2)))
-    compiled = compiled_with_record(update, record, jax.eval_shape(start), *inputs, learning_rate=LEARNING_RATE)
+    compiled = compiled_with_record(update, record, jax.eval_shape(start), *inputs, learning_rate=LEARNING_RATES)
     there = memory.available(jax.devices()[:1])
     if record["estimated_bytes"] and there is not None and record["estimated_bytes"] > there:
         sizes = f"{record['estimated_bytes'] / 1e9:.1f} GB by XLA's estimate and {there / 1e9:.1f} GB"
@@ -100,7 +102,7 @@ def stepper(size: Size, record: dict[str, Any], parts: int = 1) -> tuple[Any, Ca
 
     def run() -> Any:
         nonlocal state
-        state, info = compiled(state, *inputs, learning_rate=LEARNING_RATE)
+        state, info = compiled(state, *inputs, learning_rate=LEARNING_RATES)
         return state, info
 
     return compiled, run
@@ -111,23 +113,29 @@ def search(
 ) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
     """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype, and
     batches are worked through in equal parts. `lower`: what is trained beside α, θ or the pruning scores."""
-    space = darts(size.config, dtype=dtype)
-    weights, completed = dass.dense_weights, lambda v: v
+    problem = problem_of(size, dtype)
+    supernet = problem.space()
+    weights, completed = relaxed.dense_weights, lambda v: v
     if lower == SCORES:
-        shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), size.image))
-        stacks = variables.prunable(shapes[PARAMS], space.rules)
+        stacks = variables.prunable(problem.shapes(supernet)[PARAMS], supernet.rules)
         weights, completed = dass.sparse_weights(stacks, KEEP), functools.partial(dass.with_scores, stacks=stacks)
-    loss = bilevel.accumulated(dass.supernet_loss(space.apply, relaxation.softmax, weights), parts)
-    step = dass.step(
-        lower, loss, *compose.search_transforms(Search()), bilevel.first_order(), "upper_first", bilevel.levels.same
+    loss = relaxed.supernet_loss(supernet.apply, problem.task, relaxed.softmax_choice, weights)
+    step = darts.step(lower, bilevel.accumulated(loss, parts), relaxed.Bilevel(), problem)
+    return lambda key: step.init(completed(relaxed.fresh(problem, supernet, key))), step.update
+
+
+def problem_of(size: Size, dtype: Any = None) -> methods.Problem:
+    """What is searched: by first order, on one device."""
+    supernet = space.darts(size.config, dtype=dtype)
+    return methods.Problem(
+        space=lambda: supernet,
+        task=classification(size.config.classes),
+        image_shape=size.image,
+        keep=KEEP,
+        hypergradient=bilevel.first_order(),
+        average=bilevel.levels.same,
+        macs=lambda supernet: 0,
     )
-
-    def begin(key: jax.Array) -> Any:
-        first, second = jax.random.split(key)
-        alpha = relaxation.init(second, space.alpha_shapes)
-        return step.init(completed({**space.init(first, size.image), ALPHA: alpha}))
-
-    return begin, step.update
 
 
 def compiled_with_record(function: Callable[..., Any], record: dict[str, Any], *arguments: Any, **named: Any) -> Any:
@@ -160,9 +168,9 @@ def peers(size: Size, case: str) -> Callable[[], Any]:
     inputs = [
         (
             torch.from_numpy(np.moveaxis(batch.images, -1, 0).copy()).contiguous(memory_format=layout),
-            torch.from_numpy(batch.labels.astype(np.int64)),
+            torch.from_numpy(batch.targets.astype(np.int64)),
         )
-        for batch in batches(size)
+        for batch in batches(size).values()
     ]
     return lambda: peer.search_step(network, optimizers, *inputs)
 

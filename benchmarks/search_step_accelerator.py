@@ -23,13 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.search_step import LEARNING_RATE, SIZES, Size, batches, compiled_with_record, say, search
+from benchmarks.search_step import LEARNING_RATES, SIZES, Size, batches, compiled_with_record, say, search
 from dass_jax import errors
-from dass_jax.config import PrecisionName, Search
+from dass_jax.config import Runtime, hints
+from dass_jax.methods import dass
 
 GOAL_SECONDS = 0.025
 """Of one step of the paper's supernet with one seed, on one NVIDIA H200."""
-STEPS_OF_A_SEARCH = (Search().epochs + Search().prune_epochs) * (25_000 // Search().batch_size)
+SEARCH, PRECISIONS = dass.Fields(), get_args(hints(Runtime)["precision"])
+STEPS_OF_A_SEARCH = (SEARCH.epochs + SEARCH.prune_epochs) * (25_000 // SEARCH.batch_size)
 """On CIFAR-10: both steps' epochs, each over 25,000 images for either level."""
 
 
@@ -42,7 +44,7 @@ def steps_of(size: Size, precision: str, seeds: int, steps: int, record: dict[st
         begin, inputs = jax.vmap(begin), jax.tree.map(lambda x: np.stack([x] * seeds), inputs)
 
     def step(state: Any, inputs: Any, key: jax.Array) -> Any:
-        return update(state, inputs, key, learning_rate=jnp.float32(LEARNING_RATE))
+        return update(state, inputs, key, learning_rate=jax.tree.map(jnp.float32, LEARNING_RATES))
 
     def scanned(state: Any, inputs: Any, key: jax.Array) -> Any:
         each = step if seeds == 1 else jax.vmap(step, (0, 0, None))
@@ -84,7 +86,7 @@ def in_this_process(
     with jax.profiler.trace(trace) if trace else contextlib.nullcontext():
         _, infos = jax.block_until_ready(run())
     # [steps] or [steps, seeds]
-    return {**record, "last_loss": float(infos.lower.loss[-1].mean()), "machine": measure.machine()}
+    return {**record, "last_loss": float(infos["lower"].loss[-1].mean()), "machine": measure.machine()}
 
 
 def row(record: dict[str, Any], goal: bool) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def child(options: argparse.Namespace, precision: str, seeds: int) -> dict[str, 
 
 def main() -> int:
     parser = errors.Parser(prog="search_step_accelerator.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--precisions", nargs="+", choices=get_args(PrecisionName), default=get_args(PrecisionName))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 5], help="numbers of searches run side by side")
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--steps", type=int, default=20, help="steps in one call")

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 
 from benchmarks import measure, search_step
-from dass_jax import bilevel, config_io, errors
-from dass_jax.runtime import parallel, seeds
+from dass_jax import bilevel, config, errors
+from dass_jax.runtime import parallel
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import PARAMS, SCORES
 
@@ -40,15 +40,17 @@ def size_of(name: str) -> search_step.Size:
     """A size of search_step.py, or that of the configuration."""
     if name != "config":
         return search_step.SIZES[name]
-    search = config_io.load(measure.DIGITS).search
-    config = SupernetConfig(cells=search.cells, channels=search.channels, nodes=search.nodes, none=search.none)
-    return search_step.Size((8, 8, 1), search.batch_size, config)
+    found = config.load(measure.DIGITS)
+    space = found.space.fields
+    sizes = SupernetConfig(cells=space.cells, channels=space.channels, nodes=space.nodes, none=space.none)
+    return search_step.Size((8, 8, 1), found.method.fields.batch_size, sizes)
 
 
 def inputs(size: search_step.Size, step: str, count: int) -> tuple[Any, ...]:
-    """(start, update, each seed's batches, the same stacked, keys, learning rate)."""
+    """(start, update, each seed's batches, the same stacked, keys, learning rates)."""
     start, search = search_step.search(size, lower=STEPS[step])
-    keys, rate = jax.random.split(jax.random.key(0), count), jax.numpy.float32(search_step.LEARNING_RATE)
+    keys = jax.random.split(jax.random.key(0), count)
+    rate = jax.tree.map(jax.numpy.float32, search_step.LEARNING_RATES)
     batches = [search_step.batches(size)] * count
     stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *batches)
 
@@ -73,7 +75,7 @@ def cases(size: search_step.Size, step: str, count: int, record: dict[str, Any])
     batch = jax.jit(jax.vmap(start))(keys)
     alone = compiled(ALONE, update, states[0], batches[0], keys[0], rate)
     axes = (0, 0, 0, None)
-    turns = compiled(TURNS, seeds.in_turn(update, axes), batch, stacked, keys, rate)
+    turns = compiled(TURNS, parallel.over_seeds(count, update, axes), batch, stacked, keys, rate)
     together = compiled(TOGETHER, jax.vmap(update, axes), batch, stacked, keys, rate)
 
     def run_alone() -> Any:
@@ -126,7 +128,7 @@ def serve(name: str, step: str, count: int) -> None:
     def steps(state: bilevel.State, batch: Any, key: jax.Array, rate: Any) -> bilevel.State:
         return jax.lax.fori_loop(0, STEPS_OF_A_CALL, lambda _, now: update(now, batch, key, rate)[0], state)
 
-    layout = parallel.of_seeds(jax.devices())
+    layout = parallel.layout(jax.devices(), count, apart=True)
     every = parallel.each_seed(steps, jax.devices(), (0, 0, 0, None), 0)
     state, batch = map(layout.put, (jax.jit(jax.vmap(start))(keys), stacked))
     before = time.perf_counter()

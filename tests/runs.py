@@ -12,25 +12,30 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from matplotlib.figure import Figure
 from tensorboardX.proto import event_pb2
 
-from dass_jax import pipeline, train
+from dass_jax import report, runner, train
 from dass_jax.errors import guarded
 from dass_jax.runtime import checkpoint
 
-# With so small a rate for α both searches find one genotype, whose programs are then compiled once.
-CONFIG = """
-data = { limit = 64, crop_padding = 1 }
-sparsity = { keep = 0.3 }
-network = { cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }
-[search]
+SEARCHED = """
+[space]
 cells = 1
 channels = 2
 nodes = 1
+[method]
 epochs = 2
 prune_epochs = 2
 batch_size = 16
 alpha_lr = 1e-6
+"""
+"""With so small a rate for α all searches find one architecture, whose programs are then compiled once."""
+CONFIG = f"""
+data = {{ limit = 64, crop_padding = 1 }}
+sparsity = {{ keep = 0.3 }}
+network = {{ cells = 1, channels = 2, auxiliary = false, drop_path = 0.0 }}
+{SEARCHED}
 [train]
 batch_size = 32
 pretrain_epochs = 2
@@ -39,6 +44,8 @@ finetune_epochs = 2
 [runtime]
 devices = 1
 """
+GIVEN = CONFIG.replace(SEARCHED, "")
+"""The same without a search, for an architecture that is given."""
 
 
 class Finished(NamedTuple):
@@ -66,6 +73,21 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
     compilation_cache.reset_cache()
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Inside it runs leave empty pages, and an experiment's page has empty pictures: they take longer than a tiny run,
+    and are what tests/report looks at."""
+
+    def build(folder: pathlib.Path) -> pathlib.Path:
+        (folder / "report.html").write_text("", encoding="utf-8")
+        return folder / "report.html"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "build", build)
+        patch.setattr(Figure, "savefig", lambda figure, file, **given: file.write(b"<svg/>"))
+        yield
+
+
 def arguments(folder: pathlib.Path) -> list[str]:
     return ["--config", str(folder.parent / "run.toml"), "--workdir", str(folder)]
 
@@ -80,10 +102,10 @@ def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
 @contextlib.contextmanager
 def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
     """Inside it Ctrl-C, or the signal of that number, comes after so many epochs."""
-    keep_record, seen = pipeline.keep_record, []
+    keep_epoch, seen = runner.keep_epoch, []
 
     def stopping(*given: Any) -> None:
-        keep_record(*given)
+        keep_epoch(*given)
         seen.append(given)
         if len(seen) == epochs and number is not None:
             os.kill(os.getpid(), number)
@@ -91,7 +113,7 @@ def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "keep_record", stopping)
+        patch.setattr(runner, "keep_epoch", stopping)
         yield
 
 

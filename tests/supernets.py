@@ -1,4 +1,4 @@
-"""A small supernet as one differentiable function, for tests that compare two ways to compute it."""
+"""Supernets that tests search in: what a method is given, and one small network as a differentiable function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +6,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from dass_jax import relaxation
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
+from dass_jax import bilevel, methods
+from dass_jax.methods import relaxed
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS
+
+
+def problem(space: Any, classes: int, image_shape: tuple[int, int, int], /, **given: Any) -> methods.Problem:
+    """The problem of searching `space`, by first order on one device and for half of the weights unless `given` says
+    otherwise."""
+    usual = {
+        "space": lambda: space,
+        "task": classification(classes),
+        "image_shape": image_shape,
+        "keep": 0.5,
+        "hypergradient": bilevel.first_order(),
+        "average": bilevel.levels.same,
+        "macs": lambda space: 0,
+    }
+    return methods.Problem(**{**usual, **given})
 
 
 def dense_loss(sizes: SupernetConfig, pixels: tuple[int, int], random_like: Any) -> tuple[Any, Callable[..., Any]]:
@@ -18,12 +34,13 @@ def dense_loss(sizes: SupernetConfig, pixels: tuple[int, int], random_like: Any)
     space = darts(sizes)
     rng = np.random.default_rng(0)
     v = random_like(jax.eval_shape(lambda: space.init(jax.random.key(0), (*pixels, 3))))
-    trained = {ALPHA: {name: rng.normal(size=shape) for name, shape in space.alpha_shapes.items()}, PARAMS: v[PARAMS]}
+    alpha = {name: rng.normal(size=choice.shape) for name, choice in space.choices.items()}
+    task = classification(sizes.classes)
+    supernet = relaxed.supernet_loss(space.apply, task, relaxed.softmax_choice, relaxed.dense_weights)
 
     def loss(trained: Any, images: jax.Array) -> Any:
-        supernet = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
         batch = Batch(images, np.array([0, 1, 2, 0]))
         value, (_, updates) = supernet({**trained, BATCH_STATS: v[BATCH_STATS]}, batch, None)
         return value, updates
 
-    return trained, loss
+    return {ALPHA: alpha, PARAMS: v[PARAMS]}, loss

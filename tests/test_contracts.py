@@ -1,11 +1,12 @@
 """What every algorithm promises, asked of all of them: a new estimator or method enters the table, and is asked too.
 
 * structure, shapes and dtypes of the state survive an update; collections that it does not train stay the same bits;
-* it is traced once, and eager = jit = scan = pmap over two devices = vmap over seeds;
+* it is traced once, and eager = jit = a scan under vmap over seeds under pmap over two devices;
 * every argument of `update`, every collection that it reads and every option of its maker changes some output.
 """
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import chex
@@ -15,16 +16,22 @@ import numpy as np
 import optax
 import pytest
 
-from dass_jax import bilevel, relaxation, variables
+from dass_jax import bilevel, methods, recipes, relaxation, sparsity, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import dass, dass_op, prune
-from dass_jax.methods.losses import Batch, accuracy, cross_entropy
+from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, relaxed
+from dass_jax.networks.model import Model
+from dass_jax.recipes import prune, recipe
 from dass_jax.runtime import parallel
-from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import accuracy, classification, cross_entropy
+from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, RATES, SCORES
+from tests import supernets
 
+RELAXATION = entmax.RELAXATION
 STACKS = {"first": {"weight": 0}, "second": {"weight": 0}}
 KEEP = 0.5
-EXTRA = {"learning_rate": 0.3}
+LEARNING_RATES = {"upper": 0.1, "lower": 0.3, "scores": 0.2, PARAMS: 0.3, SCORES: 0.2}
+"""Of all levels by their names."""
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 Reduce = Callable[[Any], Any]
@@ -37,7 +44,8 @@ def in_float64(x64: None) -> Iterator[None]:
 
 
 def begin(seed: int = 0) -> variables.Variables:
-    """Every collection of a network of two layers, six and twelve weights."""
+    """Every collection of a network of two layers, six and twelve weights, with four branches to choose from, three of
+    which live."""
     rng = np.random.default_rng(seed)
     params = {
         "first": {"weight": rng.normal(size=(3, 2))},
@@ -45,11 +53,13 @@ def begin(seed: int = 0) -> variables.Variables:
     }
     weights = variables.select(params, STACKS)
     v = {
-        ALPHA: {"normal": rng.normal(size=(2,))},
+        ALPHA: {"normal": 0.3 * rng.normal(size=(1, 4))},
         PARAMS: params,
         SCORES: jax.tree.map(lambda w: rng.normal(size=w.shape), weights),
         MASKS: jax.tree.map(lambda w: (rng.random(w.shape) < 0.7).astype(float), weights),
         BATCH_STATS: {"seen": rng.normal(size=2)},
+        RELAXATION: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "alpha": np.float64(1.5)},
+        RATES: {"entmax": rng.uniform(1.3, 1.7, ())},
     }
     return jax.tree.map(jnp.asarray, v)
 
@@ -60,49 +70,46 @@ def batch(seed: int) -> Batch:
     return Batch(rng.normal(size=(2, 1, 1, 8)), rng.integers(0, 4, 8))
 
 
-def network(params: Any, stats: Any, images: jax.Array, reduce: Reduce) -> tuple[jax.Array, jax.Array, Any]:
-    """(two branches [2, 4, N] of logits, new statistics), smooth, so that second derivatives exist everywhere."""
+def network(params: Any, stats: Any, images: jax.Array, reduce: Reduce) -> tuple[jax.Array, Any]:
+    """(four branches [4, 4, N] of logits, new statistics), smooth, so that second derivatives exist everywhere."""
     x = images[:, 0, 0]
     hidden = params["first"]["weight"] @ x
-    branches = jnp.stack([params["second"]["weight"] @ f(hidden) for f in (jnp.tanh, jnp.sin)])
+    branches = jnp.stack([params["second"]["weight"] @ f(hidden) for f in (jnp.tanh, jnp.sin, jnp.cos, jnp.arctan)])
     seen = 0.9 * stats["seen"] + 0.1 * reduce(x.mean(-1))
-    return branches + params["second"]["bias"][:, None], seen, {"seen": seen}
+    return branches + params["second"]["bias"][:, None], {"seen": seen}
 
 
 def supernet(reduce: Reduce) -> Callable[..., Any]:
-    def apply(params: Any, stats: Any, edge_weights: Any, images: jax.Array, train: bool) -> Any:
-        branches, _, stats = network(params, stats, images, reduce)
-        return jnp.tensordot(edge_weights["normal"], branches, 1).T, stats
+    def apply(params: Any, stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
+        branches, stats = network(params, stats, images, reduce)
+        return jnp.tensordot(choice["normal"][0], branches, 1).T, stats
 
     return apply
 
 
-def derived(reduce: Reduce) -> Callable[..., Any]:
+def derived(reduce: Reduce) -> Model:
     def apply(params: Any, stats: Any, images: jax.Array, train: bool, path_scale: Any) -> Any:
-        branches, _, stats = network(params, stats, images, reduce)
+        branches, stats = network(params, stats, images, reduce)
         return branches[0].T, branches[1].T, stats
 
-    return apply
+    return Model(lambda key, image_shape: begin(), apply, (), ((r".*/weight", 0), (r".*/bias", None)))
 
 
-def noisy_loss(weights: dass.Weights, reduce: Reduce) -> bilevel.Loss:
+def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
     """The supernet's loss under a draw from the key (the same on all devices)."""
 
     def loss(v: Any, b: Batch, key: jax.Array) -> Any:
         logits, stats = supernet(reduce)(weights(v), v[BATCH_STATS], relaxation.softmax(v[ALPHA]), b.images, True)
         logits = logits * (1 + 0.1 * jax.random.normal(key, (4,), logits.dtype))
-        return cross_entropy(logits, b.labels), ({"accuracy": accuracy(logits, b.labels)}, {BATCH_STATS: stats})
+        return cross_entropy(logits, b.targets), ({"accuracy": accuracy(logits, b.targets)}, {BATCH_STATS: stats})
 
     return loss
 
 
-def sgd(decay: float = 0.01, momentum: float = 0.9) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(decay), optax.trace(momentum), bilevel.scale_by_given_learning_rate())
-
-
-DENSE, SPARSE = dass.dense_weights, dass.sparse_weights(STACKS, KEEP)
-BOTH = [batch(0), batch(1)]
-SEVERAL = [batch(0), jax.tree.map(lambda *x: np.stack(x), batch(1), batch(2))]
+DENSE, SPARSE = relaxed.dense_weights, dass.sparse_weights(STACKS, KEEP)
+BOTH = {"upper": batch(0), "lower": batch(1)}
+SEVERAL = {"upper": batch(0), "lower": jax.tree.map(lambda *x: np.stack(x), batch(1), batch(2))}
+BELOW = {"lower": batch(0)}
 
 
 class Case(NamedTuple):
@@ -110,17 +117,26 @@ class Case(NamedTuple):
 
     make: Callable[[Reduce], bilevel.Algorithm]
     batches: Any
-    trains: set[str]
+    levels: dict[str, str]
+    """The levels that take a learning rate, each with the collection that it trains."""
     reads: set[str]
     """Collections on which the rest of the result depends."""
     uses_key: bool = True
 
 
+def sgd(level: str) -> optax.GradientTransformation:
+    return bilevel.with_rate(bilevel.sgd(0.9, 0.01, 5.0), level)
+
+
+def adam(level: str) -> optax.GradientTransformation:
+    return bilevel.with_rate(bilevel.adam(0.5, 0.999, 1e-3), level)
+
+
 def alternation(hypergradient: Any, collection: str = PARAMS, weights: Any = DENSE, **options: Any) -> Any:
     def make(reduce: Reduce) -> bilevel.Algorithm:
         loss = noisy_loss(weights, reduce)
-        upper = Level(ALPHA, loss, optax.adam(0.1))
-        return bilevel.alternate(upper, Level(collection, loss, sgd()), hypergradient, reduce=reduce, **options)
+        upper, lower = Level(ALPHA, loss, adam("upper")), Level(collection, loss, sgd("lower"))
+        return bilevel.alternate(upper, lower, hypergradient, reduce=reduce, **options)
 
     return make
 
@@ -128,41 +144,72 @@ def alternation(hypergradient: Any, collection: str = PARAMS, weights: Any = DEN
 def accumulating(hypergradient: Any) -> Any:
     def make(reduce: Reduce) -> bilevel.Algorithm:
         loss = bilevel.accumulated(noisy_loss(DENSE, reduce), 2)
-        upper = Level(ALPHA, loss, optax.adam(0.1))
-        return bilevel.alternate(upper, Level(PARAMS, loss, sgd()), hypergradient, reduce=reduce, cosine=True)
+        upper, lower = Level(ALPHA, loss, adam("upper")), Level(PARAMS, loss, sgd("lower"))
+        return bilevel.alternate(upper, lower, hypergradient, reduce=reduce, cosine=True)
 
     return make
 
 
+def searched(reduce: Reduce, hypergradient: Any = None) -> methods.Problem:
+    space = SimpleNamespace(apply=supernet(reduce))
+    given = {"hypergradient": hypergradient} if hypergradient else {}
+    return supernets.problem(space, 4, (1, 1, 2), keep=KEEP, average=reduce, **given)
+
+
 def in_three_turns(reduce: Reduce) -> bilevel.Algorithm:
-    common = bilevel.first_order(), "upper_first", reduce
-    return dass.unsplit(noisy_loss(SPARSE, reduce), optax.adam(0.1), sgd(), sgd(), *common, cosine=True)
+    return dass_joint.step(noisy_loss(SPARSE, reduce), dass_joint.Fields(cosine=True), searched(reduce))
 
 
 def under_fixed_masks(reduce: Reduce) -> bilevel.Algorithm:
-    loss = noisy_loss(prune.masked_weights, reduce)
-    return dass_op.step(loss, optax.adam(0.1), sgd(), bilevel.unrolled(2), "upper_first", reduce)
+    loss = noisy_loss(sparsity.masked_weights, reduce)
+    return dass_op.step(loss, relaxed.Bilevel(), searched(reduce, bilevel.unrolled(2)))
 
 
 def single_level(reduce: Reduce) -> bilevel.Algorithm:
     loss = noisy_loss(DENSE, reduce)
-    return bilevel.joint([Level(ALPHA, loss, optax.adam(0.1)), Level(PARAMS, loss, sgd())], reduce)
+    return bilevel.joint(
+        {"upper": Level(ALPHA, loss, adam("upper")), "lower": Level(PARAMS, loss, sgd("lower"))}, reduce
+    )
 
 
 def several_steps(reduce: Reduce) -> bilevel.Algorithm:
     loss = noisy_loss(DENSE, reduce)
-    lower = Level(PARAMS, loss, sgd(), steps=2)
-    return bilevel.alternate(Level(ALPHA, loss, optax.adam(0.1)), lower, bilevel.unrolled(3), reduce=reduce)
+    lower = Level(PARAMS, loss, sgd("lower"), steps=2)
+    return bilevel.alternate(Level(ALPHA, loss, adam("upper")), lower, bilevel.unrolled(3), reduce=reduce)
 
 
 def dass_step(collection: str, weights: Any) -> Any:
     def make(reduce: Reduce) -> bilevel.Algorithm:
-        loss = dass.supernet_loss(supernet(reduce), relaxation.softmax, weights)
-        return dass.step(
-            collection, loss, optax.adam(0.1), sgd(), bilevel.first_order(), "upper_first", reduce, cosine=True
-        )
+        problem = searched(reduce)
+        loss = relaxed.supernet_loss(supernet(reduce), problem.task, relaxed.softmax_choice, weights)
+        return darts.step(collection, loss, relaxed.Bilevel(cosine=True), problem)
 
     return make
+
+
+def removing(**fields: Any) -> Any:
+    def make(reduce: Reduce) -> bilevel.Algorithm:
+        problem = searched(reduce, bilevel.unrolled(1))
+        return entmax.step(entmax.Fields(**fields), problem, problem.space())
+
+    return make
+
+
+def trained(make: Any, **fields: Any) -> Any:
+    def of(reduce: Reduce) -> bilevel.Algorithm:
+        problem = recipes.Problem(
+            net=derived(reduce),
+            task=classification(4),
+            image_shape=(1, 1, 2),
+            keep=KEEP,
+            average=reduce,
+            auxiliary_weight=0.4,
+            drop_path=0.0,
+            name="",
+        )
+        return make(prune.Fields(**fields), problem)
+
+    return of
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -175,56 +222,52 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 """For every estimator."""
 
-DENSE_PARTS, SPARSE_PARTS = {ALPHA, PARAMS}, {ALPHA, PARAMS, SCORES}
+DENSE_PARTS, SPARSE_PARTS, LIVING_PARTS = {ALPHA, PARAMS}, {ALPHA, PARAMS, SCORES}, {ALPHA, PARAMS, RELAXATION}
+THETA, SCORED = {"upper": ALPHA, "lower": PARAMS}, {"upper": ALPHA, "lower": SCORES}
 TABLE = {
     **{
         f"{name}, θ below": Case(
-            alternation(bilevel.ESTIMATORS[name](**arguments), cosine=True), BOTH, DENSE_PARTS, DENSE_PARTS
+            alternation(bilevel.ESTIMATORS[name](**arguments), cosine=True), BOTH, THETA, DENSE_PARTS
         )
         for name, arguments in ARGUMENTS.items()
     },
     **{
         f"{name}, s below": Case(
-            alternation(bilevel.ESTIMATORS[name](**arguments), SCORES, SPARSE), BOTH, {ALPHA, SCORES}, SPARSE_PARTS
+            alternation(bilevel.ESTIMATORS[name](**arguments), SCORES, SPARSE), BOTH, SCORED, SPARSE_PARTS
         )
         for name, arguments in ARGUMENTS.items()
     },
-    "lower first": Case(alternation(None, order="lower_first"), BOTH, DENSE_PARTS, DENSE_PARTS),
-    "several lower steps": Case(several_steps, SEVERAL, DENSE_PARTS, DENSE_PARTS),
-    "joint": Case(single_level, batch(0), DENSE_PARTS, DENSE_PARTS),
-    "dass, un-split": Case(in_three_turns, BOTH, SPARSE_PARTS, SPARSE_PARTS),
-    "dass_op": Case(under_fixed_masks, BOTH, DENSE_PARTS, {*DENSE_PARTS, MASKS}),
-    "unrolled, accumulated": Case(accumulating(bilevel.unrolled(2)), BOTH, DENSE_PARTS, DENSE_PARTS),
-    "conjugate gradient, accumulated": Case(
-        accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, DENSE_PARTS, DENSE_PARTS
-    ),
-    "dass, step 1": Case(dass_step(PARAMS, DENSE), BOTH, DENSE_PARTS, DENSE_PARTS, uses_key=False),
-    "dass, step 2": Case(dass_step(SCORES, SPARSE), BOTH, {ALPHA, SCORES}, SPARSE_PARTS, uses_key=False),
+    "lower first": Case(alternation(None, order="lower_first"), BOTH, THETA, DENSE_PARTS),
+    "several lower steps": Case(several_steps, SEVERAL, THETA, DENSE_PARTS),
+    "joint": Case(single_level, batch(0), THETA, DENSE_PARTS),
+    "unrolled, accumulated": Case(accumulating(bilevel.unrolled(2)), BOTH, THETA, DENSE_PARTS),
+    "conjugate gradient, accumulated": Case(accumulating(bilevel.conjugate_gradient(2, 0.5)), BOTH, THETA, DENSE_PARTS),
+    "dass, step 1": Case(dass_step(PARAMS, DENSE), BOTH, THETA, DENSE_PARTS, uses_key=False),
+    "dass, step 2": Case(dass_step(SCORES, SPARSE), BOTH, SCORED, SPARSE_PARTS, uses_key=False),
+    "dass_joint": Case(in_three_turns, BOTH, {**THETA, "scores": SCORES}, SPARSE_PARTS),
+    "dass_op": Case(under_fixed_masks, BOTH, THETA, {*DENSE_PARTS, MASKS}),
+    "entmax": Case(removing(entmax=1.5), BELOW, THETA, LIVING_PARTS, uses_key=False),
+    "entmax, accumulated": Case(removing(entmax=1.5, accumulate=2), BELOW, THETA, LIVING_PARTS, uses_key=False),
+    "entmax, bi-level": Case(removing(entmax=1.5, bilevel=True), BOTH, THETA, LIVING_PARTS, uses_key=False),
+    "entmax, removal per step": Case(removing(entmax=1.5, removal="step"), BELOW, THETA, LIVING_PARTS, uses_key=False),
+    "entmax, rising": Case(removing(entmax=1.3, entmax_end=1.7), BELOW, THETA, {*LIVING_PARTS, RATES}, uses_key=False),
     "train weights": Case(
-        lambda reduce: prune.train_weights(derived(reduce), sgd(), 0.4, reduce),
-        batch(0),
-        {PARAMS},
-        {PARAMS, MASKS},
-        uses_key=False,
+        trained(recipe.train_weights), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False
     ),
     "train weights, accumulated": Case(
-        lambda reduce: prune.train_weights(derived(reduce), sgd(), 0.4, reduce, parts=2),
-        batch(0),
-        {PARAMS},
+        trained(recipe.train_weights, accumulate=2),
+        {PARAMS: batch(0)},
+        {PARAMS: PARAMS},
         {PARAMS, MASKS},
         uses_key=False,
     ),
     "learn scores": Case(
-        lambda reduce: prune.learn_scores(derived(reduce), sgd(), STACKS, KEEP, 0.4, reduce),
-        batch(0),
-        {SCORES},
-        {SCORES, PARAMS},
-        uses_key=False,
+        trained(prune.learn_scores), {SCORES: batch(0)}, {SCORES: SCORES}, {SCORES, PARAMS}, uses_key=False
     ),
     "learn scores, accumulated": Case(
-        lambda reduce: prune.learn_scores(derived(reduce), sgd(), STACKS, KEEP, 0.4, reduce, parts=2),
-        batch(0),
-        {SCORES},
+        trained(prune.learn_scores, accumulate=2),
+        {SCORES: batch(0)},
+        {SCORES: SCORES},
         {SCORES, PARAMS},
         uses_key=False,
     ),
@@ -246,8 +289,9 @@ class Subject(NamedTuple):
     """After one update: no optimizer state is zero then."""
 
 
-def extra() -> dict[str, jax.Array]:
-    return jax.tree.map(jnp.asarray, EXTRA)
+def extra(**changed: float) -> dict[str, Any]:
+    """What `update` takes by keyword, with other learning rates for the named levels."""
+    return {"learning_rate": {name: jnp.asarray(rate) for name, rate in {**LEARNING_RATES, **changed}.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +330,10 @@ def test_an_eager_update_touches_its_own_collections_only_and_equals_the_compile
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_structs(after, state)
     for name in state.variables:
-        if name in {*subject.case.trains, BATCH_STATS}:
+        if name in {*subject.case.levels.values(), BATCH_STATS}:
             assert not same_bits(after.variables[name], state.variables[name]), name
+        elif name == RELAXATION in subject.case.reads:
+            assert same_bits(after.variables[name], state.variables[name]), name  # noted anew
         else:
             assert after.variables[name] is state.variables[name], name
     assert all(np.isfinite(leaf).all() and np.ndim(leaf) == 0 for leaf in jax.tree.leaves(info))
@@ -308,51 +354,44 @@ def test_in_32_bits_nothing_becomes_64(subject: Subject) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {np.dtype("float32"), np.dtype("int32")}
 
 
-def test_two_devices_with_half_of_the_batch_each_do_what_one_does(subject: Subject) -> None:
-    key, devices = jax.random.key(2), jax.devices()[:2]
-    expected = subject.update(subject.state, subject.batches, key, **extra())
+def test_scans_of_several_seeds_on_two_devices_with_half_of_each_batch_are_loops_on_one(subject: Subject) -> None:
+    """As a run composes them: a scan over steps, mapped over seeds, mapped over devices."""
+    states = [subject.algorithm.init(begin(seed)) for seed in range(3)]
+    keys, split = jax.random.split(jax.random.key(10), (3, 2)), subject.case.make(parallel.mean)
 
     def halves(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], 2, -1), -2, 0)
 
-    split = subject.case.make(parallel.mean)
-    run = jax.pmap(
-        lambda s, b: split.update(s, b, key, **extra()), axis_name=parallel.AXIS, devices=devices, in_axes=(None, 0)
-    )
-    found = run(subject.state, jax.tree.map(halves, subject.batches))
-    for device in range(2):
-        chex.assert_trees_all_close(jax.tree.map(lambda x, d=device: x[d], found), expected, **CLOSE)
-
-
-def test_a_scan_over_steps_under_vmap_over_seeds_is_a_loop_over_both(subject: Subject) -> None:
-    states = [subject.algorithm.init(begin(seed)) for seed in range(3)]
-    keys = jax.random.split(jax.random.key(10), (3, 2))
-
-    def run(state: bilevel.State, keys: jax.Array) -> Any:
+    def run(states: bilevel.State, batches: Any) -> Any:
         def step(state: Any, key: jax.Array) -> Any:
-            return subject.algorithm.update(state, subject.batches, key, **extra())
+            return split.update(state, batches, key, **extra())
 
-        return jax.lax.scan(step, state, keys)
+        return jax.vmap(lambda state, keys: jax.lax.scan(step, state, keys))(states, keys)
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    together, infos = jax.jit(jax.vmap(run))(stacked, keys)
+    mapped = jax.pmap(run, axis_name=parallel.AXIS, devices=jax.devices()[:2], in_axes=(None, 0))
+    found = mapped(stacked, jax.tree.map(halves, subject.batches))
     for seed, state in enumerate(states):
-        for step, key in enumerate(keys[seed]):
+        infos = []
+        for key in keys[seed]:
             state, info = subject.update(state, subject.batches, key, **extra())
-            chex.assert_trees_all_close(jax.tree.map(lambda x, i=(seed, step): x[i], infos), info, **CLOSE)
-        chex.assert_trees_all_close(jax.tree.map(lambda x, s=seed: x[s], together), state, **CLOSE)
+            infos.append(info)
+        wanted = state, jax.tree.map(lambda *x: jnp.stack(x), *infos)
+        for device in range(2):
+            chex.assert_trees_all_close(jax.tree.map(lambda x, i=(device, seed): x[i], found), wanted, **CLOSE)
 
 
 def test_every_argument_and_every_collection_that_is_read_changes_the_result(subject: Subject) -> None:
     state, batches, key = subject.state, subject.batches, jax.random.key(3)
     base = subject.update(state, batches, key, **extra())
 
-    def differs(*arguments: Any, **changed: Any) -> bool:
-        return not same_bits(subject.update(*arguments, **{**extra(), **changed}), base)
+    def differs(*arguments: Any, **changed: float) -> bool:
+        return not same_bits(subject.update(*arguments, **extra(**changed)), base)
 
     assert not differs(state, batches, key)
     assert differs(state, batches, jax.random.key(4)) == subject.case.uses_key
-    assert differs(state, batches, key, learning_rate=jnp.asarray(0.1))
+    for name in LEARNING_RATES:
+        assert differs(state, batches, key, **{name: 0.05}) == (name in subject.case.levels), name
     leaves, structure = jax.tree.flatten(batches)
     for number, leaf in enumerate(leaves):
         other = [*leaves]
@@ -389,9 +428,9 @@ OTHER = {
 def estimate(name: str, arguments: dict[str, Any]) -> np.ndarray:
     """α's gradient by an estimator."""
     loss = noisy_loss(DENSE, bilevel.levels.same)
-    upper, lower = Level(ALPHA, loss, optax.sgd(1.0)), Level(PARAMS, loss, sgd())
+    upper, lower = Level(ALPHA, loss, optax.sgd(1.0)), Level(PARAMS, loss, sgd("lower"))
     v = begin()
-    samples = [bilevel.Sample(jax.tree.map(jnp.asarray, b), jax.random.key(n)) for n, b in enumerate(BOTH)]
+    samples = [bilevel.Sample(jax.tree.map(jnp.asarray, b), jax.random.key(n)) for n, b in enumerate(BOTH.values())]
     point = bilevel.Point(v, lower.transform.init(v[PARAMS]), *samples, extra())
     found = bilevel.ESTIMATORS[name](**arguments)
     return np.asarray(jax.jit(lambda p: found(upper, lower, p, bilevel.levels.same)[0]["normal"])(point))

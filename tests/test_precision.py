@@ -15,15 +15,16 @@ from jax import export
 from dass_jax import bilevel, relaxation, variables
 from dass_jax.architectures.darts import Cell, Genotype
 from dass_jax.bilevel import levels
-from dass_jax.compose import search_transforms
-from dass_jax.config import Search
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch, cross_entropy
+from dass_jax.methods import darts, dass, relaxed
 from dass_jax.networks.derived import Model, Network, NetworkConfig, derived
 from dass_jax.nn import kernels
 from dass_jax.nn.layers import BatchNorm
-from dass_jax.spaces.darts import Space, Supernet, SupernetConfig, darts
+from dass_jax.spaces.darts import Space, Supernet, SupernetConfig
+from dass_jax.spaces.darts import darts as darts_space
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification, cross_entropy
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, Variables
+from tests import supernets
 
 WIDE, NARROW = jnp.float32, jnp.bfloat16
 SUPERNET = SupernetConfig(classes=3, cells=2, channels=4, nodes=1)
@@ -46,8 +47,8 @@ def batch(size: int) -> Batch:
 
 
 def supernet(dtype: Any) -> tuple[Space, Variables]:
-    space = darts(SUPERNET, dtype=dtype)
-    alpha = {name: noise(*shape) for name, shape in space.alpha_shapes.items()}
+    space = darts_space(SUPERNET, dtype=dtype)
+    alpha = {name: noise(*choice.shape) for name, choice in space.choices.items()}
     return space, {**space.init(jax.random.key(0), (12, 12, 3)), ALPHA: alpha}
 
 
@@ -56,25 +57,27 @@ def network(dtype: Any) -> tuple[Model, Variables]:
     return model, model.init(jax.random.key(0), IMAGE)
 
 
+def supernet_loss(space: Space, weights: relaxed.Weights) -> bilevel.Loss:
+    return relaxed.supernet_loss(space.apply, classification(3), relaxed.softmax_choice, weights)
+
+
 def supernet_gradients(dtype: Any) -> Any:
     """(loss, {collection: gradient})."""
     space, v = supernet(dtype)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-    found, (value, _) = jax.jit(lambda v: levels.gradients(loss, v, (ALPHA, PARAMS), bilevel.Sample(batch(12), None)))(
-        v
-    )
+    loss, sample = supernet_loss(space, relaxed.dense_weights), bilevel.Sample(batch(12), None)
+    found, (value, _) = jax.jit(lambda v: levels.gradients(loss, v, (ALPHA, PARAMS), sample))(v)
     return value, found
 
 
 def network_gradients(dtype: Any) -> Any:
     model, v = network(dtype)
-    images, labels, _ = batch(32)
+    images, targets, _ = batch(32)
     scale = jnp.full((*model.paths, 16), 1.1)
 
     @jax.jit
     def run(params: Any) -> Any:
         logits, auxiliary, _ = model.apply(params, v[BATCH_STATS], images, True, scale)
-        return cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
+        return cross_entropy(logits, targets) + 0.4 * cross_entropy(auxiliary, targets)
 
     value, found = jax.value_and_grad(run)(v[PARAMS])
     return value, {PARAMS: found}
@@ -85,15 +88,21 @@ def cosine(one: Any, other: Any) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+@pytest.fixture(scope="module")
+def in_float32() -> dict[Any, Any]:
+    """Of each function its result in float32, which does not depend on the form (tests/spaces/test_forms.py)."""
+    return {function: function(WIDE) for function in (supernet_gradients, network_gradients)}
+
+
 @pytest.mark.parametrize("form", ["for a CPU", "library"])
 @pytest.mark.parametrize(("gradients", "similar"), [(supernet_gradients, 0.99), (network_gradients, 0.98)])
 def test_loss_and_gradients_are_near_those_of_float32_and_in_float32(
-    monkeypatch: pytest.MonkeyPatch, gradients: Any, similar: float, form: str
+    monkeypatch: pytest.MonkeyPatch, in_float32: dict[Any, Any], gradients: Any, similar: float, form: str
 ) -> None:
     """The network's gradients are sensitive: rounding only its weights and images to bfloat16 gives 0.996."""
     if form == "library":
         monkeypatch.setattr(kernels, "form", lambda x: kernels.library)
-    (value, found), (wanted_value, wanted) = gradients(NARROW), gradients(WIDE)
+    (value, found), (wanted_value, wanted) = gradients(NARROW), in_float32[gradients]
     assert value.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
     assert {leaf.dtype for leaf in jax.tree.leaves(wanted)} == {jnp.dtype(jnp.float32)}
@@ -103,17 +112,26 @@ def test_loss_and_gradients_are_near_those_of_float32_and_in_float32(
         assert similar < cosine(found[collection], wanted[collection]) < 0.99999
 
 
+BATCHES = {"upper": batch(12), "lower": batch(12)}
+
+
+def search_step(space: Space, collection: str, weights: relaxed.Weights, hypergradient: Any) -> bilevel.Algorithm:
+    """With its learning rates."""
+    problem = supernets.problem(space, 3, (12, 12, 3), hypergradient=hypergradient)
+    step = darts.step(collection, supernet_loss(space, weights), relaxed.Bilevel(), problem)
+    rates = {level: jnp.float32(0.1) for level in BATCHES}
+    return step._replace(update=functools.partial(step.update, learning_rate=rates))
+
+
 @pytest.mark.parametrize("collection", [PARAMS, SCORES])
 @pytest.mark.parametrize("hypergradient", [bilevel.first_order(), bilevel.unrolled(1)], ids=["first order", "unrolled"])
 def test_a_search_step_leaves_every_variable_and_optimizer_in_its_dtype(collection: str, hypergradient: Any) -> None:
     space, v = supernet(NARROW)
     stacks = variables.prunable(v[PARAMS], space.rules)
-    weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
-    step = dass.step(collection, loss, *search_transforms(Search()), hypergradient, "upper_first", levels.same)
+    weights = {PARAMS: relaxed.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
+    step = search_step(space, collection, weights, hypergradient)
     before = step.init(dass.with_scores(v, stacks))
-    update = functools.partial(step.update, learning_rate=jnp.float32(0.1))
-    after, info = jax.eval_shape(update, before, (batch(12), batch(12)), jax.random.key(0))
+    after, info = jax.eval_shape(step.update, before, BATCHES, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
     assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}
 
@@ -121,11 +139,9 @@ def test_a_search_step_leaves_every_variable_and_optimizer_in_its_dtype(collecti
 def test_a_second_order_step_can_be_lowered_for_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     space, v = supernet(NARROW)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-    step = dass.step(PARAMS, loss, *search_transforms(Search()), bilevel.unrolled(1), "upper_first", levels.same)
-    update = jax.jit(functools.partial(step.update, learning_rate=jnp.float32(0.1)))
-    lowered = export.export(update, platforms=("cuda", "tpu"))(
-        *jax.eval_shape(lambda: (step.init(v), (batch(12), batch(12)), jax.random.key(0)))
+    step = search_step(space, PARAMS, relaxed.dense_weights, bilevel.unrolled(1))
+    lowered = export.export(jax.jit(step.update), platforms=("cuda", "tpu"))(
+        *jax.eval_shape(lambda: (step.init(v), BATCHES, jax.random.key(0)))
     )
     module = lowered.mlir_module()
     # The first cell has two sources of eight channels; what reads a source is in its channels' groups.

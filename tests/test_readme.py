@@ -39,7 +39,7 @@ def test_count_commands_run(command: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_library_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    example += "\nassert logits.shape == (16, 10) and len(genotype.normal) == 2"
+    example += "\nassert logits.shape == (16, 10) and len(architecture.normal) == 2"
     subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, timeout=300)
 
 

@@ -1,31 +1,51 @@
-"""Numbers over a phase: where they begin, pass and end."""
+"""Schedules as functions of progress, and that a schedule by epochs is the epoch's own value to the last digits."""
+
+import math
 
 import numpy as np
 import pytest
 
-from dass_jax import schedules
+from dass_jax.schedules import by_epoch, constant, cosine, linear
 
 
-@pytest.mark.parametrize(("initial", "final"), [(0.025, 0.001), (0.1, 0.0), (0.1, 0.2)])
-def test_the_cosine_starts_high_passes_the_middle_and_ends_low(initial: float, final: float) -> None:
-    first, quarter, middle, end = schedules.cosine(initial, final)(np.array([0.0, 0.25, 0.5, 1.0]))
-    assert first == pytest.approx(initial) and end == pytest.approx(final)
-    assert middle == pytest.approx((initial + final) / 2)
-    assert quarter == pytest.approx(final + (initial - final) * (2 + np.sqrt(2)) / 4)
+def progress(epoch: int, epochs: int, steps: int) -> np.ndarray:
+    """Of the steps of an epoch, as a run's feed has it."""
+    return (epoch + np.arange(steps) / steps) / epochs
 
 
-def test_a_line_and_a_constant() -> None:
-    progress = np.linspace(0, 1, 5)
-    np.testing.assert_allclose(schedules.linear(1.0, 3.0)(progress), [1, 1.5, 2, 2.5, 3])
-    np.testing.assert_array_equal(schedules.constant(0.3)(progress), np.full(5, 0.3))
+def test_they_start_and_end_where_they_say_and_keep_the_shape() -> None:
+    at = np.array([[0.0, 0.25], [0.5, 1.0]])
+    np.testing.assert_array_equal(constant(0.3)(at), np.full((2, 2), 0.3))
+    np.testing.assert_allclose(linear(1.0, 3.0)(at), [[1.0, 1.5], [2.0, 3.0]], rtol=1e-15)
+    falling = [0.8, 0.2 + 0.6 * 0.5 * (1 + math.sqrt(0.5)), 0.5, 0.2]
+    np.testing.assert_allclose(cosine(0.8, 0.2)(at), np.reshape(falling, (2, 2)), rtol=1e-15)
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 7, 50, 600])
-@pytest.mark.parametrize("steps", [1, 3, 11])
-def test_by_epoch_holds_the_first_value_of_an_epoch_until_its_end(epochs: int, steps: int) -> None:
-    """Whatever the rounding of a step's progress, which is (epoch + step / steps) / epochs."""
-    falling = schedules.by_epoch(schedules.linear(1.0, 0.0), epochs)
-    for epoch in range(epochs):
-        found = falling((epoch + np.arange(steps) / steps) / epochs)
-        np.testing.assert_allclose(found, np.full(steps, 1 - epoch / epochs), rtol=1e-12, atol=1e-15)
-        assert len(set(found)) == 1
+@pytest.mark.parametrize("epochs", [1, 3, 7, 8, 50, 600])
+@pytest.mark.parametrize("steps", [1, 3, 49, 20_000])
+def test_a_cosine_by_epochs_is_the_cosine_of_the_epoch_in_each_of_its_steps(epochs: int, steps: int) -> None:
+    schedule = by_epoch(cosine(0.025, 1e-3), epochs)
+    for epoch in {*range(min(epochs, 9)), epochs // 2, epochs - 1}:
+        wanted = 1e-3 + (0.025 - 1e-3) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        np.testing.assert_allclose(schedule(progress(epoch, epochs, steps)), wanted, rtol=1e-14)
+
+
+def test_progress_that_misses_a_boundary_by_a_rounding_is_at_it() -> None:
+    boundaries = np.arange(8) / 8
+    for near in (boundaries, np.nextafter(boundaries, -1), np.nextafter(boundaries, 2)):
+        np.testing.assert_array_equal(by_epoch(linear(0.0, 8.0), 8)(near), np.arange(8))
+
+
+@pytest.mark.parametrize(("begun", "epochs"), [(3, 8), (10, 200), (1, 3), (7, 49)])
+def test_a_part_of_a_schedule_changes_with_the_epochs_of_the_whole(begun: int, epochs: int) -> None:
+    """As a search that goes on after a warm-up takes it."""
+    share = begun / epochs
+    for epoch in range(epochs - begun):
+        at = share + (1 - share) * progress(epoch, epochs - begun, 7)
+        found = by_epoch(linear(0.0, epochs), epochs)(at)
+        np.testing.assert_allclose(found, begun + epoch, rtol=1e-14)
+
+
+def test_the_last_step_of_an_epoch_does_not_belong_to_the_next_one() -> None:
+    last = progress(2, 4, 100_000)[-1:]
+    assert by_epoch(linear(0.0, 4.0), 4)(last) == 2

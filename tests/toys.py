@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dass_jax import bilevel, config, feed, runner, tasks
 from dass_jax.bilevel import Level, State
@@ -19,7 +20,7 @@ from dass_jax.compose import Setting, prepare_evaluation
 from dass_jax.data import arrays
 from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Observation, Phase, Rates, Rebuild, single
 from dass_jax.runner import TRAINING as CHAIN
-from dass_jax.runner import Chain, Runner, run_chain
+from dass_jax.runner import Chain, Evaluation, Runner, run_chain
 from dass_jax.runtime import checkpoint, epoch, keeping, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
@@ -172,11 +173,15 @@ def outputs(v: Any, images: jax.Array) -> jax.Array:
     return (v["pull"]["w"][:3, None] * seen[:3]).T
 
 
+def evaluating(s: Setting) -> Evaluation:
+    total = s.layout.over_devices(parallel.total)
+    return Evaluation("evaluation", epoch.evaluation(outputs, s.task.sums, prepare_evaluation(s), total))
+
+
 def observed(r: Runner, s: Setting, seen: list[tuple[int, Any]]) -> Any:
     """`Chain.look`: what phases observe and, of those with a network, what it makes of the test images. The variables
     are noted in `seen`."""
-    total = s.layout.over_devices(parallel.total)
-    function = epoch.evaluation(outputs, s.task.sums, prepare_evaluation(s), total)
+    evaluation = evaluating(s)
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
         seen.append((epochs, v))
@@ -188,7 +193,7 @@ def observed(r: Runner, s: Setting, seen: list[tuple[int, Any]]) -> Any:
         networks = seeds.stacked([phase.network(part) for part in parts])
         return [
             {f"test_{name}": value for name, value in figures.items()}
-            for figures in runner.evaluate(r, s, "evaluation", function, networks)
+            for figures in runner.evaluate(r, s, evaluation, networks)
         ]
 
     return look
@@ -215,6 +220,7 @@ def run(
     signals: Signals | None = None,
     chosen: tuple[Phase, ...] | None = None,
     shared: pathlib.Path | None = None,
+    ahead: bool = False,
 ) -> Ran:
     """Runs or continues the phases in a folder.
 
@@ -222,14 +228,19 @@ def run(
       programs: those that are compiled already; runs of one setting may share them.
       chosen: phases in the place of the usual ones.
       shared: where the end of the first phase is left and looked for.
+      ahead: programs are compiled before they are needed, as in a run, which goes on for a while after a stop.
     """
     folder.mkdir(exist_ok=True)
     stream, seen = io.StringIO(), list[tuple[int, Any]]()
-    with keeping.opened(folder, 3) as (keeper, (newest, said)):
+    with keeping.opened(folder, 3) as (keeper, (newest, said)), pytest.MonkeyPatch.context() as patch:
+        if not ahead:
+            patch.setattr(runner, "later_programs", lambda *_: {})
         print(*said, sep="\n", file=stream)
         facts = json.loads(json.dumps(newest.facts if newest else keeping.NOTHING))
         r = Runner(Progress(stream), signals or Signals(), keeper, feed.of(s), newest, facts, programs)
-        state = run_chain(r, s, Chain("toy", CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared))
+        chain = Chain("toy", CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared, evaluating(s))
+        state = run_chain(r, s, chain)
+        r.ahead.finish()
     return left(folder)._replace(state=state, seen=seen, said=stream.getvalue())
 
 

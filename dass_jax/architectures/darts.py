@@ -2,7 +2,10 @@
 
 Inputs of a cell are numbered as in DARTS (arXiv 1806.09055): 0 and 1 are the outputs of the cell before the previous
 one and of the previous one, 2, 3, … the cell's own intermediate nodes. The cell's output is the concatenation of all
-its intermediate nodes.
+its connected intermediate nodes.
+
+The published cells have two edges at each node. A search that leaves edges out may find nodes with any number of them;
+a node without edges is not connected: nothing reads it, and it is no part of the output.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +32,7 @@ Cell = tuple[Node, ...]
 
 
 class Genotype(NamedTuple):
-    """`normal` and `reduce` cells: for each intermediate node the pairs (operation, input)."""
+    """`normal` and `reduce` cells: for each intermediate node the pairs (operation, input); no pair: not connected."""
 
     normal: Cell
     reduce: Cell
@@ -48,6 +51,11 @@ def reductions(cells: int) -> tuple[int, ...]:
     return tuple(sorted({cells // 3, 2 * cells // 3}))
 
 
+def connected(cell: Cell) -> tuple[int, ...]:
+    """The cell's connected nodes, numbered from 2."""
+    return tuple(node for node, pairs in enumerate(cell, start=2) if pairs)
+
+
 def skips(cell: Cell) -> int:
     """How many of a cell's operations are skip connections."""
     return sum(operation == "skip_connect" for node in cell for operation, _ in node)
@@ -58,12 +66,15 @@ def collapsed(genotype: Genotype) -> dict[str, str]:
 
     A search collapses when its skip connections, the only edges that gradients pass unchanged, win over everything that
     learns (DARTS+, arXiv 1909.06035, which stops a search at two in a normal cell). The signs here are stronger: at
-    least half of a cell's operations are skip connections, or a normal cell has no convolution at all.
+    least half of a cell's operations are skip connections, or a normal cell has no convolution at all. A cell may also
+    have lost all of its edges.
     """
     found = {}
     for name, cell in genotype._asdict().items():
         operations = [operation for node in cell for operation, _ in node]
-        if 2 * skips(cell) >= len(operations):
+        if not operations:
+            found[name] = "no node is connected: the cell puts out zeros"
+        elif 2 * skips(cell) >= len(operations):
             found[name] = f"{skips(cell)} of {len(operations)} operations are skip connections"
         elif name == "normal" and not any("conv" in operation for operation in operations):
             found[name] = "no operation is a convolution"
@@ -101,24 +112,27 @@ def from_json(data: Any, origin: str = "architecture") -> Genotype:
 def _cell(data: Any, place: str) -> Cell:
     if not isinstance(data, list) or not data:
         raise UserError(f"{place} = {_short(data)}; allowed: a list of nodes, each a list of [operation, input] pairs")
-    return tuple(_node(node, f"{place}, node {index}", index) for index, node in enumerate(data, start=2))
+    found: list[Node] = []
+    for index, node in enumerate(data, start=2):
+        found.append(_node(node, f"{place}, node {index}", (0, 1, *connected(tuple(found)))))
+    return tuple(found)
 
 
-def _node(data: Any, place: str, index: int) -> Node:
-    if not isinstance(data, list) or not data:
+def _node(data: Any, place: str, inputs: tuple[int, ...]) -> Node:
+    if not isinstance(data, list):
         raise UserError(f"{place} = {_short(data)}; allowed: a list of [operation, input] pairs")
-    return tuple(_pair(pair, place, index) for pair in data)
+    return tuple(_pair(pair, place, inputs) for pair in data)
 
 
-def _pair(data: Any, place: str, index: int) -> tuple[str, int]:
+def _pair(data: Any, place: str, inputs: tuple[int, ...]) -> tuple[str, int]:
     if not isinstance(data, list) or len(data) != 2:
         raise UserError(f"{place}: {_short(data)}; allowed: a pair [operation, input]")
     operation, source = data
     if operation not in OPERATIONS:
         hint = nearest(operation, OPERATIONS) if isinstance(operation, str) else ""
         raise UserError(f"{place}: operation {_short(operation)}{hint}; allowed: {', '.join(OPERATIONS)}")
-    if type(source) is not int or not 0 <= source < index:
-        raise UserError(f"{place}: input {_short(source)}; allowed: 0 to {index - 1}")
+    if type(source) is not int or source not in inputs:
+        raise UserError(f"{place}: input {_short(source)}; allowed: {', '.join(map(str, inputs))}")
     return operation, source
 
 
@@ -184,18 +198,19 @@ def input_name(index: int) -> str:
 
 
 def graphs(genotype: Genotype) -> tuple[Graph, ...]:
-    """Both cells, from their two inputs to their output c_k, which joins all nodes."""
+    """Both cells, from their two inputs to their output c_k, which joins all connected nodes; without the others."""
     return tuple(_graph(f"{title} cell", cell) for title, cell in zip(("normal", "reduction"), genotype, strict=True))
 
 
 def _graph(name: str, cell: Cell) -> Graph:
-    nodes = [input_name(index) for index in range(len(cell) + 2)]
+    nodes = [input_name(index) for index in connected(cell)]
     edges = [
-        Edge(nodes[source], nodes[node], operation)
+        Edge(input_name(source), input_name(node), operation)
         for node, pairs in enumerate(cell, start=2)
         for operation, source in pairs
     ]
-    return Graph(name, (*nodes, "c_k"), (*edges, *(Edge(node, "c_k", "") for node in nodes[2:])))
+    inputs = input_name(0), input_name(1)
+    return Graph(name, (*inputs, *nodes, "c_k"), (*edges, *(Edge(node, "c_k", "") for node in nodes)))
 
 
 FAMILY = Family("darts", Genotype, to_json, from_json, graphs, collapsed, PUBLISHED)

@@ -59,7 +59,8 @@ def apply(operation: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
         case Multiply():
             return inputs[0] * inputs[1]
         case Concat():
-            return np.concatenate([np.asarray(x) for x in inputs], axis=1)
+            images = max(map(len, inputs))  # what is the same for all of them is there once
+            return np.concatenate([np.broadcast_to(x, (images, *x.shape[1:])) for x in inputs], axis=1)
         case Take():
             return inputs[0][:, operation.channels]
         case Subsample():

@@ -183,6 +183,8 @@ def _of_checkpoint(
     architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
     evaluated = known.get("evaluations", {}).get(training.evaluations.get(phase.name)) if over else None
     result = evaluated and evaluated[setting.task.metrics[0].name]
-    network = networks.Network(at["method"], seed, architecture, jax.tree.map(np.asarray, phase.network(own)), result)
+    network = networks.Network(
+        at["method"], seed, architecture, jax.tree.map(np.asarray, jax.jit(phase.network)(own)), result
+    )
     last = phase.name if over else f"epoch {at['epoch']} of {phase.name}"
     return _made(config, network, "" if over and here == len(training.phases) - 1 else last)

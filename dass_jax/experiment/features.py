@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import threadpoolctl
 from scipy import stats
 from sklearn.manifold import TSNE
 
@@ -158,5 +159,7 @@ def embedded(features: np.ndarray) -> np.ndarray:
     if scaled.shape[1] < 2:  # two principal components need two channels
         scaled = np.concatenate([scaled, np.zeros_like(scaled)], axis=1)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    found = TSNE(perplexity=perplexity, init="pca", random_state=DRAW).fit_transform(scaled)
+    # Its threads wait by spinning: two take longer than one, and beside other work many times as long.
+    with threadpoolctl.threadpool_limits(1):
+        found = TSNE(perplexity=perplexity, init="pca", random_state=DRAW).fit_transform(scaled)
     return np.asarray(found, np.float32)

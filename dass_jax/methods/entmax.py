@@ -16,6 +16,8 @@ under equal weights.
 """
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -159,9 +161,6 @@ def search(c: Fields, problem: Problem) -> Search:
     feeds = {"lower": Feed(split, c.batch_size)}
     if c.bilevel:
         feeds["upper"] = Feed(VALIDATION, c.batch_size)
-    feeds = {"lower": Feed(split, c.batch_size)}
-    if c.bilevel:
-        feeds["upper"] = Feed(VALIDATION, c.batch_size)
     counted = (Curve("alive", "living operations"), Curve("undecided", "undecided edges"))
 
     def rates(first: float, last: float) -> Any:
@@ -203,12 +202,17 @@ def search(c: Fields, problem: Problem) -> Search:
             rebuild=None if c.removal == "never" else Rebuild(wanted, searching),
         )
 
+    @functools.cache  # it takes seconds to trace a supernet, and each epoch asks
+    def cost(live: str) -> int:
+        """Multiply-accumulates of the program for the living operations, as JSON; null: for all."""
+        living = json.loads(live)
+        return problem.macs(whole if living is None else problem.space(live=living))
+
     def wanted(v: Variables, built: Any) -> Any:
         """Of several seeds what lives in any of them."""
-        live = {name: np.asarray(x).any(0) for name, x in v[RELAXATION]["alive"].items()}
-        then = cost(problem, whole, built)
-        left = cost(problem, whole, live)
-        return {name: x.tolist() for name, x in live.items()} if left <= (1 - c.rebuild) * then else None
+        live = {name: np.asarray(x).any(0).tolist() for name, x in v[RELAXATION]["alive"].items()}
+        left, now = cost(json.dumps(live)), cost(json.dumps(built))
+        return live if left <= (1 - c.rebuild) * now else None
 
     phases = [searching(None, None)]
     if begun:
@@ -234,11 +238,6 @@ def remove(state: State) -> State:
     """Without the operations of weight 0, at the end of an epoch."""
     v = removed(state.variables, jnp.asarray(state.variables[RELAXATION]["alpha"]))
     return state._replace(variables=jax.tree.map(np.asarray, v))
-
-
-def cost(problem: Problem, whole: Any, live: Any) -> int:
-    """Multiply-accumulates of the supernet's program for `live`; None: all operations."""
-    return problem.macs(whole if live is None else problem.space(live=live))
 
 
 def carried(whole: Any, state: State, live: Mapping[str, Any], before: Mapping[str, Any] | None) -> State:

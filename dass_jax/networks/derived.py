@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dass_jax.architectures.darts import Cell, Genotype, reductions
+from dass_jax.architectures.darts import Cell, Genotype, connected, reductions
 from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, layers
+from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
 from dass_jax.schema import Decay, NotNegative, Range
@@ -47,7 +48,8 @@ class NetworkConfig(NamedTuple):
 
 
 class DerivedCell(nn.Module):
-    """One cell: [C0, H, W, N] and [C1, H', W', N] → [nodes·channels, …]."""
+    """One cell: [C0, H, W, N] and [C1, H', W', N] → [connected nodes·channels, …]. A cell without a connected node puts
+    out zeros, in as many channels as one node has."""
 
     cell: Cell
     channels: int
@@ -59,7 +61,7 @@ class DerivedCell(nn.Module):
     @nn.compact
     def __call__(self, before: jax.Array, previous: jax.Array, path_scale: jax.Array | None = None) -> jax.Array:
         align = layers.FactorizedReduce if self.previous_reduced else layers.ReLUConvNorm
-        states = [
+        states: list[Any] = [
             align(self.channels, self.norm, name="preprocess_0")(before),
             layers.ReLUConvNorm(self.channels, self.norm, name="preprocess_1")(previous),
         ]
@@ -74,8 +76,11 @@ class DerivedCell(nn.Module):
                 if path_scale is not None and not (operation == "skip_connect" and stride == 1):
                     part = part * path_scale[node, pair]
                 parts.append(part)
-            states.append(sum(parts).astype(previous.dtype))
-        return jnp.concatenate(states[2:], axis=0)
+            states.append(sum(parts).astype(previous.dtype) if parts else None)
+        if nodes := [states[node] for node in connected(self.cell)]:
+            return jnp.concatenate(nodes, axis=0)
+        height, width = (output_size(size, 1 + self.reduction) for size in previous.shape[1:3])
+        return jnp.zeros((self.channels, height, width, previous.shape[3]), previous.dtype)
 
 
 class Network(nn.Module):
@@ -108,7 +113,7 @@ class Network(nn.Module):
 
 def cell_maps(genotype: Genotype, config: NetworkConfig, dtype: Any = None) -> Callable[..., tuple[jax.Array, ...]]:
     """(params, batch_stats, images [C, H, W, N]) → what each cell puts out in evaluation, in their order, each
-    [nodes·channels, H', W', N]; leaves of an auxiliary head may be among the variables."""
+    [connected nodes·channels, H', W', N]; leaves of an auxiliary head may be among the variables."""
     network = Network(genotype, config._replace(auxiliary=False), dtype=dtype)
 
     def maps(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, ...]:

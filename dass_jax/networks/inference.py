@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import variables
-from dass_jax.architectures.darts import Cell, Genotype, reductions
+from dass_jax.architectures.darts import Cell, Genotype, connected, reductions
 from dass_jax.networks.derived import NetworkConfig
 from dass_jax.nn.kernels import channels_last as kernels
 from dass_jax.nn.kernels import relu
@@ -79,14 +79,16 @@ def _stem(p: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _cell(p: Any, cell: Cell, reduction: bool, before: jax.Array, previous: jax.Array) -> jax.Array:
-    states = [_align(p["preprocess_0"], before), _align(p["preprocess_1"], previous)]
+    states: list[Any] = [_align(p["preprocess_0"], before), _align(p["preprocess_1"], previous)]
     for node, pairs in enumerate(cell):
         parts = [
             _edge(p.get(f"node_{node}_{pair}_{operation}"), operation, states[source], 1 + (reduction and source < 2))
             for pair, (operation, source) in enumerate(pairs)
         ]
-        states.append(functools.reduce(jnp.add, parts))
-    return jnp.concatenate(states[2:], axis=-1)
+        states.append(functools.reduce(jnp.add, parts) if parts else None)
+    if nodes := [states[node] for node in connected(cell)]:
+        return jnp.concatenate(nodes, axis=-1)
+    return jnp.zeros_like(states[1][:, :: 1 + reduction, :: 1 + reduction])  # without a connected node
 
 
 def _align(p: Any, x: jax.Array) -> jax.Array:

@@ -176,12 +176,12 @@ def _draw(axes: Axes, series: Series, dashes: str) -> None:
 
 
 def _styles(group: Group, shaded: Gap | None) -> list[Line2D | Patch]:
-    """Legend entries of the lines' names; a line that is called as its figure needs none."""
+    """Legend entries of the lines' names; a line without a name, or called as its figure, needs none."""
     known = dict.fromkeys((each.curve.line, each.curve.style) for each in group.series)
     lines: list[Line2D | Patch] = [
         Line2D([], [], color="#555555", linestyle=STYLES[style], label=literal(line)) for line, style in known
     ]
-    if len(known) == 1 and next(iter(known))[0] == group.title:
+    if len(known) == 1 and next(iter(known))[0] in (group.title, ""):
         lines = []
     if has_bands(group):
         return [*lines, Patch(color="#555555", alpha=0.2, label="± std of seeds")]

@@ -21,17 +21,19 @@ from dass_jax.architectures.darts import (
     reductions,
     skips,
 )
-from dass_jax.nn import kernels, layers
+from dass_jax.nn import layers
 from dass_jax.nn.heads import Classifier
 from dass_jax.nn.initial import initialise
-from dass_jax.nn.mixed import MixedEdges
+from dass_jax.nn.mixed_cell import MixedCell, Rows, rows_of
 from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
 from dass_jax.schema import Range
+from dass_jax.spaces import live as living
+from dass_jax.spaces.darts_live import carried
 from dass_jax.spaces.space import Choice, Space
 
 RULES: variables.Rules = (
-    (r"cell_\d+/edges_\d+/skip_connect/weight", 3),
-    (r"cell_\d+/edges_\d+/.*/weight", 2),
+    (r"cell_\d+/(edges|source)_\w+/skip_connect/weight", 3),
+    (r"cell_\d+/(edges|source)_\w+/.*/weight", 2),
     (r".*/factorized/weight", 1),
     (r".*/weight", 0),
     (r".*/(scale|bias)", None),
@@ -74,41 +76,12 @@ class SupernetConfig(NamedTuple):
         return PRIMITIVES if self.none else OPERATIONS
 
 
-class MixedCell(nn.Module):
-    """One cell of the supernet: [C0, H, W, N] and [C1, H', W', N] → [nodes·channels, …]."""
-
-    channels: int
-    nodes: int
-    reduction: bool
-    previous_reduced: bool
-    operations: tuple[str, ...]
-    norm: layers.Norm
-
-    @nn.compact
-    def __call__(self, before: jax.Array, previous: jax.Array, weights: jax.Array) -> jax.Array:
-        align = layers.FactorizedReduce if self.previous_reduced else layers.ReLUConvNorm
-        before = align(self.channels, self.norm, name="preprocess_0")(before)
-        previous = layers.ReLUConvNorm(self.channels, self.norm, name="preprocess_1")(previous)
-        order = edges(self.nodes)
-        nodes: list[Any] = [0] * self.nodes
-        groups: list[tuple[tuple[int, ...], jax.Array]] = [((0, 1), jnp.stack([before, previous]))]
-        for index in range(self.nodes):
-            sources, x = groups[-1]
-            first = max(sources) - 1 if max(sources) > 1 else 0
-            rows = np.array([[order.index((s, node + 2)) for node in range(first, self.nodes)] for s in sources])
-            stride = 2 if self.reduction and index == 0 else 1
-            mixed = MixedEdges(self.nodes - first, stride, self.operations, self.norm, name=f"edges_{index}")
-            for node, contribution in zip(range(first, self.nodes), mixed(x, weights[rows]), strict=True):
-                nodes[node] += contribution
-            nodes[index] = kernels.apart(nodes[index].astype(x.dtype))
-            groups.append(((index + 2,), nodes[index][None]))
-        return jnp.concatenate(nodes, axis=0)
-
-
 class Supernet(nn.Module):
     """The network of all mixed operations."""
 
     config: SupernetConfig
+    live: tuple[Rows, Rows]
+    """Of the normal and of the reduction cells."""
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
@@ -125,21 +98,33 @@ class Supernet(nn.Module):
         for index in range(c.cells):
             reduction = index in reductions(c.cells)
             channels *= 2 if reduction else 1
-            cell = make_cell(channels, c.nodes, reduction, reduced, c.operations, norm, name=f"cell_{index}")
+            live = self.live[reduction]
+            cell = make_cell(channels, c.nodes, reduction, reduced, c.operations, norm, live, name=f"cell_{index}")
             weights = edge_weights["reduce" if reduction else "normal"]
             before, previous, reduced = previous, cell(before, previous, weights), reduction
         return Classifier(c.classes, name="head")(previous)
 
 
-def darts(config: SupernetConfig, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
+def darts(
+    config: SupernetConfig,
+    average: layers.Average = layers.one_device,
+    dtype: Any = None,
+    live: living.Live | None = None,
+) -> Space:
     """The space of the given sizes.
 
     Args:
       average: averages BN statistics over devices.
       dtype: of the activations; None: as the images. All variables, edge weights and logits are float32 at least.
+      live: {"normal": bool [edges, operations], "reduce": …}, the operations that are part of the program; None: all.
+        Those that are not have no variables and cost nothing. A choice has its full shape nevertheless.
+
+    Raises:
+      ValueError: if `live` does not have the names and shapes of the choices.
     """
-    network = Supernet(config, average, dtype)
     cells = choices(config)
+    normal, reduce = (rows_of(living.checked(live, cells)[name]) for name in Genotype._fields)
+    network = Supernet(config, (normal, reduce), average, dtype)
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
@@ -169,6 +154,7 @@ def darts(config: SupernetConfig, average: layers.Average = layers.one_device, d
         sample=lambda generator: sample(generator, config.nodes),
         choices=cells,
         rules=RULES,
+        carried=lambda tree, live, before=None: carried(tree, live, before, (config.cells, config.nodes), cells),
         skips=lambda genotype: {name: skips(cell) for name, cell in genotype._asdict().items()},
     )
 
@@ -251,9 +237,10 @@ def derive_cell(weights: Any, config: SupernetConfig) -> Cell:
     return tuple(cell)
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:
+def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: living.Live | None = None) -> Space:
     """The space that a configuration describes."""
-    return darts(SupernetConfig(outputs, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat), average, dtype)
+    config = SupernetConfig(outputs, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
+    return darts(config, average, dtype, live)
 
 
 def check(c: Fields) -> None:

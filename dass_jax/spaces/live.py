@@ -32,23 +32,28 @@ def checked(live: Live | None, choices: Mapping[str, Choice]) -> dict[str, np.nd
     return found
 
 
-def carried(tree: Any, kept: Callable[[str], np.ndarray | None]) -> Any:
+def smaller(live: Live, before: Live | None, choices: Mapping[str, Choice]) -> tuple[Any, Any]:
+    """(`live`, `before`) as `checked` gives them.
+
+    Raises:
+      ValueError: if something in `live` was not in `before`, or as `checked`.
+    """
+    now, then = checked(live, choices), checked(before, choices)
+    for name, array in now.items():
+        if (more := np.argwhere(array & ~then[name])).size:
+            raise ValueError(f"live: {name} has operations that were not in the program before: {more.tolist()}")
+    return now, then
+
+
+def carried(tree: Any, pieces: Callable[[str, Any], dict[str, Any] | None]) -> Any:
     """What a smaller program keeps of a tree of the larger one: θ, running statistics, momentum, scores, masks, …
 
     Args:
       tree: nested dictionaries of arrays.
-      kept: path of a leaf → which entries of its leading axes stay, bool with one axis for each of these; None: the
-        leaf stays as it is.
-
-    Returns:
-      nested dictionaries, without the leaves of which nothing is left. Several leading axes become one where some of
-      their entries leave.
+      pieces: (path, leaf) → the leaves of the smaller program that are made of it, by path; None: it stays as it is.
     """
     found = {}
     for path, leaf in variables.flatten(tree).items():
-        mask = kept(path)
-        if mask is None or mask.all():
-            found[path] = leaf
-        elif mask.any():
-            found[path] = leaf[mask]
+        kept = pieces(path, leaf)
+        found.update({path: leaf} if kept is None else kept)
     return variables.unflatten(found)

@@ -219,18 +219,17 @@ def carried(tree: Any, live: Live, before: Live | None = None) -> Any:
     Raises:
       ValueError: if something in `live` was not in `before`, or if a shape is wrong.
     """
-    now, then = (living.checked(each, CHOICES)[CELL] for each in (live, before))
-    if (now & ~then).any():
-        raise ValueError(f"live has operations that are not in the program before: {np.argwhere(now & ~then).tolist()}")
+    now, then = (each[CELL] for each in living.smaller(live, before, CHOICES))
 
-    def kept(path: str) -> np.ndarray | None:
+    def pieces(path: str, leaf: Any) -> dict[str, Any] | None:
         found = _STACKED.fullmatch(path)
         if found is None:
             return None
         rows, column = rows_of(int(found[1])), OPERATIONS.index(found[2])
-        return now[rows, column][then[rows, column]]
+        mask = now[rows, column][then[rows, column]]
+        return {path: leaf[mask]} if mask.any() else {}
 
-    return living.carried(tree, kept)
+    return living.carried(tree, pieces)
 
 
 def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:

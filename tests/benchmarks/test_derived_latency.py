@@ -11,8 +11,8 @@ import pytest
 from benchmarks import derived_latency
 from dass_jax.architectures.darts import PUBLISHED, Genotype
 from dass_jax.errors import UserError
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks.derived import NetworkConfig, derived
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 TORCH = "PyTorch, the peer, is not installed (pip install torch==2.13.0)"

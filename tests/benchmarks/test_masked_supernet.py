@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,15 @@ import optax
 import pytest
 
 from benchmarks import masked_supernet
-from dass_jax import compose, config_io, relaxation, variables
+from dass_jax import compose, variables
+from dass_jax import config as configuration
 from dass_jax.data.augment import normalise
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
+from dass_jax.methods import dass, relaxed
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks import Batch
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 
-CONFIG = "[search]\ncells = 1\nnodes = 1\nbatch_size = 16\n[network]\ncells = 1\nauxiliary = false\n"
+CONFIG = "[space]\ncells = 1\nnodes = 1\n[method]\nbatch_size = 16\n[network]\ncells = 1\nauxiliary = false\n"
 KEEP, CHANNELS = 0.1, 4
 
 
@@ -30,24 +30,21 @@ def config(tmp_path: pathlib.Path) -> str:
 
 
 def test_it_observes_the_loss_and_the_score_gradient_of_step_2(config: str) -> None:
-    s = compose.setting(config_io.load(config))
+    s = compose.setting(configuration.load(config))
     seen = masked_supernet.observe(s, CHANNELS)(jax.random.key(0), KEEP, 1e-5)
 
     space = darts(SupernetConfig(s.dataset.classes, 1, CHANNELS, 1))
     v = jax.jit(lambda: space.init(jax.random.key(0), s.image_shape))()
     stacks = variables.prunable(v[PARAMS], space.rules)
-    v = dass.with_scores({**v, ALPHA: jax.tree.map(jnp.zeros, space.alpha_shapes, is_leaf=_is_shape)}, stacks)
-    step2 = dass.supernet_loss(space.apply, relaxation.softmax, dass.sparse_weights(stacks, KEEP))
+    alpha = {name: jnp.zeros(choice.shape) for name, choice in space.choices.items()}
+    v = dass.with_scores({**v, ALPHA: alpha}, stacks)
+    step2 = relaxed.supernet_loss(space.apply, s.task, relaxed.softmax_choice, dass.sparse_weights(stacks, KEEP))
     images, labels = (x[:16] for x in compose.examples(s)[0])
     batch = Batch(normalise(images, jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std)), jnp.asarray(labels))
     slope_of = jax.jit(jax.value_and_grad(lambda scores: step2({**v, SCORES: scores}, batch, None)[0]))
     value, slope = slope_of(v[SCORES])
     np.testing.assert_allclose(seen.loss, value, rtol=1e-5)
     np.testing.assert_allclose(seen.score_gradient, optax.tree.norm(slope), rtol=1e-3)
-
-
-def _is_shape(x: Any) -> bool:
-    return isinstance(x, tuple)
 
 
 def test_a_mask_makes_channels_constant_and_epsilon_decides_the_gradient(

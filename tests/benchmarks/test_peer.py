@@ -10,12 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, compose, config, relaxation
+from dass_jax import bilevel, relaxation
 from dass_jax.errors import UserError
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch, cross_entropy
+from dass_jax.methods import darts as method
+from dass_jax.methods import dass, relaxed
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification, cross_entropy
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, flatten, prunable
+from tests import supernets
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
 
@@ -29,10 +32,10 @@ class Pair(NamedTuple):
     """Both networks with equal variables."""
 
     config: SupernetConfig
-    loss: Any
     variables: Any
     theirs: Any
-    batches: list[Batch]
+    batches: dict[str, Batch]
+    """Of each level."""
     counts: dict[str, int]
     """Values per channel that the peer's BN layers see, by module name; filled by a forward pass."""
 
@@ -41,16 +44,27 @@ def pair(config: SupernetConfig, image: tuple[int, int, int], random_like: Any) 
     space, rng = darts(config), np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), image))
     params, statistics = random_like(shapes[PARAMS], 1), random_like(shapes[BATCH_STATS], 2)
-    alpha = {name: rng.normal(size=shape) for name, shape in space.alpha_shapes.items()}
+    alpha = {name: rng.normal(size=choice.shape) for name, choice in space.choices.items()}
     variables = {PARAMS: params, BATCH_STATS: jax.tree.map(np.abs, statistics), ALPHA: alpha}
     theirs = peer.supernet(config, image[2]).double()
     peer_variables.load(theirs, peer_variables.places(config), variables)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
-    batches = [
-        Batch(rng.normal(size=(image[2], *image[:2], BATCH)), rng.integers(config.classes, size=BATCH))
-        for _ in range(2)
-    ]
-    return Pair(config, loss, variables, theirs, batches, count_values(theirs))
+    batches = {
+        level: Batch(rng.normal(size=(image[2], *image[:2], BATCH)), rng.integers(config.classes, size=BATCH))
+        for level in ("upper", "lower")
+    }
+    return Pair(config, variables, theirs, batches, count_values(theirs))
+
+
+def search_step(p: Pair, collection: str, weights: relaxed.Weights, clip: float) -> bilevel.Algorithm:
+    """Ours, by first order."""
+    space = darts(p.config)
+    loss = relaxed.supernet_loss(space.apply, classification(p.config.classes), relaxed.softmax_choice, weights)
+    return method.step(collection, loss, relaxed.Bilevel(clip=clip), supernets.problem(space, 3, (8, 8, 1)))
+
+
+def rates(lower: float) -> dict[str, float]:
+    """Of both levels; the peer's α has the paper's."""
+    return {"upper": relaxed.Bilevel.alpha_lr, "lower": lower}
 
 
 def count_values(theirs: Any) -> dict[str, int]:
@@ -66,7 +80,7 @@ def count_values(theirs: Any) -> dict[str, int]:
 
 
 def to_torch(batch: Batch) -> tuple[Any, Any]:
-    return torch.from_numpy(np.moveaxis(batch.images, -1, 0).copy()), torch.from_numpy(batch.labels)
+    return torch.from_numpy(np.moveaxis(batch.images, -1, 0).copy()), torch.from_numpy(batch.targets)
 
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -99,7 +113,7 @@ def statistics_of(p: Pair) -> dict[str, np.ndarray]:
 
 
 CASES = {
-    "8×8, pixel matrices": (SupernetConfig(classes=3, cells=3, channels=4, nodes=3), (8, 8, 3)),
+    "8×8, pixel matrices": (SupernetConfig(classes=3, cells=3, channels=4, nodes=2), (8, 8, 3)),
     "9×11, shifts, without none": (SupernetConfig(classes=3, cells=3, channels=2, nodes=1, none=False), (9, 11, 1)),
     "ImageNet stem": (SupernetConfig(classes=3, cells=2, channels=4, nodes=1, stem="imagenet"), (40, 36, 3)),
 }
@@ -115,12 +129,12 @@ def test_logits_loss_gradients_and_statistics_are_the_peers(
     def loss(trained: Any, statistics: Any, batch: Batch) -> Any:
         weights = relaxation.softmax(trained[ALPHA])
         logits, updates = darts(sizes).apply(trained[PARAMS], statistics, weights, batch.images, True)
-        return cross_entropy(logits, batch.labels), (logits, updates)
+        return cross_entropy(logits, batch.targets), (logits, updates)
 
     ours = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, (logits, statistics)), gradients = ours(trained, p.variables[BATCH_STATS], p.batches[0])
+    (value, (logits, statistics)), gradients = ours(trained, p.variables[BATCH_STATS], p.batches["upper"])
 
-    images, labels = to_torch(p.batches[0])
+    images, labels = to_torch(p.batches["upper"])
     their_logits = p.theirs(images)
     their_loss = torch.nn.functional.cross_entropy(their_logits, labels)
     their_loss.backward()
@@ -145,25 +159,18 @@ def test_a_whole_search_step_is_the_peers(random_like: Any) -> None:
     """α by Adam, then θ by SGD with weight decay and an active clip, twice, so that moments and momentum count."""
     p = pair(SupernetConfig(classes=3, cells=3, channels=2, nodes=1), (8, 8, 1), random_like)
     clip = 0.05
-    step = dass.step(
-        PARAMS,
-        p.loss,
-        *compose.search_transforms(config.Search(clip=clip)),
-        bilevel.first_order(),
-        "upper_first",
-        bilevel.levels.same,
-    )
+    step = search_step(p, PARAMS, relaxed.dense_weights, clip)
     update, state = jax.jit(step.update), step.init(p.variables)
     optimizers = peer.optimizers(p.theirs)
-    batches = [to_torch(batch) for batch in p.batches]
+    batches = [to_torch(batch) for batch in p.batches.values()]
     for _ in range(2):
-        state, info = update(state, p.batches, jax.random.key(0), learning_rate=0.025)
-        norm = float(info.lower.gradient_norm)
+        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rates(0.025))
+        norm = float(info["lower"].gradient_norm)
         assert norm > 2 * clip
         # PyTorch divides by norm + 1e-6.
         losses = peer.search_step(p.theirs, optimizers, *batches, clip * (norm + 1e-6) / norm)
         wanted = dict(zip(("upper", "lower"), losses, strict=True))
-        assert not differing({name: level.loss for name, level in info._asdict().items()}, wanted)
+        assert not differing({name: level.loss for name, level in info.items()}, wanted)
     v = state.variables
     trained = {name: v[name] for name in (PARAMS, ALPHA)}
     assert not differing(
@@ -182,16 +189,14 @@ def test_a_whole_step_2_is_the_peers(random_like: Any) -> None:
         weights[:, p.config.operations.index("max_pool_3x3")] = -100
     peer_variables.load(p.theirs, peer_variables.places(p.config), p.variables)
     stacks = prunable(p.variables[PARAMS], space.rules)
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.sparse_weights(stacks, keep))
-    transforms = compose.search_transforms(config.Search(clip=clip))
-    step = dass.step(SCORES, loss, *transforms, bilevel.first_order(), "upper_first", bilevel.levels.same)
+    step = search_step(p, SCORES, dass.sparse_weights(stacks, keep), clip)
     update, state = jax.jit(step.update), step.init(dass.with_scores(p.variables, stacks))
     sparse = Sparse(p.theirs, rate)
-    alpha, batches = peer.optimizers(p.theirs).alpha, [to_torch(batch) for batch in p.batches]
+    alpha, batches = peer.optimizers(p.theirs).alpha, [to_torch(batch) for batch in p.batches.values()]
     flipped = 0
     for _ in range(3):
-        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rate)
-        norm = float(info.lower.gradient_norm)
+        state, info = update(state, p.batches, jax.random.key(0), learning_rate=rates(rate))
+        norm = float(info["lower"].gradient_norm)
         assert norm > 2 * clip
         before, wanted = sparse.masks, {}
         sparse.mask(keep)
@@ -203,7 +208,7 @@ def test_a_whole_step_2_is_the_peers(random_like: Any) -> None:
             wanted[level] = value.detach()
             # PyTorch divides by norm + 1e-6.
             alpha.step() if level == "upper" else sparse.step(clip * (norm + 1e-6) / norm)
-        assert not differing({name: level.loss for name, level in info._asdict().items()}, wanted)
+        assert not differing({name: level.loss for name, level in info.items()}, wanted)
     assert flipped, "masks that never change show nothing"
     places, v = peer_variables.places(p.config), state.variables
     found = {ALPHA: v[ALPHA], PARAMS: v[SCORES]}

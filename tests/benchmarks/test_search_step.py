@@ -23,7 +23,7 @@ def test_our_step_goes_on_from_its_own_result() -> None:
     losses = []
     for _ in range(4):
         state, info = run()
-        losses.append(float(info.lower.loss))
+        losses.append(float(info["lower"].loss))
     # Momentum at this rate, on one and the same batch, must lower its loss.
     assert losses[-1] < losses[0]
     assert [int(x) for x in jax.tree.leaves(state.optimizers[ALPHA]) if x.dtype == np.int32] == [4]

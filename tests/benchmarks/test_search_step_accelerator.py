@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search_step_accelerator as benchmark
-from benchmarks.search_step import LEARNING_RATE, Size, batches, search
+from benchmarks.search_step import LEARNING_RATES, Size, batches, search
 from dass_jax.spaces.darts import SupernetConfig
 
 SMALL = Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
@@ -31,11 +31,11 @@ def test_a_call_is_that_many_steps_one_after_the_other() -> None:
     wanted, losses = jax.jit(begin)(jax.random.key(0)), []
     step = jax.jit(update)
     for key in jax.random.split(jax.random.key(1), 3):
-        wanted, info = step(wanted, batches(SMALL), key, learning_rate=np.float32(LEARNING_RATE))
-        losses.append(info.lower.loss)
-    chex.assert_trees_all_close(infos.lower.loss, np.stack(losses), rtol=1e-4)
+        wanted, info = step(wanted, batches(SMALL), key, learning_rate=jax.tree.map(np.float32, LEARNING_RATES))
+        losses.append(info["lower"].loss)
+    chex.assert_trees_all_close(infos["lower"].loss, np.stack(losses), rtol=1e-4)
     chex.assert_trees_all_close(state.variables, wanted.variables, rtol=1e-3, atol=1e-5)
-    assert run()[1].lower.loss[0] < infos.lower.loss[-1]  # and the next call goes on
+    assert run()[1]["lower"].loss[0] < infos["lower"].loss[-1]  # and the next call goes on
     assert min(record["trace_seconds"], record["compile_seconds"], record["estimated_bytes"]) > 0
 
 
@@ -45,7 +45,7 @@ def test_seeds_run_side_by_side_and_differ_and_a_case_can_be_profiled(tmp_path: 
     assert 0 < record["last_loss"] < 10
     assert list(tmp_path.rglob("*.xplane.pb"))
     state, infos = benchmark.steps_of(SMALL, "float32", 2, 2, {})()
-    assert infos.lower.loss.shape == (2, 2)
+    assert infos["lower"].loss.shape == (2, 2)
     assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(state.variables["params"]))
 
 

@@ -69,7 +69,7 @@ def learned(hypergradient: bilevel.Hypergradient, orthogonal: bool, upper_lr: fl
     repeated = jax.tree.map(lambda x: np.stack([x] * LOWER_STEPS), train)
 
     def turn(state: Any, _: None) -> tuple[Any, None]:
-        return algorithm.update(state, (valid, repeated), KEY)[0], None
+        return algorithm.update(state, {"upper": valid, "lower": repeated}, KEY)[0], None
 
     state = algorithm.init({"penalty": jnp.zeros(()), "w": jnp.zeros(FEATURES)})
     state, _ = jax.jit(lambda s: jax.lax.scan(turn, s, None, length=TURNS))(state)

@@ -23,11 +23,14 @@ from dass_jax.bilevel import (
     joint,
     scale_by_given_learning_rate,
     unrolled,
+    with_rate,
 )
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 A = np.array([[0.5, -1.0], [2.0, 0.25], [1.0, 1.0]])
 B = np.array([[1.0, 0.0, -0.5], [0.5, 1.0, 0.0]])
-BATCHES = [(np.array([1.0, 2.0, 3.0]) * i, np.array([-1.0, 0.5]) * i) for i in (1, 2, 3)]
+BATCHES = [{"upper": np.array([1.0, 2.0, 3.0]) * i, "lower": np.array([-1.0, 0.5]) * i} for i in (1, 2, 3)]
 KEY = jax.random.key(0)
 
 
@@ -58,31 +61,28 @@ def levels(momentum: float | None = None) -> tuple[Level, Level]:
     return Level("alpha", upper_loss, optax.sgd(0.1)), Level("params", lower_loss, optax.sgd(0.2, momentum))
 
 
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("order", ["upper_first", "lower_first"])
 def test_turns_equal_the_updates_written_out_by_hand(order: str, momentum: float | None) -> None:
     alternation = alternate(*levels(momentum), order=order)
     state = alternation.init(begin())
     u, w, trace = np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0]), np.zeros(2)
-    for b, c in BATCHES:
-        state, info = alternation.update(state, (b, c), KEY)
+    for batches in BATCHES:
+        (b, c), (state, info) = batches.values(), alternation.update(state, batches, KEY)
         for turn in order.split("_")[0], {"upper_first": "lower", "lower_first": "upper"}[order]:
             if turn == "upper":
                 gradient = u - A @ w - b
                 u = u - 0.1 * gradient
-                seen = info.upper
             else:
                 gradient = w - B @ u - c
                 trace = gradient + (momentum or 0) * trace
                 w = w - 0.2 * trace
-                seen = info.lower
-            np.testing.assert_allclose(seen.loss, 0.5 * gradient @ gradient, rtol=1e-12)
-            np.testing.assert_allclose(seen.gradient_norm, np.linalg.norm(gradient), rtol=1e-12)
+            np.testing.assert_allclose(info[turn].loss, 0.5 * gradient @ gradient, rtol=1e-12)
+            np.testing.assert_allclose(info[turn].gradient_norm, np.linalg.norm(gradient), rtol=1e-12)
         np.testing.assert_allclose(state.variables["alpha"]["u"], u, rtol=1e-12)
         np.testing.assert_allclose(state.variables["params"]["v"], w, rtol=1e-12)
-        np.testing.assert_allclose(info.upper.metrics["mean"], b.mean())
-        np.testing.assert_allclose(info.lower.metrics["mean"], c.mean())
+        np.testing.assert_allclose(info["upper"].metrics["mean"], b.mean())
+        np.testing.assert_allclose(info["lower"].metrics["mean"], c.mean())
 
 
 def test_the_order_changes_the_result() -> None:
@@ -107,7 +107,7 @@ def test_each_level_draws_from_its_own_key_whatever_the_order(order: str) -> Non
     alternation = alternate(*levels(), order=order)
     _, info = alternation.update(alternation.init(begin()), BATCHES[0], KEY)
     wanted = [float(jax.random.uniform(key)) for key in jax.random.split(KEY)]
-    assert [float(info.upper.metrics["draw"]), float(info.lower.metrics["draw"])] == wanted
+    assert [float(info["upper"].metrics["draw"]), float(info["lower"].metrics["draw"])] == wanted
 
 
 @pytest.mark.parametrize("collection", ["alpha", "params"])
@@ -115,7 +115,7 @@ def test_a_descent_leaves_every_other_collection_the_same_object(collection: str
     v = begin()
     level = {"alpha": levels()[0], "params": levels()[1]}[collection]
     descent = descend(level)
-    batch = BATCHES[0][collection == "params"]
+    batch = BATCHES[0]["lower" if collection == "params" else "upper"]
     after = descent.update(descent.init(v), batch, KEY)[0].variables
     assert after.keys() == v.keys()
     for name in after.keys() - {collection, "batch_stats"}:
@@ -152,10 +152,10 @@ def test_a_level_that_does_not_move_stays_bit_identical(collection: str, learnin
 def test_reduce_reaches_gradient_loss_and_metrics_but_not_statistics() -> None:
     level = levels()[1]
     plain, doubled = (descend(level, reduce) for reduce in (lambda t: t, lambda t: jax.tree.map(lambda x: 2 * x, t)))
-    (after, _), info = plain.update(plain.init(begin()), BATCHES[0][1], KEY)
-    (twice, _), info_twice = doubled.update(doubled.init(begin()), BATCHES[0][1], KEY)
-    expected = jax.tree.map(lambda x: 2 * x, info)._replace(unsound=info.unsound)
-    chex.assert_trees_all_close(info_twice, expected, rtol=1e-6)
+    (after, _), info = plain.update(plain.init(begin()), BATCHES[0]["lower"], KEY)
+    (twice, _), info_twice = doubled.update(doubled.init(begin()), BATCHES[0]["lower"], KEY)
+    expected = jax.tree.map(lambda x: 2 * x, info["params"])._replace(unsound=info["params"].unsound)
+    chex.assert_trees_all_close(info_twice, {"params": expected}, rtol=1e-6)
     start = begin()["params"]["v"]
     np.testing.assert_allclose(twice["params"]["v"] - start, 2 * (after["params"]["v"] - start), rtol=1e-5)
     assert twice["batch_stats"]["count"] == 1
@@ -163,7 +163,7 @@ def test_reduce_reaches_gradient_loss_and_metrics_but_not_statistics() -> None:
     _, info_both = both.update(both.init(begin()), BATCHES[0], KEY)
     first = alternate(*levels())
     _, info_first = first.update(first.init(begin()), BATCHES[0], KEY)
-    np.testing.assert_allclose(info_both.upper.loss, 2 * info_first.upper.loss, rtol=1e-6)
+    np.testing.assert_allclose(info_both["upper"].loss, 2 * info_first["upper"].loss, rtol=1e-6)
 
 
 def test_descend_uses_the_gradient_it_is_given() -> None:
@@ -171,10 +171,10 @@ def test_descend_uses_the_gradient_it_is_given() -> None:
         return jax.tree.map(jnp.ones_like, v[level.collection]), (jnp.float32(7), ({}, {}))
 
     descent = descend(levels()[1], gradient=constant)
-    (after, _), info = descent.update(descent.init(begin()), BATCHES[0][1], KEY)
+    (after, _), info = descent.update(descent.init(begin()), BATCHES[0]["lower"], KEY)
     np.testing.assert_allclose(after["params"]["v"], [1.8, -0.2], rtol=1e-6)
-    assert info.loss == 7
-    assert float(info.gradient_norm) == pytest.approx(2**0.5)
+    assert info["params"].loss == 7
+    assert float(info["params"].gradient_norm) == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize("order", ["upper-first", "", "lower"])
@@ -223,6 +223,24 @@ def test_the_given_learning_rate_scales_the_step_and_keeps_each_leaf_its_dtype()
     chex.assert_trees_all_equal(found, {"a": jnp.array([-0.5, 1.0]), "b": jnp.array([-2.0], jnp.float16)})
     with pytest.raises(TypeError, match="learning_rate"):
         transform.update(updates, transform.init(updates))
+
+
+def test_each_level_takes_its_own_of_several_learning_rates() -> None:
+    algorithm = in_turn(
+        {
+            name: Level(name, level.loss, with_rate(scale_by_given_learning_rate(), name))
+            for name, level in three_levels().items()
+        }
+    )
+    rates = {"alpha": 0.5, "params": 0.25, "scores": 0.0}
+    state = algorithm.init({name: jnp.ones(1) for name in rates})
+    given = {name: jnp.float32(rate) for name, rate in rates.items()}
+    after, infos = algorithm.update(state, dict.fromkeys(rates, 0.0), KEY, learning_rate=given)
+    for name, rate in rates.items():  # every gradient is negative
+        step = float(after.variables[name][0] - 1)
+        assert step == pytest.approx(rate * float(infos[name].gradient_norm))
+    with pytest.raises(KeyError, match="params"):
+        algorithm.update(state, dict.fromkeys(rates, 0.0), KEY, learning_rate={"alpha": given["alpha"]})
 
 
 def test_frozen_entries_stay_bit_identical_under_momentum_and_weight_decay() -> None:
@@ -304,16 +322,16 @@ def test_several_steps_in_a_turn_are_as_many_turns_of_that_level() -> None:
     upper, lower = levels(0.9)
     several = alternate(upper, lower._replace(steps=3))
     state = several.init(begin())
-    rows = np.stack([c for _, c in BATCHES])
-    found, info = several.update(state, (BATCHES[0][0], rows), KEY)
+    rows = np.stack([batches["lower"] for batches in BATCHES])
+    found, info = several.update(state, {"upper": BATCHES[0]["upper"], "lower": rows}, KEY)
 
-    expected, _ = descend(upper).update(state, BATCHES[0][0], KEY)
+    expected, _ = descend(upper).update(state, BATCHES[0]["upper"], KEY)
     losses = []
     for row in rows:
         expected, one = descend(lower).update(expected, row, KEY)
-        losses.append(float(one.loss))
+        losses.append(float(one["params"].loss))
     chex.assert_trees_all_close(found, expected, rtol=1e-6)
-    np.testing.assert_allclose(info.lower.loss, np.mean(losses), rtol=1e-6)
+    np.testing.assert_allclose(info["lower"].loss, np.mean(losses), rtol=1e-6)
     assert found.variables["batch_stats"]["count"] == 4
 
 
@@ -321,7 +339,7 @@ def test_steps_of_a_turn_draw_from_different_keys() -> None:
     lower = levels()[1]._replace(steps=2, transform=optax.sgd(0.0))
     _, info = descend(lower).update(descend(lower).init(begin()), np.stack([np.zeros(2)] * 2), KEY)
     draws = [float(jax.random.uniform(key)) for key in jax.random.split(KEY, 2)]
-    assert float(info.metrics["draw"]) == pytest.approx(np.mean(draws))
+    assert float(info["params"].metrics["draw"]) == pytest.approx(np.mean(draws))
 
 
 @pytest.mark.parametrize(("own", "virtual"), [(1, 1), (3, 3), (1, 3)])
@@ -329,14 +347,15 @@ def test_unrolling_looks_ahead_to_where_the_lower_turn_then_ends(own: int, virtu
     """With u at rest the loss seen above is that of the lower level's real steps, batches and momentum included."""
     upper, lower = levels(0.9)
     lower, upper = lower._replace(steps=own), upper._replace(transform=optax.sgd(0.0))
-    batches = BATCHES[0][0], (np.stack([c for _, c in BATCHES]) if own > 1 else BATCHES[0][1])
+    rows = np.stack([batches["lower"] for batches in BATCHES])
+    batches = {**BATCHES[0], **({"lower": rows} if own > 1 else {})}
     algorithm = alternate(upper, lower, unrolled(virtual))
     state, _ = algorithm.update(algorithm.init(begin()), batches, KEY)  # momentum is no longer zero
     _, info = algorithm.update(state, batches, KEY)
     real = state
     for _ in range(virtual // own):
-        real, _ = descend(lower).update(real, batches[1], KEY)
-    np.testing.assert_allclose(info.upper.loss, upper.loss(real.variables, batches[0], KEY)[0], rtol=1e-6)
+        real, _ = descend(lower).update(real, batches["lower"], KEY)
+    np.testing.assert_allclose(info["upper"].loss, upper.loss(real.variables, batches["upper"], KEY)[0], rtol=1e-6)
 
 
 def test_joint_levels_share_one_backward_pass_and_keep_their_own_transforms() -> None:
@@ -347,35 +366,39 @@ def test_joint_levels_share_one_backward_pass_and_keep_their_own_transforms() ->
         return upper_loss(v, batch, key)
 
     transforms = {"alpha": optax.sgd(0.1), "params": optax.adam(0.2)}
-    algorithm = joint([Level(name, loss, transform) for name, transform in transforms.items()])
+    algorithm = joint({f"own {name}": Level(name, loss, transform) for name, transform in transforms.items()})
     state = algorithm.init(begin())
-    after, info = algorithm.update(state, BATCHES[0][0], KEY)
+    after, info = algorithm.update(state, BATCHES[0]["upper"], KEY)
     assert len(calls) == 1
     u, v = np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0])
-    residual = u - A @ v - BATCHES[0][0]
+    residual = u - A @ v - BATCHES[0]["upper"]
     np.testing.assert_allclose(after.variables["alpha"]["u"], u - 0.1 * residual, rtol=1e-6)
     np.testing.assert_allclose(after.variables["params"]["v"], v + 0.2 * np.sign(A.T @ residual), rtol=1e-5)
-    np.testing.assert_allclose(info.gradient_norm["params"], np.linalg.norm(A.T @ residual), rtol=1e-6)
-    np.testing.assert_allclose(info.gradient_norm["alpha"], np.linalg.norm(residual), rtol=1e-6)
-    np.testing.assert_allclose(info.loss, 0.5 * residual @ residual, rtol=1e-6)
+    assert list(info) == ["own alpha", "own params"]
+    np.testing.assert_allclose(info["own alpha"].gradient_norm, np.linalg.norm(residual), rtol=1e-6)
+    np.testing.assert_allclose(info["own params"].gradient_norm, np.linalg.norm(A.T @ residual), rtol=1e-6)
+    # What all have in common is told once.
+    np.testing.assert_allclose(info["own alpha"].loss, 0.5 * residual @ residual, rtol=1e-6)
+    assert info["own alpha"].metrics["mean"] == 2
+    assert info["own params"].loss is None and info["own params"].metrics == {}
+    assert [one.unsound for one in info.values()] == [{"alpha": -1}, {"params": -1}]
     assert after.variables["batch_stats"]["count"] == 1 and after.variables["scores"] is state.variables["scores"]
 
 
-@pytest.mark.usefixtures("x64")
 def test_the_cosine_is_that_of_the_hypergradient_and_the_direct_term() -> None:
     upper, lower = levels()
-    (u, w), (b, c) = (np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0])), BATCHES[0]
+    (u, w), (b, c) = (np.array([1.0, -1.0, 0.5]), np.array([2.0, 0.0])), BATCHES[0].values()
     ahead = w - 0.2 * (w - B @ u - c)
     direct, residual = u - A @ w - b, u - A @ ahead - b
     followed = residual - 0.2 * B.T @ A.T @ residual
     wanted = direct @ followed / np.linalg.norm(direct) / np.linalg.norm(followed)
     for hypergradient, expected in ((unrolled(1), wanted), (None, 1.0)):
         algorithm = alternate(upper, lower, hypergradient, cosine=True)
-        _, info = algorithm.update(algorithm.init(begin()), (b, c), KEY)
-        np.testing.assert_allclose(info.upper.cosine, expected, rtol=1e-10)
-        assert info.lower.cosine is None
-    _, info = alternate(upper, lower).update(alternate(upper, lower).init(begin()), (b, c), KEY)
-    assert info.upper.cosine is None
+        _, info = algorithm.update(algorithm.init(begin()), BATCHES[0], KEY)
+        np.testing.assert_allclose(info["upper"].cosine, expected, rtol=1e-10)
+        assert info["lower"].cosine is None
+    _, info = alternate(upper, lower).update(alternate(upper, lower).init(begin()), BATCHES[0], KEY)
+    assert info["upper"].cosine is None
 
 
 def wrong_through() -> Any:
@@ -397,16 +420,16 @@ WRONG = {
         r"order = \('alpha', 'params'\); allowed: each of \['alpha', 'params', 'scores'\] once",
     ),
     "joint losses that differ": (
-        lambda: joint([UPPER, LOWER]),
-        r"the levels of \('alpha', 'params'\) have different losses; allowed: one function, which all share",
+        lambda: joint({"upper": UPPER, "lower": LOWER}),
+        r"the levels \('upper', 'lower'\) have different losses; allowed: one function, which all share",
     ),
     "joint steps": (
-        lambda: joint([UPPER, LOWER._replace(loss=UPPER.loss, steps=2)]),
+        lambda: joint({"upper": UPPER, "lower": LOWER._replace(loss=UPPER.loss, steps=2)}),
         r"steps = \[1, 2\] in a joint update; allowed: 1 for each level",
     ),
     "joint levels on one collection": (
-        lambda: joint([UPPER, UPPER]),
-        r"'alpha \(0\)' and 'alpha \(1\)' both train 'alpha'; allowed: a collection of its own for each",
+        lambda: joint({"one": UPPER, "other": UPPER}),
+        r"'one' and 'other' both train 'alpha'; allowed: a collection of its own for each",
     ),
     "no step": (lambda: descend(UPPER._replace(steps=0)), "'alpha' has steps = 0; allowed: at least 1"),
 }

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from dass_jax import variables
-from dass_jax.architectures.darts import Genotype, to_json
+from dass_jax.architectures import to_json
+from dass_jax.architectures.darts import Genotype
 from dass_jax.deploy import __main__ as command_line
 from dass_jax.deploy import check, files, source
 from dass_jax.errors import UserError, guarded
@@ -21,7 +23,7 @@ from dass_jax.experiment import table
 from dass_jax.latency import __main__ as latency
 from dass_jax.latency import clock, forms, peak
 from dass_jax.runtime import networks
-from tests.runs import CONFIG, Finished, command, results, workplace
+from tests.runs import GIVEN, Finished, command, results, undrawn, workplace
 
 CELL = ((("skip_connect", 0), ("avg_pool_3x3", 1)),)
 SEEDS = (0, 1)
@@ -31,8 +33,9 @@ SEEDS = (0, 1)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("deploy")
     (folder / "mine.json").write_text(json.dumps(to_json(Genotype(CELL, CELL))), encoding="utf-8")
-    config = CONFIG.replace("_epochs = 2", "_epochs = 1").replace("cells = 1, channels = 2", "cells = 1, channels = 4")
-    with workplace(folder, f"genotype = {str(folder / 'mine.json')!r}\nseeds = 2\n{config}") as place:
+    config = GIVEN.replace("_epochs = 2", "_epochs = 1").replace("cells = 1, channels = 2", "cells = 1, channels = 4")
+    given = f"architecture = {str(folder / 'mine.json')!r}\nseeds = 2\n{config}"
+    with undrawn(), workplace(folder, given) as place:
         yield command(place / "run")
 
 
@@ -63,24 +66,28 @@ def deployed(run: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[p
 
 def test_a_run_leaves_its_networks(run: Finished) -> None:
     assert run.code == 0, run.err
-    kept = [networks.load(networks.path(run.folder, "genotype", seed)) for seed in SEEDS]
+    kept = [networks.load(networks.path(run.folder, "architecture", seed)) for seed in SEEDS]
     assert [network.seed for network in kept] == list(SEEDS)
     results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     for network, result in zip(kept, results["runs"], strict=True):
         masks = variables.flatten(network.variables["masks"])
         assert sum(np.count_nonzero(mask) for mask in masks.values()) == result["parameters"]["kept"]
-        assert network.accuracy == result["accuracy"]["sparse"]
-        assert network.genotype == result["genotype"]
+        assert network.result == result["evaluations"]["sparse"]["accuracy"]
+        assert network.architecture == result["architecture"]
 
 
 def test_the_last_checkpoint_holds_the_same_network(run: Finished) -> None:
     last = max(int(path.name) for path in (run.folder / "checkpoints").iterdir())
     one = source.trained(run.folder, seed=1)
     other = source.trained(run.folder / "checkpoints" / str(last), seed=1)
-    assert (one.name, one.kept, one.network.accuracy) == (other.name, other.kept, other.network.accuracy)
+    assert (one.name, one.kept, one.network.result) == (other.name, other.kept, other.network.result)
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
-    earlier = source.trained(run.folder / "checkpoints" / str(last - 2), seed=0)  # a line of metrics for each seed
-    assert earlier.name == "genotype, seed 0 after scores"
+    earlier = source.trained(run.folder / "checkpoints" / str(last - 1), seed=0)
+    assert (earlier.name, earlier.network.result) == ("architecture, seed 0 after scores", None)
+    dense = source.trained(run.folder / "checkpoints" / str(last - 2), seed=0)
+    wanted = results(run.folder)["runs"][0]["evaluations"]["dense"]["accuracy"]
+    assert (dense.name, dense.network.result) == ("architecture, seed 0 after pretrain", wanted)
+    assert dense.keep is None and earlier.keep == one.keep == 0.3
 
 
 def test_an_older_run_without_network_files_is_read_from_its_checkpoint(run: Finished, tmp_path: pathlib.Path) -> None:
@@ -98,8 +105,10 @@ def test_files_and_report(run: Finished, deployed: tuple[pathlib.Path, str]) -> 
     assert written == set(report["files"]) >= {"network.stablehlo", "network.float32.packed", "network.int8.packed"}
     result = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["runs"][1]
     assert report["kept_weights"] == result["parameters"]["kept"]
-    assert report["masked"]["images"] == report["compacted"]["images"] == result["accuracy"]["test_images"]
-    assert report["masked"]["accuracy"] == pytest.approx(result["accuracy"]["sparse"], abs=1e-3)
+    assert report["task"] == result["task"] and report["keep"] == 0.3
+    assert report["masked"]["images"] == report["compacted"]["images"] == result["task"]["examples"]
+    figures = result["evaluations"]["sparse"]
+    assert {name: report["masked"][name] for name in figures} == pytest.approx(figures, abs=1e-3)
     assert report["compacted"]["changed"] == 0 and report["compacted"]["difference"] < 1e-5
     assert report["compacted"]["macs"] <= report["masked"]["macs"]
     for name, one in report["files"].items():
@@ -128,7 +137,7 @@ def test_a_network_that_is_not_the_same_is_refused(run: Finished) -> None:
     check.demand_exact(outcomes["same"], "same", run.folder)
     assert outcomes["same"].images == 70 and outcomes["same"].difference == 0
     for name in ("off", "none"):
-        with pytest.raises(UserError, match=f"logits of {name} differ"):
+        with pytest.raises(UserError, match=f"outputs of {name} differ"):
             check.demand_exact(outcomes[name], name, run.folder)
 
 
@@ -143,8 +152,10 @@ def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
     fastest = min(form["median_ms"] for form in one["forms"].values())
     assert table.latency_of(run.folder, "") == fastest and table.latency_of(tmp_path / "absent", "7") == "7"
     [first, _] = results(run.folder)["runs"]
-    assert one["before"] == {"accuracy": first["accuracy"]["dense"], "form": one["before"]["form"]}
-    assert one["before"]["form"] in forms.DENSE and one["accuracy"] == first["accuracy"]["sparse"]
+    dense, sparse = (first["evaluations"][name]["accuracy"] for name in ("dense", "sparse"))
+    assert one["before"] == {"result": dense, "form": one["before"]["form"]}
+    assert one["before"]["form"] in forms.DENSE and one["result"] == sparse
+    assert one["task"] == first["task"] and f"accuracy {sparse:.2f} %" in said
     assert "before pruning" not in said and page.read_text(encoding="utf-8").count("data:image/svg") == 2
     able, _ = forms.available()
     assert list(one["forms"]) == [form.name for form in able] and all(name in said for name in one["forms"])
@@ -156,16 +167,20 @@ def test_latency_of_all_forms(run: Finished, tmp_path: pathlib.Path) -> None:
     assert code == 2 and f"--record with {str(tmp_path)!r}; allowed: folders of finished runs" in line(err)
 
 
-def test_memory_of_a_file_is_measured_in_a_process_of_its_own(deployed: tuple[pathlib.Path, str]) -> None:
+def test_memory_of_a_file_is_measured_in_a_process_of_its_own(
+    deployed: tuple[pathlib.Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = peak.measured(deployed[0] / "network.stablehlo", (1, 8, 8))
     assert found is None if peak.resident_peak() is None else found is not None and 0 < found < 2**31
-    assert peak.measured(deployed[0] / "absent.onnx", (1, 8, 8)) is None
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert peak.measured(deployed[0] / "network.stablehlo", (1, 8, 8)) is None, "of a process that fails"
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
     def run(accuracy: float, **forms: tuple[float, int]) -> dict[str, Any]:
         values = {name: {"median_ms": ms, "bytes": size} for name, (ms, size) in forms.items()}
-        return {"network": "net", "keep": 0.1, "accuracy": accuracy, "forms": values}
+        task = {"metric": "accuracy", "unit": "%", "higher_is_better": True}
+        return {"network": "net", "keep": 0.1, "task": task, "result": accuracy, "forms": values}
 
     runs = [run(90.0, slow=(5, 10), fast=(2, 30)), run(80.0, beaten=(3, 20), faster=(1, 40)), run(95.0, best=(9, 50))]
     fronts = latency.pareto(runs).split("best accuracy against ")[1:]
@@ -193,7 +208,7 @@ def test_wrong_input_is_answered_in_one_line(run: Finished, tmp_path: pathlib.Pa
     damaged = tmp_path / "damaged"
     (damaged / "networks").mkdir(parents=True)
     shutil.copy(run.folder / "config.toml", damaged)
-    (damaged / "networks" / "genotype-0.npz").write_bytes(b"nothing")
+    (damaged / "networks" / "architecture-0.npz").write_bytes(b"nothing")
     for arguments, wanted in (
         ((tmp_path / "absent", "--out", out), "does not exist; allowed: the folder of a finished run"),
         ((full, "--out", out), "is no run folder"),
@@ -201,7 +216,7 @@ def test_wrong_input_is_answered_in_one_line(run: Finished, tmp_path: pathlib.Pa
         ((run.folder, "--out", full / "something"), "is a file"),
         ((run.folder, "--out", out), "the run has the seeds 0 to 1; allowed: one of them as --seed"),
         ((run.folder, "--out", out, "--seed", 7), "--seed = 7; allowed: 0 to 1"),
-        ((run.folder, "--out", out, "--seed", 0, "--method", "dass"), "--method = 'dass'; allowed: genotype"),
+        ((run.folder, "--out", out, "--seed", 0, "--method", "dass"), "--method = 'dass'; allowed: architecture"),
         ((run.folder / "checkpoints" / "99", "--out", out), "there is no checkpoint 99"),
         ((unfinished, "--out", out, "--seed", 0), "is an unfinished run"),
         ((damaged, "--out", out, "--seed", 0), "cannot be read"),

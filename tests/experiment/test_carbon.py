@@ -43,7 +43,7 @@ def meter(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def planned(tmp_path: pathlib.Path) -> plan.Plan:
-    (tmp_path / "run.toml").write_text('method = "random"\n', encoding="utf-8")
+    (tmp_path / "run.toml").write_text('[method]\nname = "random"\n', encoding="utf-8")
     (tmp_path / "new.toml").write_text(TEXT, encoding="utf-8")
     return plan.load(tmp_path / "new.toml")
 
@@ -108,12 +108,20 @@ def test_a_row_has_the_grams_of_all_its_seconds(planned: plan.Plan, tmp_path: pa
     own = own_folder(tmp_path / "out" / "runs" / run.name)
     (own / carbon.FILE).write_text(json.dumps({"seconds": 40.0, "kwh": 0.02, "grams": 8.0}))
     (own / "metrics.jsonl").write_text(json.dumps({"shared": True, "seconds": 10}) + "\n")
-    results: dict[str, Any] = {"accuracy": {"dense": 90.0, "sparse": 80.0, "test_images": 100}}
+    task = {"metric": "miss", "unit": "ticks", "higher_is_better": False, "examples": 100}
+    results: dict[str, Any] = {"task": task, "evaluations": {"rough": {"miss": 9.0}, "shiny": {"miss": 8.0}}}
     results |= {"parameters": dict.fromkeys(("total", "prunable", "kept", "kept_with_bn_bias"), 7)}
-    results |= {"macs": {"dense": 5, "nonzero": 4}, "nid": 1.0, "compression": 2.0, "seconds": {"pretrain": 50.0}}
+    results |= {"macs": {"dense": 5, "nonzero": 4}, "nid": None, "compression": 2.0, "architecture": None}
+    results |= {"seconds": {"compile": 5.0, "rub": 45.0}}
     (own / "results.json").write_text(json.dumps(results))
+    (own / "phases.json").write_text(json.dumps({"methods": {"random": [{"chain": "training", "name": "rub"}]}}))
     row = table.row_of(run, tmp_path / "out", planned.report)
     assert (row["co2_g"], row["seconds_shared"]) == (10.0, 10.0), "0.2 g/s over 50 s, of which 10 were taken over"
+    wanted = {"rough": 9.0, "shiny": 8.0, "final": 8.0, "metric": "miss", "unit": "ticks", "higher_is_better": False}
+    wanted |= {"test_examples": 100, "nid": "", "seconds_compile": 5.0, "seconds_search": 0.0, "seconds_training": 45.0}
+    assert wanted.items() <= row.items(), "whatever the task and the recipe"
+    columns = table.columns([{"run": "waiting"}, row])
+    assert columns[columns.index("status") + 1 : columns.index("final")] == ["rough", "shiny"]
 
 
 def test_the_report_says_how_the_figure_came_about(tmp_path: pathlib.Path) -> None:

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import compose, report, sparsity, variables
-from dass_jax.architectures import darts as genotype
+from dass_jax import architectures, compose, report, sparsity, variables
+from dass_jax.architectures.darts import Genotype
+from dass_jax.config import title
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, features, plan, sharing
 from dass_jax.experiment.__main__ import main
@@ -21,12 +22,14 @@ from dass_jax.networks.derived import NetworkConfig, cell_maps, derived
 from dass_jax.nn.heads import Classifier
 from dass_jax.report.experiment import data
 from dass_jax.report.experiment import features as drawn
+from dass_jax.runner import TRAINING
 from dass_jax.runtime import shelf
 from dass_jax.variables import BATCH_STATS, PARAMS
-from tests.runs import CONFIG, last, results, workplace
+from tests import runs
+from tests.runs import last, results, undrawn, workplace
 
 CELL = ((("skip_connect", 0), ("avg_pool_3x3", 1)),)
-GIVEN = genotype.Genotype(CELL, CELL)
+GIVEN = Genotype(CELL, CELL)
 EXPERIMENT = """
 title = "Features"
 base = "run.toml"
@@ -111,9 +114,9 @@ def test_the_last_cell_s_map_is_what_the_classifier_sees() -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     folder = tmp_path_factory.mktemp("features")
-    (folder / "cell.json").write_text(json.dumps(genotype.to_json(GIVEN)), encoding="utf-8")
-    short = CONFIG.replace("_epochs = 2", "_epochs = 1")
-    with workplace(folder, f"genotype = {str(folder / 'cell.json')!r}\n{short}"):
+    (folder / "cell.json").write_text(json.dumps(architectures.to_json(GIVEN)), encoding="utf-8")
+    short = runs.GIVEN.replace("_epochs = 2", "_epochs = 1")
+    with undrawn(), workplace(folder, f"architecture = {str(folder / 'cell.json')!r}\n{short}"):
         file = folder / "features.toml"
         file.write_text(EXPERIMENT, encoding="utf-8")
         code = guarded(lambda: main([str(file), "--out", str(folder / "out")]))
@@ -139,18 +142,18 @@ def test_an_experiment_leaves_what_its_figures_show(done: SimpleNamespace) -> No
 def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: SimpleNamespace) -> None:
     run = done.plan.runs[0]
     own, s = done.out / "runs" / run.name, compose.setting(run.config)
-    place = sharing.shelf(run.config, execute.machine(run), done.out / "shared")("given", "pretrain", GIVEN)
-    dense = shelf.take(place)
-    stages, _ = compose.training_stages(s, GIVEN)
-    test = s.dataset.test
-    for kept, which, chain in ((dense, "dense", stages[:1]), (last(own), "sparse", stages)):
-        v = features._variables(chain, kept)
+    phases, test = compose.training(s, GIVEN).phases, s.dataset.test
+    shared = sharing.shelf(run.config, execute.machine(run), done.out / "shared")
+    dense = shelf.take(shared(title(run.config), TRAINING, phases[0], GIVEN))
+    for kept, which, chain in ((dense, "dense", phases[:1]), (last(own), "sparse", phases)):
+        v = features._variables(s, chain, kept)
         kept_share = np.mean(np.concatenate([m.ravel() for m in jax.tree.leaves(v[variables.MASKS])]))
         assert kept_share == 1 if which == "dense" else kept_share < 0.7
         maps = jax.jit(compose.cell_maps(s, GIVEN))(v, test.images)
         logits = Classifier(10).apply({"params": sparsity.apply_masks(v[PARAMS], v[variables.MASKS])["head"]}, maps[-1])
         right = 100 * float((logits.argmax(-1) == test.labels).mean())
-        assert right == pytest.approx(results(own)["accuracy"][which], abs=0.01), "the accuracy that the run has"
+        wanted = results(own)["evaluations"][which]["accuracy"]
+        assert right == pytest.approx(wanted, abs=0.01), "the accuracy that the run has"
 
 
 def test_more_is_done_only_where_it_is_asked_for(done: SimpleNamespace, tmp_path: pathlib.Path) -> None:
@@ -172,9 +175,9 @@ def test_without_the_dense_network_a_line_says_so_and_a_second_call_mends_it(
     shared = (out / "shared").rename(tmp_path / "aside")
     assert guarded(lambda: main([str(done.file), "--out", str(out)])) == 1
     said = capsys.readouterr().err
-    assert f"'kendall' compares {name} with its dense network, which is no longer in shared/" in said
+    assert f"'kendall' compares {name} with its dense network, which is not in shared/; allowed: " in said
     read = data.read(out)
-    assert [row.status for row in read.rows] == ["finished", "finished"] and "no longer" in read.rows[0].error
+    assert [row.status for row in read.rows] == ["finished", "finished"] and "not in shared/" in read.rows[0].error
     assert len(drawn.similarity(read, data.groups(read)[0]).cells) == 1, "of the other seed"
     shutil.rmtree(out / "shared", ignore_errors=True)
     shared.rename(out / "shared")

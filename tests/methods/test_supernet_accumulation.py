@@ -5,16 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Sample, accumulated
-from dass_jax.bilevel.levels import gradients, same
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
-from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.bilevel.levels import gradients
+from dass_jax.methods import darts, dass, relaxed
+from dass_jax.spaces.darts import SupernetConfig
+from dass_jax.spaces.darts import darts as darts_space
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES
+from tests import supernets
 
 KEY = jax.random.key(0)
 
@@ -24,29 +26,25 @@ def batch(size: int, pixels: int) -> Batch:
     return Batch(jnp.asarray(rng.normal(size=(1, pixels, pixels, size))), jnp.asarray(rng.integers(0, 10, size)))
 
 
-def supernet(config: SupernetConfig, pixels: int) -> tuple[Any, Any, Any]:
-    """(apply, variables, which of the weights are prunable)."""
-    space = darts(config)
-    v = {
-        **space.init(jax.random.key(1), (pixels, pixels, 1)),
-        ALPHA: relaxation.init(jax.random.key(2), space.alpha_shapes),
-    }
+def supernet(channels: int, pixels: int) -> tuple[Any, Any, Any]:
+    """(space, variables, which of the weights are prunable)."""
+    space = darts_space(SupernetConfig(classes=10, cells=1, channels=channels, nodes=1))
+    shapes = {name: choice.shape for name, choice in space.choices.items()}
+    v = {**space.init(jax.random.key(1), (pixels, pixels, 1)), ALPHA: relaxation.init(jax.random.key(2), shapes)}
     stacks = variables.prunable(v[PARAMS], space.rules)
-    return space.apply, dass.with_scores(v, stacks), stacks
+    return space, dass.with_scores(v, stacks), stacks
 
 
-@pytest.mark.parametrize("collection", [PARAMS, SCORES])
-def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_part_by_part(
-    collection: str, x64: None
-) -> None:
-    apply, v, stacks = supernet(SupernetConfig(classes=10, cells=1, channels=2, nodes=1), 8)
-    v = jax.tree.map(lambda x: x.astype(jnp.float64), v)
-    weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
-    loss, whole = dass.supernet_loss(apply, relaxation.softmax, weights), batch(12, 8)
+def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_part_by_part(x64: None) -> None:
+    """By α, θ and s, of the sparse loss."""
+    space, v, stacks = supernet(2, 8)
+    v, collections = jax.tree.map(lambda x: x.astype(jnp.float64), v), (ALPHA, PARAMS, SCORES)
+    weights, whole = dass.sparse_weights(stacks, 0.5), batch(12, 8)
+    loss = relaxed.supernet_loss(space.apply, classification(10), relaxed.softmax_choice, weights)
 
     @jax.jit
     def one(v: Any, part: Batch) -> Any:
-        return gradients(loss, v, (ALPHA, collection), Sample(part, KEY))
+        return gradients(loss, v, collections, Sample(part, KEY))
 
     after, found = v, []
     for number in range(3):
@@ -56,7 +54,7 @@ def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_p
         found.append((slope, value, metrics))
     expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *found)
 
-    together = jax.jit(lambda v: gradients(accumulated(loss, 3), v, (ALPHA, collection), Sample(whole, KEY)))
+    together = jax.jit(lambda v: gradients(accumulated(loss, 3), v, collections, Sample(whole, KEY)))
     slope, (value, (metrics, updates)) = together(v)
     statistics = (expected, {BATCH_STATS: after[BATCH_STATS]})
     jax.tree.map(
@@ -68,11 +66,13 @@ def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_p
 
 def step_bytes(parts: int, hypergradient: bilevel.Hypergradient) -> int:
     """What XLA sets aside for one bi-level step of a supernet beside its arguments and results."""
-    apply, v, _ = supernet(SupernetConfig(classes=10, cells=1, channels=4, nodes=1), 16)
-    loss = accumulated(dass.supernet_loss(apply, relaxation.softmax, dass.dense_weights), parts)
-    alternation = dass.step(PARAMS, loss, optax.adam(0.1), optax.sgd(0.1), hypergradient, "upper_first", same)
-    both = [jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, batch(64, 16))] * 2
-    compiled = jax.jit(alternation.update).lower(alternation.init(v), both, KEY).compile()
+    space, v, _ = supernet(4, 16)
+    problem = supernets.problem(space, 10, (16, 16, 1), hypergradient=hypergradient)
+    loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, relaxed.dense_weights)
+    step = darts.step(PARAMS, accumulated(loss, parts), relaxed.Bilevel(), problem)
+    one = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, batch(64, 16))
+    batches, rates = {"upper": one, "lower": one}, {"upper": jnp.float32(0.1), "lower": jnp.float32(0.1)}
+    compiled = jax.jit(step.update).lower(step.init(v), batches, KEY, learning_rate=rates).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

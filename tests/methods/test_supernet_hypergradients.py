@@ -1,6 +1,6 @@
 """Hypergradients through the real supernet on real digits, in float64: BN, pools, straight-through masks and all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ import pytest
 from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Level, Point, Sample
 from dass_jax.data import digits
-from dass_jax.methods import dass
-from dass_jax.methods.losses import Batch
+from dass_jax.methods import dass, relaxed
 from dass_jax.runtime import parallel
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.tasks import Batch
+from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -30,22 +31,34 @@ class Problem(NamedTuple):
     upper: Level
     lower: Level
     point: Point
+    known: dict[str, np.ndarray]
+    """The gradients found so far: each is compiled once."""
 
-    def gradient(self, hypergradient: bilevel.Hypergradient) -> np.ndarray:
-        """α's gradient, flat."""
-        found = jax.jit(lambda point: hypergradient(self.upper, self.lower, point, bilevel.levels.same)[0])(self.point)
-        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    def gradient(self, estimator: str, **arguments: Any) -> np.ndarray:
+        """α's gradient by an estimator, flat."""
+        name = f"{estimator} {arguments}"
+        if name not in self.known:
+            found = bilevel.ESTIMATORS[estimator](**arguments)
+            self.known[name] = flat(
+                jax.jit(lambda p: found(self.upper, self.lower, p, bilevel.levels.same)[0])(self.point)
+            )
+        return self.known[name]
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> tuple[Level, Level, Any]:
     """(upper, lower, variables)."""
     space = darts(SIZES, average=average)
-    v = {**space.init(jax.random.key(1), (8, 8, 1)), ALPHA: relaxation.init(jax.random.key(2), space.alpha_shapes)}
+    shapes = {name: choice.shape for name, choice in space.choices.items()}
+    v = {**space.init(jax.random.key(1), (8, 8, 1)), ALPHA: relaxation.init(jax.random.key(2), shapes)}
     v = jax.tree.map(lambda x: x.astype(jnp.float64), v)
     stacks = variables.prunable(v[PARAMS], space.rules)
     v = dass.with_scores(v, stacks)
-    weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
-    loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
+    weights = {PARAMS: relaxed.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
+    loss = relaxed.supernet_loss(space.apply, classification(SIZES.classes), relaxed.softmax_choice, weights)
     transform = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, 0.9))
     return Level(ALPHA, loss, optax.sgd(1.0)), Level(collection, loss, transform), v
 
@@ -58,22 +71,25 @@ def problem(collection: str) -> Problem:
         Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(train.labels[:16][half])), KEY)
         for half in (slice(0, 8), slice(8, 16))
     ]
-    # A first step, so that there is momentum.
-    slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1])
-    _, optimizer = lower.transform.update(slope, lower.transform.init(v[collection]), v[collection])
-    return Problem(upper, lower, Point(v, optimizer, *samples, {}))
+
+    @jax.jit
+    def first_step(v: Any) -> Any:
+        slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1])
+        return lower.transform.update(slope, lower.transform.init(v[collection]), v[collection])[1]
+
+    return Problem(upper, lower, Point(v, first_step(v), *samples, {}), {})
 
 
 @pytest.fixture(scope="module")
-def step1() -> Problem:
+def step1() -> Iterator[Problem]:
     with jax.enable_x64(True):
-        return problem(PARAMS)
+        yield problem(PARAMS)
 
 
 @pytest.fixture(scope="module")
-def step2() -> Problem:
+def step2() -> Iterator[Problem]:
     with jax.enable_x64(True):
-        return problem(SCORES)
+        yield problem(SCORES)
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -83,9 +99,9 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def test_unrolling_and_finite_difference_agree_as_far_as_theory_goes(step1: Problem) -> None:
     """The network is smooth between the kinks of its ReLUs and maxima. Within 1e-6 of θ there are none, and what is
     left is rounding, 1e-16 / 1e-6; at DARTS' 0.01 kinks are crossed and the error is no longer O(ε²)."""
-    exact, first = step1.gradient(bilevel.unrolled(1)), step1.gradient(bilevel.first_order())
-    assert distance(step1.gradient(bilevel.finite_difference(1e-6)), exact) < 1e-6
-    coarse = distance(step1.gradient(bilevel.finite_difference()), exact)
+    exact, first = step1.gradient("unrolled"), step1.gradient("first_order")
+    assert distance(step1.gradient("finite_difference", radius=1e-6), exact) < 1e-6
+    coarse = distance(step1.gradient("finite_difference"), exact)
     assert 1e-6 < coarse < 1
     assert distance(first, exact) > 0.05  # the second-order term is no trifle here
 
@@ -106,27 +122,30 @@ def test_unrolling_is_the_derivative_of_the_loss_after_the_step(step1: Problem) 
 
     h = 1e-6
     numerical = (after(h) - after(-h)) / (2 * h)
-    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(direction)])
-    np.testing.assert_allclose(p.gradient(bilevel.unrolled(1)) @ flat, numerical, rtol=1e-6)
+    np.testing.assert_allclose(p.gradient("unrolled") @ flat(direction), numerical, rtol=1e-6)
 
 
 def test_implicit_estimators_pass_through_the_supernet(step1: Problem) -> None:
     """One Neumann term of size lr is ∂F/∂α − lr (∂²f/∂α∂θ)ᵀ∂F/∂θ, of which two differ by a multiple."""
-    first = step1.gradient(bilevel.first_order())
-    small, large = (step1.gradient(bilevel.neumann(1, lr)) - first for lr in (0.01, 0.02))
+    first = step1.gradient("first_order")
+    small, large = (step1.gradient("neumann", terms=1, lr=lr) - first for lr in (0.01, 0.02))
     np.testing.assert_allclose(large, 2 * small, rtol=1e-9)
     assert distance(small + first, first) > 1e-3
 
 
 def test_scores_unroll_straight_through_and_finite_difference_sees_only_the_look_ahead(step2: Problem) -> None:
     p = step2
-    exact, difference = p.gradient(bilevel.unrolled(1)), p.gradient(bilevel.finite_difference(1e-9))
-    v = dict(p.point.variables)
-    slope, _ = jax.jit(lambda v: bilevel.levels.direct_gradient(p.lower, v, p.point.lower))(v)
-    v[SCORES], _ = bilevel.levels.move(p.lower, v[SCORES], p.point.optimizer, slope, {})
-    ahead = p._replace(point=p.point._replace(variables=v)).gradient(bilevel.first_order())
-    np.testing.assert_allclose(difference, ahead, rtol=1e-9)
-    assert distance(exact, ahead) > 1e-3
+    exact, difference = p.gradient("unrolled"), p.gradient("finite_difference", radius=1e-9)
+
+    @jax.jit
+    def ahead(v: Any) -> Any:
+        slope, _ = bilevel.levels.direct_gradient(p.lower, v, p.point.lower)
+        scores, _ = bilevel.levels.move(p.lower, v[SCORES], p.point.optimizer, slope, {})
+        return bilevel.levels.direct_gradient(p.upper, {**v, SCORES: scores}, p.point.upper)[0]
+
+    found = flat(ahead(p.point.variables))
+    np.testing.assert_allclose(difference, found, rtol=1e-9)
+    assert distance(exact, found) > 1e-3
 
 
 def test_two_devices_unroll_as_one_with_batch_norm_over_both(step1: Problem) -> None:
@@ -145,5 +164,4 @@ def test_two_devices_unroll_as_one_with_batch_norm_over_both(step1: Problem) -> 
 
     mapped = jax.pmap(run, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
     found = jax.tree.map(lambda x: np.asarray(x[1]), mapped(step1.point, jnp.arange(2)))
-    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
-    np.testing.assert_allclose(flat, step1.gradient(hypergradient), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(flat(found), step1.gradient("unrolled"), rtol=1e-9, atol=1e-12)

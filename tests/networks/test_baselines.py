@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dass_jax import accounting, variables
-from dass_jax.methods.losses import cross_entropy
 from dass_jax.networks import baselines
 from dass_jax.networks.baselines import PLANS, baseline, of_width, scaled
 from dass_jax.networks.model import Model, of_module
+from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
@@ -53,6 +53,7 @@ def test_multiply_accumulates_are_those_of_the_peers_layers(name: str) -> None:
     found = accounting.count(
         shapes[PARAMS],
         model.rules,
+        accounting.kept_of_fraction(shapes[PARAMS], model.rules, 0.01),
         0.01,
         lambda: model.apply(
             *(jax.tree.map(lambda x: jnp.zeros(x.shape), shapes[part]) for part in (PARAMS, BATCH_STATS)),

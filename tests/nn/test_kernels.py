@@ -156,9 +156,59 @@ def test_convolution_equals_the_definition(
     close(kernels.convolution(x, w, stride, padding), plain.convolve(x, w, stride, padding=padding))
 
 
-def test_convolution_gradients_agree_with_numerical_differences() -> None:
-    x, w = RNG.normal(size=(2, 5, 4, 2)), RNG.normal(size=(2, 2, 3, 3))
-    check_grads(jax.jit(lambda x, w: kernels.convolution(x, w, 2, 1)), (x, w), order=1, modes=["rev"])
+DENSE = {
+    "patches": kernels.patches.convolution,
+    "winograd": lambda x, w, stride, padding: kernels.winograd.convolution(x, w),
+    "chosen": kernels.convolution,
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "k", "stride", "padding"),
+    [
+        ("winograd", 3, 1, 1),
+        ("chosen", 3, 1, 1),
+        *(
+            ("patches", *sizes)
+            for sizes in [(3, 1, 1), (3, 2, 1), (2, 1, 0), (5, 2, 2), (1, 2, 0), (4, 3, 2), (3, 1, 4)]
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (2, 3), (4, 9)])
+def test_dense_forms_and_their_derivatives_are_the_librarys(
+    form: str, k: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
+    x, w = RNG.normal(size=(3, *size, 2)), RNG.normal(size=(4, 3, k, k))
+    shape = jax.eval_shape(lambda: kernels.library.convolution(x, w, stride, padding)).shape
+    g, moved = RNG.normal(size=shape), (RNG.normal(size=x.shape), RNG.normal(size=w.shape))
+
+    def derivatives(convolution: Any) -> Any:
+        def gradient(x: jax.Array, w: jax.Array) -> Any:
+            y, pulled = jax.vjp(lambda x, w: convolution(x, w, stride, padding), x, w)
+            return y, pulled(g * y)
+
+        return jax.jit(lambda: jax.jvp(gradient, (x, w), moved))()
+
+    close(derivatives(DENSE[form]), derivatives(kernels.library.convolution))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "size", "tiled"),
+    [(16, 16, 8, True), (16, 48, 32, True), (16, 49, 32, False), (16, 16, 2, False), (16, 16, 3, True)],
+)
+def test_tiles_are_taken_where_they_cost_less_than_windows(inputs: int, outputs: int, size: int, tiled: bool) -> None:
+    x, w = jax.ShapeDtypeStruct((inputs, size, size, 2), "f8"), jax.ShapeDtypeStruct((outputs, inputs, 3, 3), "f8")
+    traced = str(jax.make_jaxpr(lambda x, w: kernels.convolution(x, w, 1, 1))(x, w))
+    assert ("_results" in traced, "_windows" in traced) == (tiled, not tiled)
+    traced = str(jax.make_jaxpr(lambda x, w: kernels.convolution(x, w, 2, 1))(x, w))
+    assert "_results" not in traced
+
+
+def test_tiles_round_little_more_than_windows_do() -> None:
+    x, w = RNG.normal(size=(64, 8, 8, 4)), RNG.normal(size=(64, 64, 3, 3)) / 24
+    wanted = kernels.library.convolution(x, w, 1, 1)
+    found = kernels.winograd.convolution(*(jnp.asarray(each, "f4") for each in (x, w)))
+    assert jnp.abs(found - wanted).max() < 2e-5
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

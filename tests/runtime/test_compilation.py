@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax.architectures import darts as genotype
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.networks import derived
 from dass_jax.runtime import compilation
 from dass_jax.spaces.darts import SupernetConfig
@@ -104,7 +104,7 @@ def test_what_is_called_several_times_is_marked_for_it_or_inlined(x64: None, nam
         trained, loss = supernets.dense_loss(sizes, (16, 16), random_like)
         arguments = trained, np.ones((3, 16, 16, 4))
     else:
-        model = derived.derived(genotype.load("darts_v2"), derived.NetworkConfig(cells=3, channels=4, auxiliary=False))
+        model = derived.derived(PUBLISHED["darts_v2"], derived.NetworkConfig(cells=3, channels=4, auxiliary=False))
         v = jax.eval_shape(lambda: model.init(jax.random.key(0), (16, 16, 3)))
         arguments = v["params"], v["batch_stats"], np.ones((3, 16, 16, 2))
 

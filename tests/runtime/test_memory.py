@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import config_io, pipeline, train
+from dass_jax import config, train
 from dass_jax.errors import UserError, guarded
-from dass_jax.runtime import memory, parallel
+from dass_jax.runtime import calls, memory, parallel
 from dass_jax.runtime.memory import Batch, Need
 
-SEARCH, TRAIN = Batch("search", 64, 1, remat=False), Batch("train", 64, 1)
+SEARCH, TRAIN = Batch("method", 64, 1, remat="space.remat"), Batch("train", 64, 1)
 
 
 def need_of(images: int, fixed: int = 100, each: int = 10) -> Need:
@@ -46,12 +46,12 @@ def test_what_is_proposed_fits_and_is_the_most_that_fits(there: int, parts: int,
 
 def test_only_what_the_stage_has_is_proposed() -> None:
     need, there = need_of(64), 300
-    first = ["search.batch_size = 20", "search.accumulate = 4"]
-    assert memory.proposal(need, there, SEARCH, 1) == [*first, "search.remat = true"]
-    assert memory.proposal(need, there, SEARCH._replace(remat=True), 1) == first
+    first = ["method.batch_size = 20", "method.accumulate = 4"]
+    assert memory.proposal(need, there, SEARCH, 1) == [*first, "space.remat = true"]
+    assert memory.proposal(need, there, SEARCH._replace(remat=None), 1) == first
     assert memory.proposal(need, there, TRAIN, 1) == ["train.batch_size = 20", "train.accumulate = 4"]
     # Not one image fits.
-    assert memory.proposal(need, 109, SEARCH, 1) == ["search.remat = true"]
+    assert memory.proposal(need, 109, SEARCH, 1) == ["space.remat = true"]
     assert memory.proposal(need, 50, TRAIN, 1) == []
     assert memory.proposal(Need(100, 0), 50, TRAIN, 1) == []
 
@@ -63,8 +63,8 @@ def test_only_what_the_stage_has_is_proposed() -> None:
             SEARCH,
             3_000_000_000,
             1,
-            "dass · step1: search.batch_size = 64 needs 7.4 GB by XLA's plan and 3 GB are available; allowed: "
-            "search.batch_size = 20 or search.accumulate = 4 or search.remat = true; runtime.memory_check = false to "
+            "dass · step1: method.batch_size = 64 needs 7.4 GB by XLA's plan and 3 GB are available; allowed: "
+            "method.batch_size = 20 or method.accumulate = 4 or space.remat = true; runtime.memory_check = false to "
             "go ahead all the same",
         ),
         (
@@ -223,7 +223,8 @@ def test_without_the_kernels_files_the_physical_memory_is_the_bound(
 CONFIG = """
 controls = []
 data = { limit = 64 }
-search = { cells = 1, channels = 2, nodes = 1, batch_size = 16, epochs = 1, prune_epochs = 1 }
+space = { name = "darts", cells = 1, channels = 2, nodes = 1 }
+method = { name = "dass", batch_size = 16, epochs = 1, prune_epochs = 1 }
 network = { cells = 1, channels = 2, auxiliary = false }
 train = { batch_size = 32, pretrain_epochs = 1, score_epochs = 1, finetune_epochs = 1 }
 runtime = { devices = 1, compilation_cache = "" }
@@ -256,7 +257,7 @@ def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
         found.needs.append(needed(compiled))
         return found.needs[-1]
 
-    monkeypatch.setattr(pipeline.records, "of_call", stop)
+    monkeypatch.setattr(calls, "run", stop)
     monkeypatch.setattr(memory, "needed", noticed)
     # The arguments are there already: they are not in what is free.
     monkeypatch.setattr(memory, "available", lambda devices: found.needs[-1].temporary // 2)
@@ -266,7 +267,7 @@ def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 @pytest.mark.parametrize(
     ("method", "stage", "field", "last"),
     [
-        ("dass", "step1", "search.batch_size = 16", "search.remat = true"),
+        ("dass", "step1", "method.batch_size = 16", "space.remat = true"),
         ("random", "pretrain", "train.batch_size = 32", "train.accumulate = "),
     ],
 )
@@ -294,7 +295,7 @@ def test_after_that_the_same_folder_takes_the_run_that_fits(
     room = watched.needs[-1].temporary // 2
     monkeypatch.setattr(memory, "available", lambda devices: room)
     assert watched.command("--method", "random", "--train.batch-size", size) == 130 and watched.steps == ["ran"]
-    assert str(config_io.load(tmp_path / "mine" / "config.toml").train.batch_size) == size
+    assert str(config.load(tmp_path / "mine" / "config.toml").train.fields.batch_size) == size
 
 
 def test_the_check_can_be_left_out(watched: Watched) -> None:

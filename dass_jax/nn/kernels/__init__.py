@@ -15,13 +15,14 @@ Weights are cast to the dtype of x, and the result has it.
 The plain definitions that these forms must equal are in the tests.
 """
 
+import math
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dass_jax.nn.kernels import library, matrix, shifts
+from dass_jax.nn.kernels import library, matrix, patches, shifts, winograd
 from dass_jax.nn.kernels.norms import Average as Average
 from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
 from dass_jax.nn.kernels.norms import normalised as normalised
@@ -108,9 +109,22 @@ def apart(x: jax.Array) -> jax.Array:
 
 def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
     """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
-    return lax.conv_general_dilated(
-        x, w.astype(x.dtype), (stride, stride), [(padding, padding)] * 2, dimension_numbers=("CHWN", "OIHW", "CHWN")
-    )
+    w = w.astype(x.dtype)
+    if jax.default_backend() != "cpu":
+        return library.convolution(x, w, stride, padding)
+    wide = widened(x), widened(w)
+    if _suits_tiles(x, w, stride, padding):
+        return winograd.convolution(*wide).astype(x.dtype)
+    return patches.convolution(*wide, stride, padding).astype(x.dtype)
+
+
+def _suits_tiles(x: jax.Array, w: jax.Array, stride: int, padding: int) -> bool:
+    """Whether tiles of 6×6 pixels need fewer products than windows, and do not take more memory: they are of the
+    results too, 36 / 16 maps for each of either, against nine for each input."""
+    if (w.shape[-1], stride, padding) != (3, 1, 1):
+        return False
+    products = [math.prod(-(-size // side) for size in x.shape[1:3]) * area for side, area in ((4, 36), (1, 9))]
+    return products[0] < products[1] and w.shape[0] <= 3 * w.shape[1]
 
 
 def shifted_pair(x: jax.Array) -> jax.Array:

@@ -39,6 +39,13 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Arr
     return jnp.moveaxis(y.reshape(*kernels.shape[:-2], *y.shape[1:]), range(len(order)), order)
 
 
+def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("CHWN", "OIHW", "CHWN")
+    )
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, stride: int) -> jax.Array:
     """`reduce_window`, but with the derivative of the other forms, in both modes and of any order.
