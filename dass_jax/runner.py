@@ -219,6 +219,7 @@ def later_programs(r: Runner, s: Setting, chain: Chain, number: int) -> dict[str
         return found[0]
 
     def evaluating(evaluation: Evaluation, phases: tuple[Phase, ...]) -> Any:
+        assert phases[-1].network is not None
         network = parallel.over_seeds(len(s.seeds), phases[-1].network, (0,))
         shapes, batch = jax.eval_shape(network, template(s, phases).variables), batch_of_evaluation(s)
         return compiled(r.feed.evaluate, evaluation.name, evaluation.function, like(shapes), batch.size // batch.parts)
