@@ -97,7 +97,8 @@ class Phase(NamedTuple):
     """Level → what it sees; None: no batch. The shortest feed ends an epoch; without any, an epoch is one update."""
     rates: Rates = lambda progress: {}
     program: str = ""
-    """Phases of equal name here share one compiled program; empty: the phase's own name."""
+    """Phases of equal name here share one compiled program, so all that it is made of must be equal: loss, network,
+    transforms, feeds. Empty: the phase shares none."""
     draws: str = ""
     """Phases of equal name here draw the same examples and keys from a seed; empty: the phase's own name."""
     curves: tuple[Curve, ...] = ()

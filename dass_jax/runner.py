@@ -178,6 +178,7 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
       Stopped: after a signal, with everything kept.
     """
     declare(r, s, chain)
+    chain = chain._replace(phases=tuple(on_its_own(s, chain, phase) for phase in chain.phases))
     standing = resumed(r, s, chain)
     r.ahead = Ahead(later_programs(r, s, chain, standing.number))
     for index in range(standing.number, len(chain.phases)):
@@ -234,9 +235,9 @@ def later_programs(r: Runner, s: Setting, chain: Chain, number: int) -> dict[str
         works[named(s, chain.evaluation.name)] = functools.partial(evaluating, chain.evaluation, phases)
     for last in range(number + 1, len(chain.phases)):
         phase, phases = chain.phases[last], chain.phases[: last + 1]
-        works.setdefault(named(s, phase.program or phase.name), functools.partial(advancing_on, phase, phases))
+        works.setdefault(named(s, phase.program), functools.partial(advancing_on, phase, phases))
     present = chain.phases[number]
-    there = {*r.programs, named(s, present.program or present.name)}
+    there = {*r.programs, named(s, present.program)}
     return {name: work for name, work in works.items() if name not in there}
 
 
@@ -271,7 +272,14 @@ def rebuilt_as(phase: Phase, built: Mapping[str, Any], before: Any = None) -> Ph
     """The phase with its program as it was built, whose `begin` takes the state of the one before."""
     if phase.rebuild is None or phase.name not in built:
         return phase
-    return phase.rebuild.phase(before, built[phase.name])
+    found = phase.rebuild.phase(before, built[phase.name])
+    return found._replace(program=found.program or f"{phase.program}, as {built[phase.name]}")
+
+
+def on_its_own(s: Setting, chain: Chain, phase: Phase) -> Phase:
+    """The phase with a program that no other one of the run has, unless it says which it shares: phases of one name may
+    be of another method or architecture."""
+    return phase._replace(program=phase.program or f"{phase.name} of {chain.method}, {chain.name}, {s.seeds}")
 
 
 def taken_over(r: Runner, s: Setting, chain: Chain, phase: Phase, kept: checkpoint.Checkpoint) -> Any:

@@ -304,13 +304,15 @@ def near(several: Any, one: Any) -> None:
 def test_each_program_is_compiled_once_and_seconds_are_entered_by_phase(
     whole: toys.Ran, programs: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
-    names = ["walk", "nap", "dance None", "evaluation", "dance [0, 1, 2]", "dance [0, 1]"]
+    own = [f"{name} of toy, training, (3,)" for name in ("walk", "nap")]
+    names = [*own, "dance None", "evaluation", "dance [0, 1, 2]", "dance [0, 1]"]
     assert list(programs) == [f"{name}, 1 seeds" for name in names]
-    s, own = toys.setting(), dict[str, Any]()
+    s, few = toys.setting(), dict[str, Any]()
     walk, nap, _ = toys.phases(s)
-    again = walk._replace(name="stroll", program="walk", begin=lambda key, state: walk.algorithm.init(state.variables))
-    found = toys.run(tmp_path, s, own, chosen=(walk, again, nap))
-    assert list(own) == ["walk, 1 seeds", "nap, 1 seeds"]
+    walk = walk._replace(program="steps")
+    again = walk._replace(name="stroll", begin=lambda key, state: walk.algorithm.init(state.variables))
+    found = toys.run(tmp_path, s, few, chosen=(walk, again, nap))
+    assert list(few) == ["steps, 1 seeds", f"{own[1]}, 1 seeds"]
     (current,) = found.facts["current"].values()
     assert list(current["seconds"]) == ["compile", "walk", "stroll", "nap"]
     assert all(seconds > 0 for seconds in current["seconds"].values())
@@ -390,3 +392,26 @@ def test_the_batch_of_a_control_is_its_own() -> None:
     assert runner.batch_of(s, chain, phase) == memory.Batch("method", 64, 1, "space.remat")
     other = runner.Chain("darts", runner.TRAINING, (), lambda *_: [])
     assert runner.batch_of(s, other, toys.phases(s)[1]) == memory.Batch("train", 0, 1, None)
+
+
+def test_phases_of_one_name_and_several_methods_have_programs_of_their_own(tmp_path: pathlib.Path) -> None:
+    """Of equal shapes: with another one's program they would run, and learn something else."""
+    s, programs = toys.setting(), dict[str, Any]()
+    walk = toys.phases(s)[0]
+
+    def slowly(state: Any, *given: Any, learning_rate: Any) -> Any:
+        halves = {level: rate / 2 for level, rate in learning_rate.items()}
+        return walk.algorithm.update(state, *given, learning_rate=halves)
+
+    slow = walk.algorithm._replace(update=slowly)
+    ends = [
+        toys.run(tmp_path / name, s, programs, chosen=(walk._replace(algorithm=algorithm),), method=name).state
+        for name, algorithm in (("fast", walk.algorithm), ("slow", slow))
+    ]
+    assert len(programs) == 2 and (ends[0].variables["pull"]["w"] != ends[1].variables["pull"]["w"]).all()
+
+
+def test_programs_that_are_compiled_ahead_are_those_of_the_run(whole: toys.Ran, tmp_path: pathlib.Path) -> None:
+    s, programs = toys.setting(), dict[str, Any]()
+    same(toys.run(tmp_path, s, programs, ahead=True), whole)
+    assert len(programs) == 6

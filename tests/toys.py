@@ -221,6 +221,7 @@ def run(
     chosen: tuple[Phase, ...] | None = None,
     shared: pathlib.Path | None = None,
     ahead: bool = False,
+    method: str = "toy",
 ) -> Ran:
     """Runs or continues the phases in a folder.
 
@@ -238,7 +239,7 @@ def run(
         print(*said, sep="\n", file=stream)
         facts = json.loads(json.dumps(newest.facts if newest else keeping.NOTHING))
         r = Runner(Progress(stream), signals or Signals(), keeper, feed.of(s), newest, facts, programs)
-        chain = Chain("toy", CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared, evaluating(s))
+        chain = Chain(method, CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared, evaluating(s))
         state = run_chain(r, s, chain)
         r.ahead.finish()
     return left(folder)._replace(state=state, seen=seen, said=stream.getvalue())
