@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,8 +17,14 @@ from matplotlib.figure import Figure
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from dass_jax import report, runner, train
+from dass_jax.architectures import FAMILIES
 from dass_jax.errors import guarded
+from dass_jax.methods import METHODS
+from dass_jax.networks import NETWORKS
+from dass_jax.recipes import RECIPES
 from dass_jax.runtime import checkpoint
+from dass_jax.spaces import SPACES
+from dass_jax.tasks import TASKS
 
 SEARCHED = """
 [space]
@@ -48,6 +55,21 @@ GIVEN = CONFIG.replace(SEARCHED, "")
 """The same without a search, for an architecture that is given."""
 
 
+SYSTEM = pathlib.Path(__file__).with_name("a_new_system.py")
+TOY = f"""
+controls = ["random"]
+plugins = ["{SYSTEM}"]
+data = {{ limit = 64, crop_padding = 1 }}
+space = {{ name = "ladder" }}
+method = {{ name = "wander" }}
+task = {{ name = "dial" }}
+train = {{ recipe = "polish", batch_size = 32 }}
+[runtime]
+devices = 1
+"""
+"""A run of a plugin's system, whose programs are compiled in a moment."""
+
+
 class Finished(NamedTuple):
     """A run's folder, and what the command said."""
 
@@ -60,7 +82,9 @@ class Finished(NamedTuple):
 @contextlib.contextmanager
 def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Iterator[pathlib.Path]:
     """`folder`, with `config` in its `run.toml`. Runs here and in the folders beside it share one compilation cache:
-    compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own."""
+    compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own. What plugins add
+    to the package's tables is taken away again at the end."""
+    tables = [(table, dict(table)) for table in (FAMILIES, SPACES, NETWORKS, METHODS, RECIPES, TASKS)]
     cache = (folder if own_cache else folder.parent) / "cache"
     (folder / "run.toml").write_text(config + f'compilation_cache = "{cache}"\n', encoding="utf-8")
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
@@ -71,6 +95,11 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+    for table, entries in tables:
+        table.clear()
+        table.update(entries)
+    for name in [name for name in sys.modules if name.startswith("dass_jax_plugin_")]:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
