@@ -228,8 +228,10 @@ def later_programs(r: Runner, s: Setting, chain: Chain, number: int) -> dict[str
         return compiled(r.feed.advance, phase, like(template(s, phases)))
 
     works: dict[str, Callable[[], Any]] = {}
-    if chain.evaluation is not None:
-        works[named(s, chain.evaluation.name)] = functools.partial(evaluating, chain.evaluation, chain.phases[:1])
+    evaluated = next((n for n, phase in enumerate(chain.phases, 1) if phase.network is not None), None)
+    if chain.evaluation is not None and evaluated is not None:
+        phases = chain.phases[:evaluated]
+        works[named(s, chain.evaluation.name)] = functools.partial(evaluating, chain.evaluation, phases)
     for last in range(number + 1, len(chain.phases)):
         phase, phases = chain.phases[last], chain.phases[: last + 1]
         works.setdefault(named(s, phase.program or phase.name), functools.partial(advancing_on, phase, phases))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dass_jax import bilevel, config, feed, runner, tasks
 from dass_jax.bilevel import Level, State
@@ -19,29 +20,34 @@ from dass_jax.compose import Setting, prepare_evaluation
 from dass_jax.data import arrays
 from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Observation, Phase, Rates, Rebuild, single
 from dass_jax.runner import TRAINING as CHAIN
-from dass_jax.runner import Chain, Runner, run_chain
+from dass_jax.runner import Chain, Evaluation, Runner, run_chain
 from dass_jax.runtime import checkpoint, epoch, keeping, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from tests.runs import timeless
 
+PLAIN = {"crop_padding": 0, "flip": False}
 
-def setting(count: int = 1, devices: int = 1, axis: str = "batch", streaming: bool = False, **runtime: Any) -> Setting:
-    """`count` seeds from 3 on, 96 training images and 10 test images of 4×4 pixels."""
+
+def setting(
+    count: int = 1, devices: int = 1, axis: str = "batch", images: int = 96, data: Any = PLAIN, **runtime: Any
+) -> Setting:
+    """`count` seeds from 3 on, and so many training images and 10 test images of 4×4 pixels; one step a call."""
     given = {
         "seed": 3,
         "seeds": count,
         "controls": [],
-        "data": {"crop_padding": 0, "flip": False, "streaming": streaming},
+        "data": data,
         "train": {"batch_size": 4},
         "runtime": {"compilation_cache": "", "call_seconds": 0, **runtime},
         "parallel": {"axis": axis},
     }
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (106, 4, 4, 1), np.uint8), rng.integers(0, 3, 106).astype(np.int32)
-    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(0, 96), slice(96, 106))]
+    total = images + 10
+    pixels, labels = rng.integers(0, 256, (total, 4, 4, 1), np.uint8), rng.integers(0, 3, total).astype(np.int32)
+    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(images), slice(images, total))]
     mean, std = arrays.channel_statistics(splits[0].images)
-    if streaming:
+    if data.get("streaming"):
         splits = [
             arrays.Source(own.size, lambda row, own=own: (own.images[row], own.labels[row]), str) for own in splits
         ]
@@ -57,6 +63,8 @@ def pull(average: Any) -> bilevel.Loss:
     def loss(v: Any, batch: tasks.Batch, key: jax.Array) -> Any:
         seen = batch.images.reshape(-1, batch.images.shape[-1])[:5]
         found = v["pull"]["w"] @ seen + v["pull"]["parts"].sum()
+        if batch.path_scale is not None:
+            found = found * batch.path_scale.mean(0)
         left = found - 0.5 * average(found.mean()) - batch.targets + v["rates"]["shift"]
         noise = 0.01 * (v["pull"]["w"] * jax.random.normal(key, (5,))).sum()
         means = {"mean": 0.9 * v["means"]["mean"] + 0.1 * average(seen.mean(1))}
@@ -165,11 +173,15 @@ def outputs(v: Any, images: jax.Array) -> jax.Array:
     return (v["pull"]["w"][:3, None] * seen[:3]).T
 
 
+def evaluating(s: Setting) -> Evaluation:
+    total = s.layout.over_devices(parallel.total)
+    return Evaluation("evaluation", epoch.evaluation(outputs, s.task.sums, prepare_evaluation(s), total))
+
+
 def observed(r: Runner, s: Setting, seen: list[tuple[int, Any]]) -> Any:
     """`Chain.look`: what phases observe and, of those with a network, what it makes of the test images. The variables
     are noted in `seen`."""
-    total = s.layout.over_devices(parallel.total)
-    function = epoch.evaluation(outputs, s.task.sums, prepare_evaluation(s), total)
+    evaluation = evaluating(s)
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
         seen.append((epochs, v))
@@ -181,7 +193,7 @@ def observed(r: Runner, s: Setting, seen: list[tuple[int, Any]]) -> Any:
         networks = seeds.stacked([phase.network(part) for part in parts])
         return [
             {f"test_{name}": value for name, value in figures.items()}
-            for figures in runner.evaluate(r, s, "evaluation", function, networks)
+            for figures in runner.evaluate(r, s, evaluation, networks)
         ]
 
     return look
@@ -208,6 +220,7 @@ def run(
     signals: Signals | None = None,
     chosen: tuple[Phase, ...] | None = None,
     shared: pathlib.Path | None = None,
+    ahead: bool = False,
 ) -> Ran:
     """Runs or continues the phases in a folder.
 
@@ -215,14 +228,19 @@ def run(
       programs: those that are compiled already; runs of one setting may share them.
       chosen: phases in the place of the usual ones.
       shared: where the end of the first phase is left and looked for.
+      ahead: programs are compiled before they are needed, as in a run, which goes on for a while after a stop.
     """
     folder.mkdir(exist_ok=True)
     stream, seen = io.StringIO(), list[tuple[int, Any]]()
-    with keeping.opened(folder, 3) as (keeper, (newest, said)):
+    with keeping.opened(folder, 3) as (keeper, (newest, said)), pytest.MonkeyPatch.context() as patch:
+        if not ahead:
+            patch.setattr(runner, "later_programs", lambda *_: {})
         print(*said, sep="\n", file=stream)
         facts = json.loads(json.dumps(newest.facts if newest else keeping.NOTHING))
         r = Runner(Progress(stream), signals or Signals(), keeper, feed.of(s), newest, facts, programs)
-        state = run_chain(r, s, Chain("toy", CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared))
+        chain = Chain("toy", CHAIN, chosen or phases(s), observed(r, s, seen), lambda _: shared, evaluating(s))
+        state = run_chain(r, s, chain)
+        r.ahead.finish()
     return left(folder)._replace(state=state, seen=seen, said=stream.getvalue())
 
 

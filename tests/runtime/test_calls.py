@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dass_jax.errors import Stopped, guarded
 from dass_jax.runtime import calls, checkpoint, keeping, signals
 from dass_jax.runtime.calls import Done
-from tests.runs import scalars
+from tests.runs import scalars, table
 
 VALUES = {"loss": np.linspace(0.1, 0.7, 7, dtype=np.float32) ** -7, "leaf": np.arange(-1, 6)}
 
@@ -181,3 +181,13 @@ def test_what_was_written_after_the_place_of_a_checkpoint_is_dropped(tmp_path: p
         assert json.loads(line)["epoch"] == 1
         keeping.line(keeper, {"method": "dass", "phase": "step2", "epoch": 1, "loss": 2.5}, 2)
     assert scalars(tmp_path / "events" / "dass") == {"step1/loss": {1: 0.5}, "step2/loss": {2: 2.5}}
+
+
+def test_the_table_of_runs_finds_its_figures_by_their_tags(tmp_path: pathlib.Path) -> None:
+    with keeping.opened(tmp_path, 3) as (keeper, _):
+        given = {"method.name": "dass", "sparsity.keep": 0.1, "controls": ("a", "b")}
+        keeping.hparams(keeper, "dass", 3, given, {"sparse accuracy": 50.0, "MACs non-zero": 7.0})
+    folder = tmp_path / "events" / "dass-seed3"
+    metrics, parameters = table(folder)
+    assert metrics == set(scalars(folder)) == {"result/sparse_accuracy", "result/MACs_non-zero"}
+    assert parameters == {"method.name": "dass", "sparsity.keep": 0.1}
