@@ -1,7 +1,7 @@
 """What every algorithm promises, asked of all of them: a new estimator or method enters the table, and is asked too.
 
 * structure, shapes and dtypes of the state survive an update; collections that it does not train stay the same bits;
-* it is traced once, and eager = jit = scan = pmap over two devices = vmap over seeds;
+* it is traced once, and eager = jit = a scan under vmap over seeds under pmap over two devices;
 * every argument of `update`, every collection that it reads and every option of its maker changes some output.
 """
 
@@ -90,7 +90,7 @@ def noisy_loss(weights: dass.Weights, reduce: Reduce) -> bilevel.Loss:
 
     def loss(v: Any, b: Batch, key: jax.Array) -> Any:
         logits, stats = supernet(reduce)(weights(v), v[BATCH_STATS], relaxation.softmax(v[ALPHA]), b.images, True)
-        logits = logits * (1 + 0.1 * jax.random.normal(key, (4,), logits.dtype))
+        logits = logits * (1 + 0.1 * jax.random.uniform(key, (4,), logits.dtype))
         return cross_entropy(logits, b.labels), ({"accuracy": accuracy(logits, b.labels)}, {BATCH_STATS: stats})
 
     return loss
@@ -308,39 +308,34 @@ def test_in_32_bits_nothing_becomes_64(subject: Subject) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {np.dtype("float32"), np.dtype("int32")}
 
 
-def test_two_devices_with_half_of_the_batch_each_do_what_one_does(subject: Subject) -> None:
-    key, devices = jax.random.key(2), jax.devices()[:2]
-    expected = subject.update(subject.state, subject.batches, key, **extra())
+def test_a_scan_over_steps_under_vmap_over_seeds_on_two_devices_with_half_batches_is_a_loop(subject: Subject) -> None:
+    """As a run does it, in one program."""
+    states = [subject.algorithm.init(begin(seed)) for seed in range(3)]
+    keys = jax.random.split(jax.random.key(10), (3, 2))
+    split = subject.case.make(parallel.mean)
 
     def halves(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], 2, -1), -2, 0)
 
-    split = subject.case.make(parallel.mean)
-    run = jax.pmap(
-        lambda s, b: split.update(s, b, key, **extra()), axis_name=parallel.AXIS, devices=devices, in_axes=(None, 0)
-    )
-    found = run(subject.state, jax.tree.map(halves, subject.batches))
-    for device in range(2):
-        chex.assert_trees_all_close(jax.tree.map(lambda x, d=device: x[d], found), expected, **CLOSE)
-
-
-def test_a_scan_over_steps_under_vmap_over_seeds_is_a_loop_over_both(subject: Subject) -> None:
-    states = [subject.algorithm.init(begin(seed)) for seed in range(3)]
-    keys = jax.random.split(jax.random.key(10), (3, 2))
-
-    def run(state: bilevel.State, keys: jax.Array) -> Any:
+    def run(state: bilevel.State, keys: jax.Array, batches: Any) -> Any:
         def step(state: Any, key: jax.Array) -> Any:
-            return subject.algorithm.update(state, subject.batches, key, **extra())
+            return split.update(state, batches, key, **extra())
 
         return jax.lax.scan(step, state, keys)
 
+    everywhere = jax.pmap(
+        jax.vmap(run, (0, 0, None)), axis_name=parallel.AXIS, devices=jax.devices()[:2], in_axes=(None, None, 0)
+    )
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    together, infos = jax.jit(jax.vmap(run))(stacked, keys)
+    found = jax.tree.map(np.asarray, everywhere(stacked, keys, jax.tree.map(halves, subject.batches)))
     for seed, state in enumerate(states):
-        for step, key in enumerate(keys[seed]):
+        infos = []
+        for key in keys[seed]:
             state, info = subject.update(state, subject.batches, key, **extra())
-            chex.assert_trees_all_close(jax.tree.map(lambda x, i=(seed, step): x[i], infos), info, **CLOSE)
-        chex.assert_trees_all_close(jax.tree.map(lambda x, s=seed: x[s], together), state, **CLOSE)
+            infos.append(info)
+        wanted = state, jax.tree.map(lambda *x: np.stack(x), *infos)
+        for device in range(2):
+            chex.assert_trees_all_close(jax.tree.map(lambda x, at=(device, seed): x[at], found), wanted, **CLOSE)
 
 
 def test_every_argument_and_every_collection_that_is_read_changes_the_result(subject: Subject) -> None:
@@ -394,7 +389,7 @@ def estimate(name: str, arguments: dict[str, Any]) -> np.ndarray:
     samples = [bilevel.Sample(jax.tree.map(jnp.asarray, b), jax.random.key(n)) for n, b in enumerate(BOTH)]
     point = bilevel.Point(v, lower.transform.init(v[PARAMS]), *samples, extra())
     found = bilevel.ESTIMATORS[name](**arguments)
-    return np.asarray(jax.jit(lambda p: found(upper, lower, p, bilevel.levels.same)[0]["normal"])(point))
+    return np.asarray(found(upper, lower, point, bilevel.levels.same)[0]["normal"])
 
 
 @pytest.fixture(scope="module")
