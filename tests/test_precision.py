@@ -45,15 +45,26 @@ def batch(size: int) -> Batch:
     return Batch(noise(3, size, size, 16), jnp.arange(16) % 3)
 
 
-def supernet(dtype: Any) -> tuple[Space, Variables]:
-    space = darts(SUPERNET, dtype=dtype)
+@functools.cache
+def supernet_variables(cells: int) -> Variables:
+    """They do not depend on the dtype of the activations."""
+    space = darts(SUPERNET._replace(cells=cells))
     alpha = {name: noise(*shape) for name, shape in space.alpha_shapes.items()}
-    return space, {**space.init(jax.random.key(0), (12, 12, 3)), ALPHA: alpha}
+    return {**jax.jit(lambda: space.init(jax.random.key(0), (12, 12, 3)))(), ALPHA: alpha}
+
+
+def supernet(dtype: Any, cells: int = 2) -> tuple[Space, Variables]:
+    return darts(SUPERNET._replace(cells=cells), dtype=dtype), supernet_variables(cells)
+
+
+@functools.cache
+def network_variables() -> Variables:
+    model = derived(Genotype(CELL, CELL), NETWORK)
+    return jax.jit(lambda: model.init(jax.random.key(0), IMAGE))()
 
 
 def network(dtype: Any) -> tuple[Model, Variables]:
-    model = derived(Genotype(CELL, CELL), NETWORK, dtype=dtype)
-    return model, model.init(jax.random.key(0), IMAGE)
+    return derived(Genotype(CELL, CELL), NETWORK, dtype=dtype), network_variables()
 
 
 def supernet_gradients(dtype: Any) -> Any:
@@ -80,6 +91,12 @@ def network_gradients(dtype: Any) -> Any:
     return value, {PARAMS: found}
 
 
+@pytest.fixture(scope="module")
+def wide() -> dict[Any, Any]:
+    """In float32, which tests/nn/test_kernels.py and tests/spaces/test_forms.py have the same in both forms."""
+    return {gradients: gradients(WIDE) for gradients in (supernet_gradients, network_gradients)}
+
+
 def cosine(one: Any, other: Any) -> float:
     a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (one, other))
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
@@ -88,12 +105,12 @@ def cosine(one: Any, other: Any) -> float:
 @pytest.mark.parametrize("form", ["for a CPU", "library"])
 @pytest.mark.parametrize(("gradients", "similar"), [(supernet_gradients, 0.99), (network_gradients, 0.98)])
 def test_loss_and_gradients_are_near_those_of_float32_and_in_float32(
-    monkeypatch: pytest.MonkeyPatch, gradients: Any, similar: float, form: str
+    monkeypatch: pytest.MonkeyPatch, wide: Any, gradients: Any, similar: float, form: str
 ) -> None:
     """The network's gradients are sensitive: rounding only its weights and images to bfloat16 gives 0.996."""
     if form == "library":
         monkeypatch.setattr(kernels, "form", lambda x: kernels.library)
-    (value, found), (wanted_value, wanted) = gradients(NARROW), gradients(WIDE)
+    (value, found), (wanted_value, wanted) = gradients(NARROW), wide[gradients]
     assert value.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
     assert {leaf.dtype for leaf in jax.tree.leaves(wanted)} == {jnp.dtype(jnp.float32)}
@@ -106,12 +123,12 @@ def test_loss_and_gradients_are_near_those_of_float32_and_in_float32(
 @pytest.mark.parametrize("collection", [PARAMS, SCORES])
 @pytest.mark.parametrize("hypergradient", [bilevel.first_order(), bilevel.unrolled(1)], ids=["first order", "unrolled"])
 def test_a_search_step_leaves_every_variable_and_optimizer_in_its_dtype(collection: str, hypergradient: Any) -> None:
-    space, v = supernet(NARROW)
+    space, v = supernet(NARROW, cells=1)
     stacks = variables.prunable(v[PARAMS], space.rules)
     weights = {PARAMS: dass.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
     loss = dass.supernet_loss(space.apply, relaxation.softmax, weights)
     step = dass.step(collection, loss, *search_transforms(Search()), hypergradient, "upper_first", levels.same)
-    before = step.init(dass.with_scores(v, stacks))
+    before = jax.eval_shape(lambda: step.init(dass.with_scores(v, stacks)))
     update = functools.partial(step.update, learning_rate=jnp.float32(0.1))
     after, info = jax.eval_shape(update, before, (batch(12), batch(12)), jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
@@ -120,7 +137,7 @@ def test_a_search_step_leaves_every_variable_and_optimizer_in_its_dtype(collecti
 
 def test_a_second_order_step_can_be_lowered_for_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    space, v = supernet(NARROW)
+    space, v = supernet(NARROW, cells=1)
     loss = dass.supernet_loss(space.apply, relaxation.softmax, dass.dense_weights)
     step = dass.step(PARAMS, loss, *search_transforms(Search()), bilevel.unrolled(1), "upper_first", levels.same)
     update = jax.jit(functools.partial(step.update, learning_rate=jnp.float32(0.1)))
