@@ -96,11 +96,13 @@ def derived(reduce: Reduce) -> Model:
 
 
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
-    """The supernet's loss under a draw from the key (the same on all devices)."""
+    """The supernet's loss under noise made of the key's own bits (the same on all devices): a random number generator
+    would be most of what is compiled."""
 
     def loss(v: Any, b: Batch, key: jax.Array) -> Any:
         logits, stats = supernet(reduce)(weights(v), v[BATCH_STATS], relaxation.softmax(v[ALPHA]), b.images, True)
-        logits = logits * (1 + 0.1 * jax.random.normal(key, (4,), logits.dtype))
+        noise = jnp.sin((jax.random.key_data(key).sum() % 1000 + jnp.arange(4)).astype(logits.dtype))
+        logits = logits * (1 + 0.1 * noise)
         return cross_entropy(logits, b.targets), ({"accuracy": accuracy(logits, b.targets)}, {BATCH_STATS: stats})
 
     return loss
@@ -456,4 +458,4 @@ def test_rematerialisation_changes_no_result(estimates: Any) -> None:
 
 def test_every_estimator_is_in_the_table_and_they_all_differ(estimates: Any) -> None:
     assert set(estimates) == set(bilevel.ESTIMATORS)
-    assert len({tuple(found.round(6)) for found in estimates.values()}) == len(estimates)
+    assert len({tuple(found.ravel().round(6)) for found in estimates.values()}) == len(estimates)
