@@ -25,12 +25,9 @@ from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from tests.runs import timeless
 
-STEPS = {"walk": 6, "nap": 2, "dance": 6}
-"""Phase → its steps."""
-
 
 def setting(count: int = 1, devices: int = 1, axis: str = "batch", streaming: bool = False, **runtime: Any) -> Setting:
-    """`count` seeds from 3 on, 24 training images and 10 test images of 4×4 pixels."""
+    """`count` seeds from 3 on, 96 training images and 10 test images of 4×4 pixels."""
     given = {
         "seed": 3,
         "seeds": count,
@@ -41,8 +38,8 @@ def setting(count: int = 1, devices: int = 1, axis: str = "batch", streaming: bo
         "parallel": {"axis": axis},
     }
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (34, 4, 4, 1), np.uint8), rng.integers(0, 3, 34).astype(np.int32)
-    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(0, 24), slice(24, 34))]
+    pixels, labels = rng.integers(0, 256, (106, 4, 4, 1), np.uint8), rng.integers(0, 3, 106).astype(np.int32)
+    splits: list[Any] = [arrays.Split(pixels[rows], labels[rows]) for rows in (slice(0, 96), slice(96, 106))]
     mean, std = arrays.channel_statistics(splits[0].images)
     if streaming:
         splits = [
@@ -54,11 +51,13 @@ def setting(count: int = 1, devices: int = 1, axis: str = "batch", streaming: bo
 
 
 def pull(average: Any) -> bilevel.Loss:
-    """Squares of what is left, with noise; the running mean of the pixels, on all devices, is carried along."""
+    """Squares of what is left, with noise. As batch normalisation does, it looks at the mean over all devices, and
+    carries a running one along."""
 
     def loss(v: Any, batch: tasks.Batch, key: jax.Array) -> Any:
         seen = batch.images.reshape(-1, batch.images.shape[-1])[:5]
-        left = v["pull"]["w"] @ seen + v["pull"]["parts"].sum() - batch.targets + v["rates"]["shift"]
+        found = v["pull"]["w"] @ seen + v["pull"]["parts"].sum()
+        left = found - 0.5 * average(found.mean()) - batch.targets + v["rates"]["shift"]
         noise = 0.01 * (v["pull"]["w"] * jax.random.normal(key, (5,))).sum()
         means = {"mean": 0.9 * v["means"]["mean"] + 0.1 * average(seen.mean(1))}
         return (left**2).mean() + noise, ({"left": jnp.abs(left).mean()}, {"means": means})
@@ -122,7 +121,7 @@ def dance(average: Any, parts: Any) -> Phase:
         3,
         steps,
         begin,
-        {"high": Feed(VALIDATION, 4), "low": Feed(TRAINING, 2, batches=2)},
+        {"high": Feed(VALIDATION, 16), "low": Feed(TRAINING, 8, batches=2)},
         rates("high", "low"),
         program=f"dance {parts}",
         curves=(Curve("left", "what is left"),),
@@ -135,7 +134,7 @@ def phases(s: Setting) -> tuple[Phase, ...]:
     average = s.layout.over_devices(parallel.mean)
     walk = single(bilevel.descend(Level("pull", pull(average), moved("low")), average), "low")
     nap = single(bilevel.descend(Level("push", calm, moved("low")), average), "low")
-    feeds = {"low": Feed(TRAINING, 4)}
+    feeds = {"low": Feed(TRAINING, 16)}
     return (
         Phase(
             "walk",
