@@ -64,16 +64,6 @@ def test_checkpoints_hold_the_networks_after_their_phases(run: pathlib.Path) -> 
     assert dense.keep is None and earlier.keep == one.keep == 0.3
 
 
-def test_an_older_run_without_network_files_is_read_from_its_checkpoint(
-    run: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    old = tmp_path / "old"
-    shutil.copytree(run, old)
-    shutil.rmtree(old / "networks")
-    found = source.trained(old, seed=0)
-    jax.tree.map(np.testing.assert_array_equal, found.params, source.trained(run, seed=0).params)
-
-
 def test_files_and_report(run: pathlib.Path, deployed: tuple[pathlib.Path, str]) -> None:
     out, said = deployed
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -162,6 +152,26 @@ def test_the_front_holds_what_nothing_beats() -> None:
     ]
 
 
+def test_networks_of_one_task_alone_are_compared(tmp_path: pathlib.Path) -> None:
+    task = {"name": "dial", "metric": "miss", "unit": "ticks", "higher_is_better": False}
+    latency.check_task(task, task, tmp_path)
+    with pytest.raises(UserError, match="is of the task classification, by accuracy; allowed: dial, by miss, as the"):
+        latency.check_task(task, {"name": "classification", "metric": "accuracy"}, tmp_path)
+    assert latency.amount(0.5, "ticks") == "0.5000 ticks" and latency.amount(24.456, "%") == "24.46 %"
+
+
+def test_a_network_has_a_result_before_pruning_where_it_was_evaluated_twice(
+    run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    found = source.trained(run, seed=1).network
+    assert latency.first_result(run, found) == 41.0 and latency.first_result(tmp_path, found) is None
+    once = results(run)
+    for one in once["runs"]:
+        del one["evaluations"]["sparse"]
+    (tmp_path / "results.json").write_text(json.dumps(once), encoding="utf-8")
+    assert latency.first_result(tmp_path, found) is None
+
+
 def test_times_are_taken_in_turns() -> None:
     seen: list[str] = []
     calls: dict[str, Any] = {name: lambda name=name: seen.append(name) for name in "ab"}
@@ -177,6 +187,8 @@ def test_wrong_input_is_answered_in_one_line(run: pathlib.Path, tmp_path: pathli
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     shutil.copy(run / "config.toml", unfinished)
+    bare = pathlib.Path(shutil.copytree(run, tmp_path / "bare"))
+    shutil.rmtree(bare / "networks")
     damaged = tmp_path / "damaged"
     (damaged / "networks").mkdir(parents=True)
     shutil.copy(run / "config.toml", damaged)
@@ -191,6 +203,10 @@ def test_wrong_input_is_answered_in_one_line(run: pathlib.Path, tmp_path: pathli
         ((run, "--out", out, "--seed", 0, "--method", "dass"), "--method = 'dass'; allowed: architecture"),
         ((run / "checkpoints" / "99", "--out", out), "there is no checkpoint 99"),
         ((unfinished, "--out", out, "--seed", 0), "is an unfinished run"),
+        (
+            (bare, "--out", out, "--seed", 0),
+            "is a finished run, without the network of architecture, seed 0; allowed: ",
+        ),
         ((damaged, "--out", out, "--seed", 0), "cannot be read"),
         ((run, "--out", out, "--formats", "tflite"), "invalid choice"),
         ((run, "--out", out, "--images", -1), "--images = -1; allowed"),
