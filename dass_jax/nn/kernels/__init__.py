@@ -31,6 +31,7 @@ from dass_jax.nn.kernels.norms import scale_and_shift as scale_and_shift
 from dass_jax.nn.kernels.norms import scaled as scaled
 from dass_jax.nn.kernels.norms import weight_and_shift as weight_and_shift
 from dass_jax.nn.kernels.relu import relu as relu
+from dass_jax.nn.kernels.sums import multiples as multiples
 from dass_jax.nn.kernels.sums import spread as spread
 from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
 from dass_jax.nn.kernels.windows import pad
