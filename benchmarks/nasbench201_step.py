@@ -118,7 +118,7 @@ def peers(work: Work, case: str) -> Callable[[], Any]:
             for_theta.step()
             if not work.frozen:
                 for_logits.step()
-        return float(loss)
+        return loss.item()
 
     return call
 

@@ -96,11 +96,13 @@ def derived(reduce: Reduce) -> Model:
 
 
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
-    """The supernet's loss under a draw from the key (the same on all devices)."""
+    """The supernet's loss under noise made of the key's own bits (the same on all devices): a random number generator
+    would be most of what is compiled."""
 
     def loss(v: Any, b: Batch, key: jax.Array) -> Any:
         logits, stats = supernet(reduce)(weights(v), v[BATCH_STATS], relaxation.softmax(v[ALPHA]), b.images, True)
-        logits = logits * (1 + 0.1 * jax.random.normal(key, (4,), logits.dtype))
+        noise = jnp.sin((jax.random.key_data(key).sum() % 1000 + jnp.arange(4)).astype(logits.dtype))
+        logits = logits * (1 + 0.1 * noise)
         return cross_entropy(logits, b.targets), ({"accuracy": accuracy(logits, b.targets)}, {BATCH_STATS: stats})
 
     return loss
@@ -282,8 +284,8 @@ class Subject(NamedTuple):
     algorithm: bilevel.Algorithm
     update: Callable[..., Any]
     """`algorithm.update`, compiled."""
-    traces: list[None]
-    """One entry for each time that it was traced."""
+    traces: list[set[str]]
+    """Each time that it was traced: the collections that left as the very same arrays."""
     batches: Any
     state: bilevel.State
     """After one update: no optimizer state is zero then."""
@@ -301,13 +303,18 @@ def subjects() -> dict[str, Subject]:
 
 @pytest.fixture(params=TABLE)
 def subject(request: pytest.FixtureRequest, subjects: dict[str, Subject]) -> Subject:
-    name, case = request.param, TABLE[request.param]
+    return prepared(request.param, subjects)
+
+
+def prepared(name: str, subjects: dict[str, Subject]) -> Subject:
     if name not in subjects:
+        case = TABLE[name]
         algorithm, traces = case.make(bilevel.levels.same), []
 
-        def update(*arguments: Any, **options: Any) -> Any:
-            traces.append(None)
-            return algorithm.update(*arguments, **options)
+        def update(state: bilevel.State, *arguments: Any, **options: Any) -> Any:
+            after, info = algorithm.update(state, *arguments, **options)
+            traces.append({name for name, value in state.variables.items() if after.variables[name] is value})
+            return after, info
 
         compiled, batches = jax.jit(update), jax.tree.map(jnp.asarray, case.batches)
         state, _ = compiled(algorithm.init(begin()), batches, jax.random.key(0), **extra())
@@ -324,23 +331,33 @@ def same_bits(one: Any, other: Any) -> bool:
     )
 
 
-def test_an_eager_update_touches_its_own_collections_only_and_equals_the_compiled_one(subject: Subject) -> None:
+def test_an_update_touches_its_own_collections_only(subject: Subject) -> None:
     state = subject.state
-    after, info = subject.algorithm.update(state, subject.batches, jax.random.key(1), **extra())
+    after, info = subject.update(state, subject.batches, jax.random.key(1), **extra())
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_structs(after, state)
+    (untouched,) = subject.traces
     for name in state.variables:
         if name in {*subject.case.levels.values(), BATCH_STATS}:
             assert not same_bits(after.variables[name], state.variables[name]), name
         elif name == RELAXATION in subject.case.reads:
             assert same_bits(after.variables[name], state.variables[name]), name  # noted anew
         else:
-            assert after.variables[name] is state.variables[name], name
+            assert name in untouched, name
     assert all(np.isfinite(leaf).all() and np.ndim(leaf) == 0 for leaf in jax.tree.leaves(info))
-    chex.assert_trees_all_close(
-        subject.update(state, subject.batches, jax.random.key(1), **extra()), (after, info), **CLOSE
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if not name.endswith(("s below", "accumulated"))])
+def test_an_eager_update_is_the_compiled_one(name: str, subjects: dict[str, Subject]) -> None:
+    """Of every composition and every estimator once: op by op they take long."""
+    subject = prepared(name, subjects)
+    found, wanted = (
+        update(subject.state, subject.batches, jax.random.key(1), **extra())
+        for update in (subject.algorithm.update, subject.update)
     )
-    assert len(subject.traces) == 1
+    chex.assert_trees_all_close(found, wanted, **CLOSE)
+    for collection in subject.traces[0]:
+        assert found[0].variables[collection] is subject.state.variables[collection]
 
 
 def test_in_32_bits_nothing_becomes_64(subject: Subject) -> None:
@@ -456,4 +473,4 @@ def test_rematerialisation_changes_no_result(estimates: Any) -> None:
 
 def test_every_estimator_is_in_the_table_and_they_all_differ(estimates: Any) -> None:
     assert set(estimates) == set(bilevel.ESTIMATORS)
-    assert len({tuple(found.round(6)) for found in estimates.values()}) == len(estimates)
+    assert len({tuple(found.ravel().round(6)) for found in estimates.values()}) == len(estimates)

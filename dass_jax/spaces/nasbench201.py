@@ -88,11 +88,10 @@ class SourceEdges(nn.Module):
             own = weights[np.array(targets), column]
             if operation in KERNELS:
                 maps = self._convolved(operation, relu, len(targets))
-                parts = widened(self.norm(name=f"norm_{operation}")(maps, own))
+                parts = jnp.unstack(widened(self.norm(name=f"norm_{operation}")(maps, own)))
             else:
                 source = x if operation == "skip_connect" else kernels.avg_pool(x)
-                mixing = jnp.broadcast_to(own[:, None], (len(targets), x.shape[0]))
-                parts = kernels.weighted_sum(source[None, None, None], mixing[None, None])
+                parts = kernels.multiples(source, own)
             for target, part in zip(targets, parts, strict=True):
                 sums[target] += part
         return jnp.stack(sums)
@@ -120,7 +119,8 @@ class MixedCell(nn.Module):
         for source in range(NODES - 1):
             rows = rows_of(source)
             edges = SourceEdges(tuple(self.live[row] for row in rows), self.norm, name=f"edges_{source}")
-            for target, part in enumerate(edges(nodes[source], weights[np.array(rows)]), start=source + 1):
+            sums = jnp.unstack(edges(nodes[source], weights[np.array(rows)]))
+            for target, part in enumerate(sums, start=source + 1):
                 nodes[target] += part
             nodes[source + 1] = kernels.apart(nodes[source + 1].astype(x.dtype))
         return nodes[-1]

@@ -12,7 +12,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from dass_jax.nn import kernels
-from dass_jax.nn.kernels import channels_last, windows
+from dass_jax.nn.kernels import channels_last, strips, windows, winograd
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -174,11 +174,12 @@ DENSE = {
         ),
     ],
 )
-@pytest.mark.parametrize("size", [(8, 8), (7, 5), (2, 3), (4, 9)])
+@pytest.mark.parametrize(("size", "batch"), [((7, 5), 2), ((2, 3), 2), ((4, 9), 16), ((25, 4), 6)])
 def test_dense_forms_and_their_derivatives_are_the_librarys(
-    form: str, k: int, stride: int, padding: int, size: tuple[int, int]
+    form: str, k: int, stride: int, padding: int, size: tuple[int, int], batch: int
 ) -> None:
-    x, w = RNG.normal(size=(3, *size, 2)), RNG.normal(size=(4, 3, k, k))
+    """The last two sizes take several strips, of which the last one of the last size is not full."""
+    x, w = RNG.normal(size=(3, *size, batch)), RNG.normal(size=(4, 3, k, k))
     shape = jax.eval_shape(lambda: kernels.library.convolution(x, w, stride, padding)).shape
     g, moved = RNG.normal(size=shape), (RNG.normal(size=x.shape), RNG.normal(size=w.shape))
 
@@ -192,16 +193,34 @@ def test_dense_forms_and_their_derivatives_are_the_librarys(
     close(derivatives(DENSE[form]), derivatives(kernels.library.convolution))
 
 
+def test_a_strip_has_enough_rows_for_the_weights_and_all_are_about_equal() -> None:
+    # rows, weights, numbers of a row → rows of a strip
+    for given, wanted in {(8, 100, 1000): 1, (8, 200, 1000): 2, (7, 200, 1000): 3, (5, 10**6, 1): 5}.items():
+        assert strips.rows_of_a_strip(*given) == wanted
+    small, large = (winograd._strips(jax.ShapeDtypeStruct((16, 32, 32, batch), "f4"), 48) for batch in (1, 64))
+    assert (small.number, large.number) == (1, 8)
+
+
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "size", "tiled"),
-    [(16, 16, 8, True), (16, 48, 32, True), (16, 49, 32, False), (16, 16, 2, False), (16, 16, 3, True)],
+    ("inputs", "outputs", "size", "stride", "padding", "chosen"),
+    [
+        (16, 16, 8, 1, 1, "winograd"),
+        (16, 48, 32, 1, 1, "winograd"),
+        (16, 49, 32, 1, 1, "patches"),
+        (16, 16, 2, 1, 1, "patches"),
+        (16, 16, 3, 1, 1, "winograd"),
+        (16, 16, 8, 2, 1, "patches"),
+        (16, 16, 8, 1, 0, "patches"),
+    ],
 )
-def test_tiles_are_taken_where_they_cost_less_than_windows(inputs: int, outputs: int, size: int, tiled: bool) -> None:
-    x, w = jax.ShapeDtypeStruct((inputs, size, size, 2), "f8"), jax.ShapeDtypeStruct((outputs, inputs, 3, 3), "f8")
-    traced = str(jax.make_jaxpr(lambda x, w: kernels.convolution(x, w, 1, 1))(x, w))
-    assert ("_results" in traced, "_windows" in traced) == (tiled, not tiled)
-    traced = str(jax.make_jaxpr(lambda x, w: kernels.convolution(x, w, 2, 1))(x, w))
-    assert "_results" not in traced
+def test_tiles_are_taken_where_they_cost_less_than_windows(
+    monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, size: int, stride: int, padding: int, chosen: str
+) -> None:
+    taken = []
+    for name in ("winograd", "patches"):
+        monkeypatch.setattr(getattr(kernels, name), "convolution", lambda x, *_, name=name: taken.append(name) or x)
+    kernels.convolution(jnp.zeros((inputs, size, size, 2)), jnp.zeros((outputs, inputs, 3, 3)), stride, padding)
+    assert taken == [chosen]
 
 
 def test_tiles_round_little_more_than_windows_do() -> None:

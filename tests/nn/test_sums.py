@@ -75,3 +75,14 @@ def test_forward_over_reverse(case: str) -> None:
         return jax.grad(lambda *a: sum(jnp.sin(y).sum() for y in jax.tree.leaves(function(*a))), 0)(*inputs)
 
     check_grads(jax.jit(slope), arguments, order=1, modes=["fwd"], atol=1e-6, rtol=1e-6)
+
+
+def test_multiples_and_their_gradients_are_those_of_their_definition() -> None:
+    x, w, g = normal(3, 4, 2, 5), normal(2), [normal(3, 4, 2, 5) for _ in range(2)]
+    found, back = jax.vjp(sums.multiples, jnp.asarray(x), jnp.asarray(w))
+    np.testing.assert_allclose(found, [w[0] * x, w[1] * x], rtol=1e-12, atol=1e-12)
+    to_x, to_w = back(tuple(map(jnp.asarray, g)))
+    np.testing.assert_allclose(to_x, w[0] * g[0] + w[1] * g[1], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(to_w, [(x * g[0]).sum(), (x * g[1]).sum()], rtol=1e-12, atol=1e-12)
+    half = sums.multiples(jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.float32))
+    assert [each.dtype for each in half] == [jnp.float32] * 2

@@ -36,7 +36,8 @@ LATE = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion"
 def test_sums_are_not_library_calls() -> None:
     x = jnp.ones((64, 1000, 32))
     lowered = jax.jit(lambda x: (x * x).sum((1, 2))).lower(x)
-    assert "ynn" in lowered.compile().as_text()
+    calls = lowered.compile(compiler_options={"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"})
+    assert "ynn" in calls.as_text()
     assert "ynn" not in lowered.compile(compiler_options=compilation.options("cpu")).as_text()
 
 
@@ -79,21 +80,26 @@ def test_the_user_s_own_extra_options_stay(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["XLA_FLAGS"] == own
 
 
-def test_xla_takes_the_flag() -> None:
+def test_xla_takes_the_flag_and_would_call_libraries_for_sums() -> None:
     """A function that is called twice is fused with what surrounds it only if its calls are copied before."""
     program = (
         "import jax, sys\nfrom dass_jax.runtime import compilation\n"
         "if sys.argv[1:]: compilation.copy_calls_late()\n"
-        "inner = jax.jit(jax.numpy.tanh)\n"
-        "lowered = jax.jit(lambda x: inner(inner(x) + 1) * 2).lower(jax.numpy.ones(999))\n"
-        "print(lowered.compile().as_text().count(' fusion('))"
+        "inner, x = jax.jit(jax.numpy.tanh), jax.numpy.ones(999)\n"
+        "lowered = jax.jit(lambda x: inner(inner(x) + 1) * 2).lower(x)\n"
+        "print(lowered.compile().as_text().count(' fusion('))\n"
+        "lowered = jax.jit(lambda x: (x * x).sum((1, 2))).lower(jax.numpy.ones((64, 1000, 32)))\n"
+        "print(lowered.compile().as_text().count('ynn'))"
     )
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    early, late = (
-        int(subprocess.run([sys.executable, "-c", program, *late], env=environment, stdout=subprocess.PIPE).stdout)
-        for late in ([], ["late"])
-    )
+
+    def counted(*late: str) -> list[int]:
+        argv = [sys.executable, "-c", program, *late]
+        return [int(line) for line in subprocess.run(argv, env=environment, stdout=subprocess.PIPE).stdout.split()]
+
+    (early, calls), (late, _) = counted(), counted("late")
     assert early < late
+    assert calls > 0
 
 
 @pytest.mark.parametrize("name", ["supernet", "derived"])

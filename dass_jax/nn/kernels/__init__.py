@@ -6,8 +6,10 @@ pointwise one is a matrix product. XLA's own grouped convolution is ten and more
 gradient of its max pooling. Leading axes broadcast, so that all edges which leave one node are one operation.
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
-an accelerator both are the library's. Products and dense convolutions are the library's everywhere.
-The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`.
+an accelerator both are the library's. A dense convolution on a CPU is a product of tiles (`winograd`) or of windows
+(`patches`), strip by strip. Products are the library's everywhere.
+The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
+or with `convolution`.
 `channels_last` is no such form: it has another layout, for `models.inference`.
 
 Weights are cast to the dtype of x, and the result has it.
@@ -31,6 +33,7 @@ from dass_jax.nn.kernels.norms import scale_and_shift as scale_and_shift
 from dass_jax.nn.kernels.norms import scaled as scaled
 from dass_jax.nn.kernels.norms import weight_and_shift as weight_and_shift
 from dass_jax.nn.kernels.relu import relu as relu
+from dass_jax.nn.kernels.sums import multiples as multiples
 from dass_jax.nn.kernels.sums import spread as spread
 from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
 from dass_jax.nn.kernels.windows import pad

@@ -100,3 +100,28 @@ def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, j
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+@jax.custom_vjp
+def multiples(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+    """x [C, H, W, N] times each entry of w [T]: T maps, to be made where they are added up. They have the dtype of w,
+    if that is the wider one."""
+    return tuple(factor * x for factor in w)
+
+
+def _multiples_forward(x: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], tuple]:
+    return multiples(x, w), (x, w)
+
+
+def _multiples_backward(residuals: tuple, g: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    to_x = functools.reduce(jnp.add, [factor * each for factor, each in zip(w, g, strict=True)])
+    return to_x.astype(x.dtype), jnp.stack(_products(x, g)).sum(-1).astype(w.dtype)
+
+
+@compiled_once
+def _products(x: jax.Array, views: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return sums_of_products(views, x)
+
+
+multiples.defvjp(_multiples_forward, _multiples_backward)

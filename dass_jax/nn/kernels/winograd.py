@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dass_jax.nn.kernels import strips
 from dass_jax.nn.kernels.once import compiled_once
-from dass_jax.nn.kernels.windows import pad
+from dass_jax.nn.kernels.strips import Strips
 
 TILE, WINDOW = 4, 6
 """Pixels in a line of a tile's results, and of what it reads."""
@@ -46,23 +47,49 @@ def _convolution(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
-    read, taps = _read(x), _taps(w)
-    return _results(jnp.matmul(taps, read), *x.shape[1:]), (read, taps)
+    return _convolved(x, w), (x, w)
 
 
 def _backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    read, taps = residuals
-    to_products = _to_products(g)
-    to_read = jnp.matmul(taps.swapaxes(1, 2), to_products)
-    to_taps = jnp.matmul(to_products, read.swapaxes(1, 2))
-    return _to_image(to_read, *g.shape[1:]), _to_weights(to_taps)
+    return _gradients(*residuals, g)
 
 
 _convolution.defvjp(_forward, _backward)
 
 
-def _tiles(size: int) -> int:
-    return -(-size // TILE)
+def _strips(x: jax.Array, outputs: int) -> Strips:
+    inputs, height, width, batch = x.shape
+    tiles = -(-width // TILE)
+    rows = -(-height // TILE)
+    # Of the 36 products of a tile each has all weights.
+    in_strip = strips.rows_of_a_strip(rows, outputs * inputs, (outputs + inputs) * tiles * batch)
+    results, columns = TILE * in_strip, TILE * tiles
+    return Strips(-(-rows // in_strip), results, results, results + 2, columns + 2, columns)
+
+
+@compiled_once
+def _convolved(x: jax.Array, w: jax.Array) -> jax.Array:
+    cut, taps = _strips(x, w.shape[0]), _taps(w)
+
+    def convolved(strip: jax.Array) -> jax.Array:
+        products = lax.optimization_barrier(jnp.matmul(taps, _read(strip)))
+        return _results(_by_tile(products, cut, x.shape[-1]))
+
+    return strips.forward(strips.padded(x, cut, 1), cut, convolved)[:, : x.shape[1], : x.shape[2]]
+
+
+@compiled_once
+def _gradients(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cut, taps = _strips(x, w.shape[0]), _taps(w)
+
+    def gradients(strip: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        to_products = _to_products(g)
+        to_taps = jnp.matmul(to_products, _read(strip).swapaxes(1, 2))
+        to_read = lax.optimization_barrier(jnp.matmul(taps.swapaxes(1, 2), to_products))
+        return _to_strip(_by_tile(to_read, cut, x.shape[-1]))[:, : cut.reach, : cut.width], to_taps
+
+    to_x, to_taps = strips.backward(strips.padded(x, cut, 1), strips.padded_results(g, cut), cut, gradients)
+    return strips.cut(to_x, x, 1), _to_weights(to_taps)
 
 
 def _combined(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
@@ -71,36 +98,29 @@ def _combined(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
     return [functools.reduce(jnp.add, own) for own in terms]
 
 
-def _every_fourth(x: jax.Array, axis: int, first: int, number: int) -> jax.Array:
-    return lax.slice_in_dim(x, first, first + TILE * (number - 1) + 1, TILE, axis)
-
-
 def _along(x: jax.Array, axis: int, matrix: np.ndarray) -> jax.Array:
     """What each tile reads along an axis of pixels, transformed: a new axis in front, and one entry for each tile."""
     reach = matrix.shape[1]
-    number = (x.shape[axis] - reach) // TILE + 1
-    parts = [_every_fourth(x, axis, first, number) for first in range(reach)]
+    last = (x.shape[axis] - reach) // TILE * TILE + 1
+    parts = [lax.slice_in_dim(x, first, first + last, TILE, axis) for first in range(reach)]
     return lax.optimization_barrier(jnp.stack(_combined(matrix, parts)))
 
 
-def _whole(x: jax.Array, low: int) -> jax.Array:
-    """x [C, H, W, N] with `low` zeros before its pixels, and behind them as many as its tiles read."""
-    high = [TILE * _tiles(size) - size + low for size in x.shape[1:3]]
-    return lax.optimization_barrier(pad(x, low, (high[0], high[1]))) if low or any(high) else x
-
-
-@compiled_once
-def _read(x: jax.Array) -> jax.Array:
+def _read(strip: jax.Array) -> jax.Array:
     """Bᵀ d B of all tiles: [36, I, tiles · N]."""
-    both = _along(_along(_whole(x, 1), 1, _READ), 3, _READ)
-    return both.reshape(WINDOW**2, x.shape[0], -1)
+    both = _along(_along(strip, 1, _READ), 3, _READ)
+    return both.reshape(WINDOW**2, strip.shape[0], -1)
 
 
-@compiled_once
 def _to_products(g: jax.Array) -> jax.Array:
     """A g Aᵀ of all tiles, the gradient through `_results`: [36, O, tiles · N]."""
-    both = _along(_along(_whole(g, 0), 1, _RESULT.T), 3, _RESULT.T)
+    both = _along(_along(g, 1, _RESULT.T), 3, _RESULT.T)
     return both.reshape(WINDOW**2, g.shape[0], -1)
+
+
+def _by_tile(x: jax.Array, cut: Strips, batch: int) -> jax.Array:
+    """[36, C, tiles · N] → [6 (columns), 6 (rows), C, tiles, tiles, N]."""
+    return x.reshape(WINDOW, WINDOW, x.shape[1], cut.results // TILE, cut.columns // TILE, batch)
 
 
 def _image_of_tiles(parts: list[jax.Array], axis: int) -> jax.Array:
@@ -109,25 +129,16 @@ def _image_of_tiles(parts: list[jax.Array], axis: int) -> jax.Array:
     return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
 
 
-@functools.partial(compiled_once, static_argnums=(1, 2, 3))
-def _results(products: jax.Array, height: int, width: int, batch: int) -> jax.Array:
-    """Aᵀ m A of all tiles: [O, H, W, N]."""
-    m = _by_tile(products, height, width, batch)
-    rows = lax.optimization_barrier(_image_of_tiles(_combined(_RESULT, list(m)), 3))
-    return _image_of_tiles(_combined(_RESULT, list(rows)), 1)[:, :height, :width]
+def _results(products: jax.Array) -> jax.Array:
+    """Aᵀ m A of all tiles: [O, rows, columns, N]."""
+    rows = lax.optimization_barrier(_image_of_tiles(_combined(_RESULT, list(products)), 3))
+    return lax.optimization_barrier(_image_of_tiles(_combined(_RESULT, list(rows)), 1))
 
 
-@functools.partial(compiled_once, static_argnums=(1, 2, 3))
-def _to_image(to_read: jax.Array, height: int, width: int, batch: int) -> jax.Array:
-    """B v Bᵀ of all tiles, added where they overlap, the gradient through `_read`: [I, H, W, N]."""
-    v = _by_tile(to_read, height, width, batch)
-    rows = lax.optimization_barrier(_overlapped(_combined(_READ.T, list(v)), 3))
-    return _overlapped(_combined(_READ.T, list(rows)), 1)[:, 1 : height + 1, 1 : width + 1]
-
-
-def _by_tile(x: jax.Array, height: int, width: int, batch: int) -> jax.Array:
-    """[36, C, tiles · N] → [6 (columns), 6 (rows), C, tiles, tiles, N]."""
-    return x.reshape(WINDOW, WINDOW, x.shape[1], _tiles(height), _tiles(width), batch)
+def _to_strip(to_read: jax.Array) -> jax.Array:
+    """B v Bᵀ of all tiles, added where they overlap, the gradient through `_read`: [I, rows, columns, N]."""
+    rows = lax.optimization_barrier(_overlapped(_combined(_READ.T, list(to_read)), 3))
+    return _overlapped(_combined(_READ.T, list(rows)), 1)
 
 
 def _overlapped(parts: list[jax.Array], axis: int) -> jax.Array:
@@ -148,14 +159,12 @@ def _pairs() -> np.ndarray:
     return np.einsum("ri,cj->crij", _TAPS, _TAPS).reshape(WINDOW**2, -1)
 
 
-@compiled_once
 def _taps(w: jax.Array) -> jax.Array:
     """G w Gᵀ: [36, O, I]."""
     lines = w.transpose(2, 3, 0, 1).reshape(9, -1)
     return (jnp.asarray(_pairs(), w.dtype) @ lines).reshape(WINDOW**2, *w.shape[:2])
 
 
-@compiled_once
 def _to_weights(to_taps: jax.Array) -> jax.Array:
     """The gradient through `_taps`: [O, I, 3, 3]."""
     lines = jnp.asarray(_pairs().T, to_taps.dtype) @ to_taps.reshape(WINDOW**2, -1)
