@@ -99,7 +99,7 @@ def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> No
 
 
 def starved_at(kind: str, nth: int, folder: pathlib.Path) -> None:
-    """From the nth checkpoint on the disk is "full" (no file grows beyond 8 KiB) or "read-only"."""
+    """From the nth checkpoint on the disk is "full" (no file grows beyond 2 KiB) or "read-only"."""
     import jax
 
     from dass_jax.runtime import checkpoint
@@ -111,7 +111,7 @@ def starved_at(kind: str, nth: int, folder: pathlib.Path) -> None:
         if len(seen) == nth:
             arguments[0].wait_until_finished()  # the checkpoint before, which is written in the background
         if len(seen) == nth and kind == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
             # The limit is the process's, not the disk's: what it compiles now would be cut off in other tests' cache.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
         elif len(seen) == nth:

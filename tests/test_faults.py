@@ -1,8 +1,10 @@
 """What a run survives, by the command in processes of its own: every end but the last leaves it able to go on, and the
-last has the bits of a run that nothing has happened to.
+last has the bits of a run that nothing has happened to. The run is of a plugin's system, which compiles in a moment;
+test_pipeline.py kills one of a supernet.
 """
 
 import fcntl
+import itertools
 import pathlib
 import random
 import shutil
@@ -12,17 +14,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests import processes
-from tests.runs import CONFIG, Finished, arguments, command, last, metrics, results, timeless, workplace
+from tests.runs import TOY, Finished, arguments, command, last, metrics, results, timeless, undrawn, workplace
 
 KINDS = ("compilation", "call", "checkpoint", "pause", "evaluation", "phase")
-"""A kill of each; test_runner.py stops toy phases at every single call."""
+KILLS = 25
 STEPWISE = ["--runtime.call-seconds", "0", "--runtime.checkpoint-minutes", "1e-9"]
 """One step a call, and a pause after each."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    with workplace(tmp_path_factory.mktemp("faults"), "controls = []\n" + CONFIG, own_cache=True) as folder:
+    text = TOY.replace('["random"]', "[]").replace("limit = 64", "limit = 128")
+    with undrawn(), workplace(tmp_path_factory.mktemp("faults"), text, own_cache=True) as folder:
         yield folder
 
 
@@ -59,14 +62,14 @@ def stopped(folder: pathlib.Path, kind: str, number: int, nth: int) -> str:
 
 def test_a_run_stopped_by_signals_goes_on_within_the_epoch(whole: Finished) -> None:
     folder = whole.folder.parent / "signalled"
-    # An epoch of the search has two steps: after the third call one of the second epoch's is left.
+    # An epoch of the first phase has two steps: after the third call one of the second epoch's is left.
     stopped(folder, "call", signal.SIGTERM, 3)
     assert len(metrics(folder)) == 1 and last(folder).facts["at"]["step"] in (1, 2)
     said = stopped(folder, "evaluation", signal.SIGINT, 1)
-    assert "going on after dass · step1, epoch 1 (checkpoint 2, " in said
-    assert [line["phase"] for line in metrics(folder)] == ["step1"] * 2 + ["step2"] * 2
+    assert "going on after wander · stroll, epoch 1 (checkpoint 2, " in said
+    assert [line["phase"] for line in metrics(folder)] == ["stroll"] * 2 + ["muse"] * 2 + ["leap"] * 2
     done = command(folder)
-    assert done.code == 0 and "going on after dass · pretrain, epoch 0 (checkpoint " in done.err
+    assert done.code == 0 and "going on after wander · rub, epoch 0 (checkpoint " in done.err
     same_end(folder, whole.folder)
 
 
@@ -82,7 +85,8 @@ def test_a_compilation_does_not_hold_up_a_signal(whole: Finished) -> None:
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(whole: Finished) -> None:
     folder, dice = whole.folder.parent / "killed", random.Random(7)
     output = folder.parent / "killed.txt"
-    for number, kind in enumerate(dice.sample(KINDS, len(KINDS))):
+    kinds = itertools.cycle(dice.sample(KINDS, len(KINDS)))
+    for number, kind in zip(range(KILLS), kinds, strict=False):
         nth = 1 if kind in ("compilation", "phase", "evaluation") else dice.randint(1, 3)
         moment = (kind, signal.SIGKILL, nth, number, 0.2)
         code = processes.ended(processes.started(arguments(folder) + STEPWISE, output, processes.signalled_at, *moment))
