@@ -104,16 +104,16 @@ def space(c: LadderFields, outputs: int, average: Any, dtype: Any) -> spaces.Spa
 
 
 def dial(classes: int, fields: Any) -> tasks.Task:
-    def squares(y: jax.Array, t: jax.Array) -> jax.Array:
-        return (y[:, 0] - t) ** 2
+    def misses(y: jax.Array, t: jax.Array) -> jax.Array:
+        return jnp.abs(y[:, 0] - t)
 
     return tasks.Task(
         name="dial",
         outputs=1,
-        loss=lambda y, t: squares(y, t).mean(),
-        measured=lambda y, t: {"miss": jnp.sqrt(squares(y, t).mean())},
-        sums=lambda y, t, counted: {"squares": (squares(y, t) * counted).sum(), "seen": counted.sum()},
-        figures=lambda sums: {"miss": (sums["squares"] / sums["seen"]) ** 0.5},
+        loss=lambda y, t: (misses(y, t) ** 2).mean(),
+        measured=lambda y, t: {"miss": misses(y, t).mean()},
+        sums=lambda y, t, counted: {"all": (misses(y, t) * counted).sum(), "seen": counted.sum()},
+        figures=lambda sums: {"miss": sums["all"] / sums["seen"]},
         metrics=(tasks.Metric("miss", "ticks", higher_is_better=False),),
     )
 

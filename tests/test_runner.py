@@ -276,7 +276,8 @@ def as_they_are(s: Setting) -> tuple[Phase, ...]:
 def test_a_batch_of_seeds_on_any_devices_is_each_seed_alone_on_one(
     x64: None, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """In 64 bits, where another order of additions stays far below 1e-9. A signal stops all of them."""
+    """In 64 bits, where another order of additions stays far below 1e-9. Stopped and gone on with, to the bits of a
+    batch that nothing has happened to."""
     devices.doubled(monkeypatch)
     s = toys.setting()
     alone = toys.run(tmp_path / "alone", s, {}, chosen=as_they_are(s))
@@ -288,6 +289,7 @@ def test_a_batch_of_seeds_on_any_devices_is_each_seed_alone_on_one(
             toys.run(place, s, programs, Counting(2), as_they_are(s))
         assert toys.left(place).facts["at"]["seeds"] == [3, 4, 5, 6]
         found = toys.run(place, s, programs, chosen=as_they_are(s))
+        same(found, toys.run(tmp_path / f"{count} {axis}, whole", s, programs, chosen=as_they_are(s)))
         assert [line["seed"] for line in found.lines] == [3, 4, 5, 6] * len(EPOCHS)
         for line, own in zip(found.lines[::4], alone.lines, strict=True):
             numbers = {name: value for name, value in own.items() if isinstance(value, float)}
