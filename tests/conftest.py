@@ -34,8 +34,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_stages")
+LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_phases")
 LONG += ("test_pipeline", "test_precision", "test_hosts", "test_supernet_accumulation", "test_many_devices")
+LONG += ("test_runner", "test_parallel")
 """Modules of a minute and more."""
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dass_jax.data import arrays, load
 from dass_jax.data.load import Wanted
-from tests.runs import CONFIG, command, interrupted, last, metrics, results, timeless, workplace
+from tests.runs import GIVEN, command, interrupted, last, metrics, results, timeless, workplace
 
 FOLDER = pathlib.Path(os.environ.get("DASS_JAX_DATA", ""))
 pytestmark = pytest.mark.skipif(
@@ -129,16 +129,16 @@ def test_a_streamed_training_on_random_boxes_goes_on_to_the_same_bits(
 ) -> None:
     data = f'source = "tfds:small", folder = "{prepared}", streaming = true, image_size = 16, crop_scale = 0.08'
     data += ', crop_padding = 0, statistics = "imagenet", brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.2'
-    text = CONFIG.replace("data = { limit = 64, crop_padding = 1 }", f"data = {{ {data} }}")
+    text = GIVEN.replace("data = { limit = 64, crop_padding = 1 }", f"data = {{ {data} }}")
     text = text.replace("batch_size = 32", "batch_size = 8").replace(
         "score_epochs = 2\nfinetune_epochs = 2", "score_epochs = 1\nfinetune_epochs = 1"
     )
-    with workplace(tmp_path, f'method = "random"\ncontrols = []\n{text}') as folder:
+    with workplace(tmp_path, f'method = {{ name = "random" }}\ncontrols = []\n{text}') as folder:
         whole = command(folder / "whole")
         stopped = interrupted(folder / "stopped", 1)
         resumed = command(folder / "stopped")
     assert (whole.code, stopped.code, resumed.code) == (0, 130, 0), whole.err
     assert timeless(metrics(whole.folder)) == timeless(metrics(resumed.folder))
-    assert results(whole.folder)["accuracy"]["test_images"] == 12
+    assert results(whole.folder)["task"]["examples"] == 12
     one, other = last(whole.folder), last(resumed.folder)
     assert all(leaf.tobytes() == other.leaves[path].tobytes() for path, leaf in one.leaves.items())
