@@ -67,7 +67,7 @@ def inputs(s: Setting, phase: Phase, number: int) -> Inputs:
     seen = {level: feed for level, feed in phase.feeds.items() if feed is not None}
     rows: dict[str, list[np.ndarray]] = {level: [] for level in seen}
     for seed in s.seeds:
-        for place, (level, feed) in enumerate(seen.items()):
+        for place, (level, feed) in enumerate(reversed(seen.items())):  # the lowest level draws first
             draw = (*compose.draw_seed(seed, draws), number, *([place] if len(seen) > 1 else []))
             own = epoch.shuffled(compose.split_rows(s, feed.split, seed), feed.batch, draw)
             whole = len(own) // feed.batches * feed.batches

@@ -14,7 +14,7 @@ from dass_jax import architectures, compose, feed, results
 from dass_jax.compose import Setting
 from dass_jax.config import title
 from dass_jax.phases import Phase
-from dass_jax.runner import SEARCH, TRAINING, Chain, Runner, evaluate, label_of, run_chain
+from dass_jax.runner import SEARCH, TRAINING, Chain, Evaluation, Runner, evaluate, label_of, run_chain
 from dass_jax.runtime import checkpoint, epoch, folder, keeping, networks, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.shelf import Shelf
@@ -45,6 +45,7 @@ def run(
             if method not in facts["methods"]:
                 facts["methods"][method] = run_method(r, setting, name, shared)
                 facts["current"] = {}
+        r.ahead.finish()
         found = results.of_run(facts["methods"], called(setting, config.method.name), config.controls)
         keeping.file(keeper, "results.json", found)
         return found
@@ -134,6 +135,7 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
     training = compose.training(s, architecture)
     total = s.layout.over_devices(parallel.total)
     function = epoch.evaluation(training.outputs, s.task.sums, compose.prepare_evaluation(s), total)
+    evaluation = Evaluation(f"evaluation of {architecture}", function)
     every = s.config.train.fields.evaluate_every
     # Compiled: it is asked for each seed after each epoch, and may choose the weights that are kept.
     evaluated = {phase.name: jax.jit(phase.network) for phase in training.phases if phase.network is not None}
@@ -144,7 +146,7 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
         if phase.name not in evaluated or not (epochs == phase.epochs or (every and epochs % every == 0)):
             return lines
         trained = seeds.stacked([evaluated[phase.name](part) for part in parts])
-        measured = evaluate(r, s, f"evaluation of {architecture}", function, trained)
+        measured = evaluate(r, s, evaluation, trained)
         for one, line, figures in zip(known, lines, measured, strict=True):
             line |= {f"test_{name}": value for name, value in figures.items()}
             if phase.name in training.evaluations:
@@ -152,7 +154,8 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
                 one.setdefault("evaluations", {})[training.evaluations[phase.name]] = figures
         return lines
 
-    chain = Chain(method, TRAINING, training.phases, look, placing(s, method, TRAINING, architecture, shared))
+    placed = placing(s, method, TRAINING, architecture, shared)
+    chain = Chain(method, TRAINING, training.phases, look, placed, evaluation)
     state = run_chain(r, s, chain)
     last = evaluated[training.phases[-1].name]
     for seed, one, part in zip(s.seeds, known, seeds.members(state.variables, len(s.seeds)), strict=True):

@@ -21,7 +21,8 @@ from dass_jax.compose import Setting
 from dass_jax.errors import UserError
 from dass_jax.feed import Feed
 from dass_jax.phases import Phase
-from dass_jax.runtime import calls, checkpoint, keeping, memory, parallel, seeds, shelf, soundness
+from dass_jax.runtime import calls, checkpoint, compilation, keeping, memory, parallel, seeds, shelf, soundness
+from dass_jax.runtime.ahead import Ahead
 from dass_jax.runtime.calls import Done
 from dass_jax.runtime.keeping import Keeper
 from dass_jax.runtime.progress import Progress
@@ -45,6 +46,16 @@ class Chain(NamedTuple):
     figures of the steps."""
     shared: Callable[[Phase], Any] = lambda phase: None
     """Phase → the folder in which other runs look for its end; None: not shared."""
+    evaluation: "Evaluation | None" = None
+    """What `look` evaluates networks by."""
+
+
+class Evaluation(NamedTuple):
+    """A program that evaluates networks."""
+
+    name: str
+    function: Callable[..., Any]
+    """`epoch.evaluation`, for one seed."""
 
 
 class Standing(NamedTuple):
@@ -66,8 +77,8 @@ class Standing(NamedTuple):
 class Runner:
     """A run in progress.
 
-    Two of its parts change as it goes on: `facts`, everything found out so far, which a checkpoint holds beside the
-    arrays, and `programs`, which are compiled at their first use.
+    Three of its parts change as it goes on: `facts`, everything found out so far, which a checkpoint holds beside the
+    arrays; `programs`, those that are compiled; and `ahead`, those that a chain will need.
     """
 
     progress: Progress
@@ -79,6 +90,8 @@ class Runner:
     """From which the run goes on."""
     facts: dict[str, Any]
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ahead: Ahead = dataclasses.field(default_factory=Ahead)
+    """What is compiled beside the phase that runs."""
 
     def known(self, s: Setting) -> list[dict[str, Any]]:
         """What is known so far of the current method, for each seed: seconds by clock, and what the pipeline enters."""
@@ -98,11 +111,13 @@ class Runner:
         Args:
           batch: by which it would fit.
         """
-        name = f"{name}, {len(s.seeds)} seeds"
+        name = named(s, name)
         if name not in self.programs:
             start = time.monotonic()
             with self.progress.busy(f"compiling {label}"):
-                self.programs[name] = self.signals.waiting(lambda: s.layout.program(function, arguments, donate))
+                self.programs[name] = self.signals.waiting(
+                    lambda: self.ahead.get(name) or s.layout.program(function, arguments, donate)
+                )
             self.spend(s, COMPILE, time.monotonic() - start)
             if s.config.runtime.memory_check:
                 check_memory(s, label, batch, self.programs[name], arguments)
@@ -134,6 +149,11 @@ class Runner:
         keeping.state(self.keeper, standing.state, self.facts)
 
 
+def named(s: Setting, program: str) -> str:
+    """A program's name, of so many seeds."""
+    return f"{program}, {len(s.seeds)} seeds"
+
+
 def place_of(s: Setting, chain: Chain) -> dict[str, Any]:
     """What tells a chain of a run from all others."""
     return {"method": chain.method, "chain": chain.name, "seeds": list(s.seeds)}
@@ -159,6 +179,7 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
     """
     declare(r, s, chain)
     standing = resumed(r, s, chain)
+    r.ahead = Ahead(later_programs(r, s, chain, standing.number))
     for index in range(standing.number, len(chain.phases)):
         phase = chain.phases[index]
         fresh = standing.state is None or index > standing.number
@@ -180,9 +201,48 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
     return standing.state
 
 
+def later_programs(r: Runner, s: Setting, chain: Chain, number: int) -> dict[str, Callable[[], Any]]:
+    """Name → what compiles it, for each program that the chain needs after the phase `number` has begun."""
+    like = s.layout.like
+    if like is None or s.config.data.streaming or not chain.phases:
+        return {}
+
+    def compiled(feed: Callable[..., Any], *given: Any) -> Any:
+        """The program that a feed asks for, first of all."""
+        found: list[Any] = []
+
+        def compile(name: str, function: Any, arguments: Any, donate: bool) -> Any:
+            found.append(s.layout.program(function, arguments, donate))
+            return found[0]
+
+        feed(s, *given, compile)
+        return found[0]
+
+    def evaluating(evaluation: Evaluation, phases: tuple[Phase, ...]) -> Any:
+        assert phases[-1].network is not None
+        network = parallel.over_seeds(len(s.seeds), phases[-1].network, (0,))
+        shapes, batch = jax.eval_shape(network, template(s, phases).variables), batch_of_evaluation(s)
+        return compiled(r.feed.evaluate, evaluation.name, evaluation.function, like(shapes), batch.size // batch.parts)
+
+    def advancing_on(phase: Phase, phases: tuple[Phase, ...]) -> Any:
+        return compiled(r.feed.advance, phase, like(template(s, phases)))
+
+    works: dict[str, Callable[[], Any]] = {}
+    evaluated = next((n for n, phase in enumerate(chain.phases, 1) if phase.network is not None), None)
+    if chain.evaluation is not None and evaluated is not None:
+        phases = chain.phases[:evaluated]
+        works[named(s, chain.evaluation.name)] = functools.partial(evaluating, chain.evaluation, phases)
+    for last in range(number + 1, len(chain.phases)):
+        phase, phases = chain.phases[last], chain.phases[: last + 1]
+        works.setdefault(named(s, phase.program or phase.name), functools.partial(advancing_on, phase, phases))
+    present = chain.phases[number]
+    there = {*r.programs, named(s, present.program or present.name)}
+    return {name: work for name, work in works.items() if name not in there}
+
+
 def begun(s: Setting, phase: Phase, key: jax.Array, state: Any) -> State:
     """A phase's first state. The keys are an argument: one program for all seeds."""
-    return jax.jit(parallel.over_seeds(len(s.seeds), phase.begin, (0, 0)))(key, state)
+    return compilation.at_once(parallel.over_seeds(len(s.seeds), phase.begin, (0, 0)), key, state)
 
 
 def resumed(r: Runner, s: Setting, chain: Chain) -> Standing:
@@ -249,11 +309,9 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
                 state = s.layout.get(on_devices)
             after = state if phase.after_epoch is None else of_each(s, phase.after_epoch, state)
             lines = lines_of(s, chain, phase, at.epoch, done.seconds, infos)
-            look = functools.partial(chain.look, phase, at.epoch, after.variables)
-            for line, seen in zip(lines, calls.keeping(watch, state, done, look), strict=True):
-                line |= seen
+            look = functools.partial(looked, chain, phase, at.epoch, after.variables, lines)
+            stopped = calls.keeping(watch, state, done, look)
             standing = standing._replace(epoch=at.epoch, state=after, done=Done(size=done.size))
-            stopped = phase.stop is not None and all(map(phase.stop, lines)) and standing.epoch < phase.epochs
             keep_epoch(r, s, chain, phase, standing, lines, done.seconds, stopped)
             bar.epoch(shown(s, lines))
             if stopped:
@@ -262,6 +320,20 @@ def run_phase(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Stand
             if after is not state:
                 on_devices = s.layout.put(after)
     return standing
+
+
+def looked(chain: Chain, phase: Phase, epoch: int, v: Any, lines: list[dict[str, Any]]) -> bool:
+    """Adds to the lines of an epoch what is seen of the variables; whether the phase ends with it before its time."""
+
+    def add(epoch: int) -> None:
+        for line, seen in zip(lines, chain.look(phase, epoch, v), strict=True):
+            line |= seen
+
+    add(epoch)
+    stopped = phase.stop is not None and epoch < phase.epochs and all(map(phase.stop, lines))
+    if stopped:
+        add(phase.epochs)  # what is measured at the end only
+    return stopped
 
 
 def advancing(r: Runner, s: Setting, chain: Chain, phase: Phase, on_devices: Any) -> Callable[[int], calls.Series]:
@@ -391,24 +463,24 @@ def hide(r: Runner, chain: Chain, phase: Phase, line: dict[str, Any]) -> None:
         keeping.file(r.keeper, "phases.json", {"methods": r.facts["declared"]})
 
 
-def evaluate(r: Runner, s: Setting, name: str, function: Any, networks: Any) -> list[dict[str, float]]:
-    """The figures of the task on the whole test split, for each seed.
-
-    Args:
-      function: `epoch.evaluation`, for one seed.
-      networks: its variables, of all seeds.
-    """
-    c = s.config.train.fields
+def evaluate(r: Runner, s: Setting, evaluation: Evaluation, networks: Any) -> list[dict[str, float]]:
+    """The figures of the task on the whole test split, for each seed; `networks` are the variables of all seeds."""
     networks = s.layout.put(networks)
-    batch = memory.Batch("train", c.batch_size, c.accumulate)
+    batch = batch_of_evaluation(s)
     compile = functools.partial(r.compiled, s, "evaluation", batch)
-    series = r.feed.evaluate(s, name, function, networks, c.batch_size // c.accumulate, compile)
+    series = r.feed.evaluate(s, evaluation.name, evaluation.function, networks, batch.size // batch.parts, compile)
     with r.progress.busy("evaluation", announce=False):
         sums = calls.evaluate(series, networks, r.signals, s.config.runtime.call_seconds)
     return [
         {figure: round(float(value), 6) for figure, value in s.task.figures(one).items()}
         for one in seeds.members(sums, len(s.seeds))
     ]
+
+
+def batch_of_evaluation(s: Setting) -> memory.Batch:
+    """As many images as there are in a part of a training batch."""
+    c = s.config.train.fields
+    return memory.Batch("train", c.batch_size, c.accumulate)
 
 
 def batch_of(s: Setting, chain: Chain, phase: Phase) -> memory.Batch:

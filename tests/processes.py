@@ -71,16 +71,16 @@ def free_port() -> int:
 
 def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> None:
     """The process gets a signal up to `most` seconds after the nth event of a kind has begun."""
-    from dass_jax import pipeline
-    from dass_jax.runtime import checkpoint, loop, parallel, pauses, steps
+    from dass_jax import runner
+    from dass_jax.runtime import calls, checkpoint, keeping, parallel, soundness
 
     places: dict[str, tuple[Any, str]] = {
         "compilation": (parallel, "program"),
-        "step": (loop, "bounds"),
+        "call": (soundness, "first"),  # is asked after each
         "checkpoint": (checkpoint, "save"),
-        "pause": (pauses, "save"),
-        "evaluation": (steps, "evaluate"),
-        "stage switch": (pipeline, "run_stage"),
+        "pause": (keeping, "pause"),
+        "evaluation": (calls, "evaluate"),
+        "phase": (runner, "run_phase"),
     }
     module, name = places[kind]
     original, delay, seen = getattr(module, name), random.Random(seed).random() * most, []

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
-from dass_jax import runner, train
+from dass_jax import report, runner, train
 from dass_jax.errors import guarded
 from dass_jax.runtime import checkpoint
 
@@ -73,9 +75,15 @@ def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Ite
 
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
-    """Inside it pages are written whole, but their pictures are empty: drawing them takes longer than a tiny run, and
-    tests/report looks at them."""
+    """Inside it runs leave empty pages, and an experiment's page has empty pictures: they take longer than a tiny run,
+    and are what tests/report looks at."""
+
+    def build(folder: pathlib.Path) -> pathlib.Path:
+        (folder / "report.html").write_text("", encoding="utf-8")
+        return folder / "report.html"
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "build", build)
         patch.setattr(Figure, "savefig", lambda figure, file, **given: file.write(b"<svg/>"))
         yield
 
@@ -128,6 +136,42 @@ def timeless(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: timeless(value) for name, value in data.items() if name != "seconds"}
     return [timeless(item) for item in data] if isinstance(data, list) else data
+
+
+def events(folder: pathlib.Path) -> Iterator[Any]:
+    """What a folder of events holds, one after another: length, its checksum, the event, its checksum."""
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack_from("<Q", data)
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def scalars(folder: pathlib.Path) -> dict[str, dict[int, float]]:
+    """Tag → step → value, as TensorBoard reads a folder of events: where a file says that it goes on from a step, what
+    was written from there on is dropped."""
+    found: dict[str, dict[int, float]] = {}
+    for event in events(folder):
+        if event.session_log.status == event_pb2.SessionLog.START:
+            found = {tag: {n: x for n, x in own.items() if n < event.step} for tag, own in found.items()}
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: own for tag, own in found.items() if own}
+
+
+def table(folder: pathlib.Path) -> tuple[set[str], dict[str, Any]]:
+    """(tags of the figures, parameters) of TensorBoard's table of runs."""
+    metrics, parameters = set[str](), dict[str, Any]()
+    for event in events(folder):
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "hparams":
+                data = plugin_hparams_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                metrics |= {info.name.tag for info in data.experiment.metric_infos}
+                own = data.session_start_info.hparams
+                parameters |= {name: getattr(own[name], own[name].WhichOneof("kind")) for name in own}
+    return metrics, parameters
 
 
 def last(folder: pathlib.Path) -> checkpoint.Checkpoint:

@@ -1,14 +1,17 @@
-"""What a search's lines say of its cells: skip connections, entropy, and when a cell has degenerated."""
+"""What a search's lines say of its architectures: skip connections, entropy, and when one has degenerated."""
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import config_io
+from dass_jax import config
 from dass_jax.architectures.darts import PUBLISHED, Genotype, collapsed, skips
 from dass_jax.errors import UserError
-from dass_jax.runtime import records
+from dass_jax.methods import relaxed
+from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.variables import ALPHA
 
 
 @pytest.mark.parametrize(
@@ -34,13 +37,24 @@ def test_a_cell_collapses_with_half_its_operations_skips_or_as_a_normal_one_with
 
 
 def test_a_line_holds_counts_and_entropies_of_both_cells() -> None:
-    even, sure = np.full((2, 8), 1 / 8), np.eye(8)[:2]
-    found = records.of_cells({"normal": even, "reduce": sure}, PUBLISHED["dass_99"])
-    assert (found["skips_normal"], found["skips_reduce"]) == (5, 2)
-    assert found["entropy_normal"] == pytest.approx(math.log(8), abs=1e-6) and found["entropy_reduce"] == 0
-    assert found["edge_weights"] == {"normal": even.tolist(), "reduce": sure.tolist()}
+    space = darts(SupernetConfig(nodes=1))
+    even, sure = np.zeros((2, 8), np.float32), np.where(np.arange(8) == 3, 100, 0).astype(np.float32) * np.ones((2, 1))
+    observe = relaxed.observing(space, relaxed.softmax_choice, space.decode)
+    found = observe({ALPHA: {"normal": jnp.asarray(even), "reduce": jnp.asarray(sure)}})
+    assert (found.metrics["skips_normal"], found.metrics["skips_reduce"]) == (0, 2)
+    assert found.metrics["entropy_normal"] == pytest.approx(math.log(8), abs=1e-6)
+    assert found.metrics["entropy_reduce"] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(found.matrices["normal"], np.full((2, 8), 1 / 8), rtol=1e-6)
+    np.testing.assert_allclose(found.matrices["reduce"], np.eye(8)[[3, 3]], atol=1e-6)
+
+
+def test_a_dense_search_ends_with_the_skip_connections_of_the_first_matrix() -> None:
+    space = darts(SupernetConfig(nodes=1))
+    stop = relaxed.stopping(relaxed.Bilevel(stop_at_skips=2), space)
+    assert stop is not None and relaxed.stopping(relaxed.Bilevel(), space) is None
+    assert [stop({"skips_normal": number, "skips_reduce": 9}) for number in (1, 2, 3)] == [False, True, True]
 
 
 def test_seeds_that_search_in_step_cannot_stop_one_by_one() -> None:
-    with pytest.raises(UserError, match=r"search\.stop_at_skips = 2 with seeds = 3, which search in step; allowed: 0"):
-        config_io.from_dict({"seeds": 3, "search": {"stop_at_skips": 2}})
+    with pytest.raises(UserError, match=r"method\.stop_at_skips = 2 with seeds = 3, which search in step; allowed: 0"):
+        config.from_dict({"seeds": 3, "method": {"stop_at_skips": 2}})

@@ -18,9 +18,9 @@ from dass_jax.errors import UserError
 from dass_jax.runtime import hosts
 from tests import processes
 from tests.config_files import one_line
-from tests.runs import CONFIG, arguments, command, last, metrics, results, timeless, workplace
+from tests.runs import GIVEN, arguments, command, last, metrics, results, timeless, workplace
 
-SHORT = 'method = "random"\n' + CONFIG.replace("epochs = 2", "epochs = 1").replace(
+SHORT = 'method = { name = "random" }\n' + GIVEN.replace("epochs = 2", "epochs = 1").replace(
     "devices = 1", "devices = 2"
 ).replace("data = {", "data = { streaming = true,")
 """A search by several hosts is in `runtime/test_many_devices.py`: here it would only be more to compile. Streamed, so
@@ -58,7 +58,7 @@ def test_the_first_process_speaks_and_writes(whole: pathlib.Path) -> None:
     first, second = [(whole.parent / f"whole.{n}.txt").read_text(encoding="utf-8") for n in range(2)]
     assert f"report: {whole / 'report.html'}" in first
     assert not any(line for line in second.splitlines() if "Gloo" not in line)
-    assert [line["stage"] for line in metrics(whole)] == ["pretrain", "scores", "finetune"]
+    assert [line["phase"] for line in metrics(whole)] == ["pretrain", "scores", "finetune"]
 
 
 def test_parts_of_the_data_on_each_host_make_the_whole(whole: pathlib.Path) -> None:
@@ -81,7 +81,7 @@ def test_after_a_lost_peer_and_a_signal_to_one_both_go_on_to_the_same_bits(whole
     codes, said, _ = both(folder, "evaluation", signal.SIGTERM, 1, 0, 0.0)
     assert codes == [143, 143] and "going on after random · pretrain, epoch 1 (" in said[0], said
     codes, said, _ = both(folder)
-    assert codes == [0, 0] and "going on after random · scores, epoch 0 (pause " in said[0], said
+    assert codes == [0, 0] and "going on after random · scores, epoch 0 (checkpoint " in said[0], said
     assert timeless(results(folder)) == timeless(results(whole))
     assert timeless(metrics(folder)) == timeless(metrics(whole))
     assert all(leaf.tobytes() == last(whole).leaves[path].tobytes() for path, leaf in last(folder).leaves.items())

@@ -13,30 +13,40 @@ from dass_jax import architectures, compose, config
 from dass_jax.compose import Setting
 from dass_jax.data import arrays, load, tfds
 from dass_jax.errors import UserError
+from dass_jax.nn.layers import one_device
 from dass_jax.variables import PARAMS, flatten
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.toml"))
-SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "mnist": (28, 28, 1), "imagenet": (224, 224, 3)}
+SHAPES = {
+    "digits": (8, 8, 1),
+    "cifar10.npz": (32, 32, 3),
+    "tfds:cifar10": (32, 32, 3),
+    "mnist.npz": (28, 28, 1),
+    "tfds:imagenet2012": (224, 224, 3),
+}
+"""By `data.source`."""
+IMAGES = 10_000
 
 
 def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
     """`load.opened` of black images; those of ImageNet are of 300×260 pixels and read one by one."""
 
     def opened(source: str, folder: str, most_bytes: int | None) -> Any:
-        if source.startswith(tfds.PREFIX):
-            one = arrays.Source(5000, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
+        if shape[0] == 224:
+            one = arrays.Source(IMAGES, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
             return one, one, 1000
-        images = np.broadcast_to(np.zeros(shape, np.uint8), (5000, *shape))
-        split = arrays.Split(images, np.arange(5000, dtype=np.int32) % 10)
+        images = np.broadcast_to(np.zeros(shape, np.uint8), (IMAGES, *shape))
+        split = arrays.Split(images, np.arange(IMAGES, dtype=np.int32) % 10)
         return split, split, 10
 
     return opened
 
 
 def setting_of(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Setting, tuple[int, int, int]]:
-    shape = SHAPES[path.stem.partition("_")[0]]
+    found = config.load(path)
+    shape = SHAPES[found.data.source]
     monkeypatch.setattr(load, "opened", stand_in(shape))
-    return compose.setting(config.load(path)), shape
+    return compose.setting(found), shape
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -44,15 +54,15 @@ def test_it_builds_its_setting(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     s, shape = setting_of(path, monkeypatch)
     size = s.config.data.image_size
     assert s.image_shape == ((size, size, shape[-1]) if size else shape)
-    assert s.dataset.train.size == (s.config.data.limit or 5000)
+    assert s.dataset.train.size == (s.config.data.limit or IMAGES)
     assert isinstance(s.dataset.train, arrays.Source) == s.config.data.streaming
 
 
 def test_an_imagenet_file_has_the_network_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = (path for path in CONFIGS if path.stem == "imagenet_dass_small")
     s, _ = setting_of(path, monkeypatch)
-    stages, _ = compose.training_stages(s, architectures.load(s.config.architecture))
-    params = flatten(jax.eval_shape(stages[0].start, None).variables[PARAMS])
+    model = compose.model(s, architectures.load(s.config.architecture), auxiliary=True, average=one_device)
+    params = flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), s.image_shape))[PARAMS])
     heads = [leaf.shape for path, leaf in params.items() if path.endswith("linear/weight")]
     # Two reductions double 48 channels to 192, of which a cell's four nodes make 768; the auxiliary head has 768 too.
     assert sorted(heads) == [(1000, 768), (1000, 768)]

@@ -63,8 +63,7 @@ def trained(place: pathlib.Path, method: str | None = None, seed: int | None = N
     """
     if (place / "config.toml").is_file():
         config = _config(place)
-        wanted = method or title(config), _seed(config, seed)
-        return _of_file(place, config, *wanted) or _of_newest(place, config, *wanted)
+        return _of_file(place, config, method or title(config), _seed(config, seed))
     if place.suffix == ".npz" and place.is_file() and (place.parents[1] / "config.toml").is_file():
         return _made(_config(place.parents[1]), networks.load(place), "")
     if place.parent.name == "checkpoints" and place.name.isdigit() and (place.parents[1] / "config.toml").is_file():
@@ -125,35 +124,19 @@ def _made(config: Config, network: networks.Network, after: str) -> Trained:
     return Trained(setting, network, after, net, params)
 
 
-def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained | None:
-    """From the file that a run leaves, if it is there."""
+def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained:
+    """From the file that a run leaves."""
     file = networks.path(run, method, seed)
     if file.is_file():
         return _made(config, networks.load(file), "")
     methods = (title(config), *config.controls)
     if method not in methods:
         raise UserError(f"--method = {method!r}; allowed: {', '.join(methods)}")
-    if not (run / "results.json").is_file():
-        raise UserError(
-            f"{str(run)!r} is an unfinished run, without the network of {method}, seed {seed}; allowed: a finished run "
-            "(the command that started it goes on), or one of its folders checkpoints/*"
-        )
-    return None
-
-
-def _of_newest(run: pathlib.Path, config: Config, method: str, seed: int) -> Trained:
-    """From the last checkpoint of a finished run that has left no file: one of an older version."""
-    found = None
-    if (run / "checkpoints").is_dir():
-        with checkpoint.reader(run / "checkpoints") as manager:
-            found = checkpoint.newest(manager)
-    at = {} if found is None else found.facts["at"]
-    if found is None or at["method"] != method or seed not in at["seeds"]:
-        raise UserError(
-            f"{str(run)!r} has neither the network file nor a checkpoint of {method}, seed {seed}; "
-            "allowed: a run of this version, which leaves the file"
-        )
-    return _of_checkpoint(config, found, method, seed, "its last checkpoint")
+    state = "a finished" if (run / "results.json").is_file() else "an unfinished"
+    raise UserError(
+        f"{str(run)!r} is {state} run, without the network of {method}, seed {seed}; allowed: a finished run with its "
+        "networks/ (the command that started it goes on), or one of its folders checkpoints/*"
+    )
 
 
 def _of_checkpoint(
@@ -183,6 +166,8 @@ def _of_checkpoint(
     architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
     evaluated = known.get("evaluations", {}).get(training.evaluations.get(phase.name)) if over else None
     result = evaluated and evaluated[setting.task.metrics[0].name]
-    network = networks.Network(at["method"], seed, architecture, jax.tree.map(np.asarray, phase.network(own)), result)
+    network = networks.Network(
+        at["method"], seed, architecture, jax.tree.map(np.asarray, jax.jit(phase.network)(own)), result
+    )
     last = phase.name if over else f"epoch {at['epoch']} of {phase.name}"
     return _made(config, network, "" if over and here == len(training.phases) - 1 else last)

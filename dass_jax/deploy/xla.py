@@ -39,9 +39,8 @@ def function(graph: Graph) -> Callable[[jax.Array], jax.Array]:
     def apply(images: jax.Array) -> jax.Array:
         values = [images.transpose(0, 2, 3, 1)]
         for node in graph.nodes[1:]:
-            values.append(_apply(node.operation, [values[index] for index in node.inputs], images.dtype))
-        outputs = values[graph.output]
-        return jnp.broadcast_to(outputs, (len(images), *outputs.shape[1:])).reshape(len(images), -1)
+            values.append(_apply(node.operation, [values[index] for index in node.inputs], images))
+        return values[graph.output].reshape(images.shape[0], -1)
 
     return apply
 
@@ -51,13 +50,14 @@ def _constant(value: np.ndarray, dtype: Any) -> jax.Array:
     return jnp.asarray(value.transpose(1, 2, 0)[None], dtype)
 
 
-def _apply(operation: Any, inputs: Sequence[jax.Array], dtype: Any) -> jax.Array:
+def _apply(operation: Any, inputs: Sequence[jax.Array], images: jax.Array) -> jax.Array:
     x = inputs[0] if inputs else None
     match operation:
         case Constant():
-            return _constant(operation.value, dtype)
+            value = _constant(operation.value, images.dtype)
+            return jnp.broadcast_to(value, (images.shape[0], *value.shape[1:]))
         case Conv():
-            return _convolution(operation, inputs[0]) + _constant(operation.bias, dtype)
+            return _convolution(operation, inputs[0]) + _constant(operation.bias, images.dtype)
         case Pool():
             pool = channels_last.max_pool if operation.kind == "max" else channels_last.avg_pool
             return pool(inputs[0], operation.stride)
@@ -68,8 +68,7 @@ def _apply(operation: Any, inputs: Sequence[jax.Array], dtype: Any) -> jax.Array
         case Multiply():
             return inputs[0] * inputs[1]
         case Concat():
-            images = max(map(len, inputs))  # what is the same for all of them is there once
-            return jnp.concatenate([jnp.broadcast_to(x, (images, *x.shape[1:])) for x in inputs], axis=-1)
+            return jnp.concatenate(inputs, axis=-1)
         case Take():
             return jnp.take(inputs[0], jnp.asarray(operation.channels), axis=-1)
         case Subsample():

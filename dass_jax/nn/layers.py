@@ -47,6 +47,8 @@ class BatchNorm(nn.Module):
             scale = self.param("scale", nn.initializers.ones, features)
             affine = scale, self.param("bias", nn.initializers.zeros, features)
         running = mean, var = self._running(features)
+        if self.is_initializing():
+            return x  # whose shape is all that is asked for
         if not self.train:
             inverse = kernels.inverse_deviation(var.value, self.epsilon)
             return kernels.scaled(x, *kernels.scale_and_shift(mean.value, inverse, affine))

@@ -39,32 +39,29 @@ class Fields(recipe.Fields):
 
 def learn_scores(c: Fields, problem: Problem) -> bilevel.Algorithm:
     """Score learning: s alone."""
-    stacks = problem.stacks
 
     def weights(v: Variables) -> Any:
-        return sparsity.sparsify(v[PARAMS], v[SCORES], stacks, problem.keep)
+        return sparsity.sparsify(v[PARAMS], v[SCORES], problem.stacks(v[PARAMS]), problem.keep)
 
     loss = recipe.network_loss(problem, weights, c.accumulate)
     return recipe.descending(SCORES, loss, bilevel.sgd(c.momentum, c.weight_decay, c.clip), problem)
 
 
-def begin_scores(v: Variables, scores: bilevel.Algorithm, stacks: Any) -> bilevel.State:
+def begin_scores(v: Variables, scores: bilevel.Algorithm, problem: Problem) -> bilevel.State:
     """From the dense network to score learning: scores from θ (Eq. 3)."""
+    stacks = problem.stacks(v[PARAMS])
     return scores.init({**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)})
 
 
-def begin_finetuning(v: Variables, weights: bilevel.Algorithm, stacks: Any, keep: float) -> bilevel.State:
-    """From learned scores to fine-tuning: the masks are fixed, the scores have done their work, and the optimizer
-    starts from nothing."""
-    v = {**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}
-    del v[SCORES]
-    return weights.init(v)
+def pruned(v: Variables, problem: Problem) -> Variables:
+    """The network under the masks of its scores, which have done their work."""
+    masks = sparsity.topk_masks(v[SCORES], problem.stacks(v[PARAMS]), problem.keep)
+    return {**{name: leaf for name, leaf in v.items() if name != SCORES}, MASKS: masks}
 
 
 def train(c: Fields, problem: Problem) -> Training:
     """The three phases."""
     weights, scores = recipe.train_weights(c, problem), learn_scores(c, problem)
-    stacks, keep = problem.stacks, problem.keep
     pretrain = recipe.phase(
         c,
         problem,
@@ -88,9 +85,9 @@ def train(c: Fields, problem: Problem) -> Training:
         title="Learning of the pruning scores",
         epochs=c.score_epochs,
         algorithm=scores,
-        begin=lambda _, state: begin_scores(state.variables, scores, stacks),
+        begin=lambda _, state: begin_scores(state.variables, scores, problem),
         program=f"scores of {problem.name}",
-        network=lambda v: recipe.masked({**v, MASKS: sparsity.topk_masks(v[SCORES], stacks, keep)}),
+        network=lambda v: recipe.masked(pruned(v, problem)),
     )
     finetune = recipe.phase(
         c,
@@ -101,7 +98,8 @@ def train(c: Fields, problem: Problem) -> Training:
         title="Fine-tuning of the sparse network",
         epochs=c.finetune_epochs,
         algorithm=weights,
-        begin=lambda _, state: begin_finetuning(state.variables, weights, stacks, keep),
+        # The optimizer starts from nothing.
+        begin=lambda _, state: weights.init(pruned(state.variables, problem)),
         program=pretrain.program,
         network=recipe.masked,
     )

@@ -58,11 +58,9 @@ class Problem(NamedTuple):
     name: str
     """Of the network: programs of equal networks are shared."""
 
-    @property
-    def stacks(self) -> Any:
-        """The prunable leaves of the network."""
-        shapes = jax.eval_shape(lambda: self.net.init(jax.random.key(0), self.image_shape))
-        return variables.prunable(shapes[PARAMS], self.net.rules)
+    def stacks(self, params: Any) -> Any:
+        """The prunable leaves of the network's θ, as `variables.prunable`."""
+        return variables.prunable(params, self.net.rules)
 
 
 class Entry(NamedTuple):
@@ -136,7 +134,7 @@ def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **giv
 def fresh(problem: Problem, key: jax.Array) -> Variables:
     """A network's first variables, all of its weights kept."""
     v = problem.net.init(key, problem.image_shape)
-    return {**v, MASKS: sparsity.dense_masks(v[PARAMS], problem.stacks)}
+    return {**v, MASKS: sparsity.dense_masks(v[PARAMS], problem.stacks(v[PARAMS]))}
 
 
 def outputs(problem: Problem) -> Callable[[Variables, jax.Array], jax.Array]:

@@ -8,7 +8,8 @@ import contextlib
 import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     # The pass removes optimisation barriers before loops are formed. Ours keep the loops of a window operation apart
     # from the flat view of its result that a matrix product takes: over a flat index they do not vectorise.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # A loop of less than a kilobyte would become one function of its own, whose compiler knows no such barriers.
+    "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
     # LLVM keeps to 256 bits where a processor has vectors of 512, for the sake of processors that slow down for them.
     "xla_cpu_prefer_vector_width": "512",
 }
@@ -45,6 +47,18 @@ def copy_calls_late() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_flatten_after_fusion".strip()
 
 
+def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function of pytrees of arrays, compiled and called once: no time is spent on making it fast."""
+    lowered = jax.jit(function).lower(*arguments)
+    return lowered.compile(compiler_options=_hasty(jax.default_backend()))(*arguments)
+
+
+@functools.cache
+def _hasty(platform: str) -> dict[str, str | bool]:
+    known: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
+    return {name: value for name, value in known.items() if _known(name, value)} if platform == "cpu" else {}
+
+
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
     """Python's garbage collector rests, if it was at work. Tracing a supernet makes millions of objects, hardly one of
@@ -58,7 +72,7 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _known(name: str, value: str) -> bool:
+def _known(name: str, value: str | bool) -> bool:
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             jax.jit(jnp.negative).lower(1.0).compile(compiler_options={name: value})

@@ -129,7 +129,10 @@ def event_folder(method: str, seed: int | None) -> str:
 def _writer(k: Keeper, name: str) -> Any:
     if name not in k.writers:
         purge = k.epochs.get(name, 0) + 1
-        k.writers[name] = tensorboardX.SummaryWriter(str(k.path / "events" / name), purge_step=purge)
+        # A file's name has the second in which it is opened: what goes on within it must not write over what was there.
+        k.writers[name] = tensorboardX.SummaryWriter(
+            str(k.path / "events" / name), purge_step=purge, filename_suffix=f".{purge}"
+        )
     return k.writers[name]
 
 
@@ -138,11 +141,13 @@ def hparams(k: Keeper | None, method: str, seed: int | None, given: dict[str, An
     if k is None:
         return
     plain = {name: value for name, value in given.items() if isinstance(value, bool | int | float | str)}
+    # The table finds its figures by their tags, and a tag has no spaces.
+    tagged = {f"result/{re.sub('[^-.A-Za-z0-9]', '_', name)}": value for name, value in figures.items()}
     writer = _writer(k, event_folder(method, seed))
-    for summary in hparams_summary(plain, {f"result/{name}": value for name, value in figures.items()}):
+    for summary in hparams_summary(plain, tagged):
         writer.file_writer.add_summary(summary)
-    for name, value in figures.items():
-        writer.add_scalar(f"result/{name}", value, 0)
+    for tag, value in tagged.items():
+        writer.add_scalar(tag, value, 0)
 
 
 def state(k: Keeper | None, state: Any, facts: dict[str, Any]) -> None:

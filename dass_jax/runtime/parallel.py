@@ -39,6 +39,9 @@ class Layout(NamedTuple):
     two arguments are on the devices, the rest are the host's."""
     sharing: int
     """Devices that share a batch."""
+    like: Callable[[Any], Any] | None
+    """Shapes → the shapes of what `put` makes of such arrays, for which `program` can be asked; None: it needs the
+    arrays themselves."""
     over_devices: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
     """`mean` or `total` → the same, or what stands for it where the devices share no batch."""
 
@@ -62,8 +65,13 @@ def _of_batches(devices: Sequence[jax.Device], seeds: int) -> Layout:
         functools.partial(over_seeds, seeds),
         lambda function, *given: program(function, devices, *given),
         len(devices),
+        functools.partial(_on_each, len(devices)) if jax.process_count() == 1 else None,
         lambda reduce: reduce,
     )
+
+
+def _on_each(devices: int, shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), shapes)
 
 
 def _of_seeds(devices: Sequence[jax.Device]) -> Layout:
@@ -80,6 +88,7 @@ def _of_seeds(devices: Sequence[jax.Device]) -> Layout:
         lambda function, in_axes: each_seed(function, devices, in_axes, 0),
         compiled,
         1,
+        None,
         lambda reduce: alone,
     )
 

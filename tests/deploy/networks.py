@@ -1,5 +1,6 @@
 """Sparse networks of no particular value, small enough to be compared number by number."""
 
+import functools
 from typing import Any
 
 import jax
@@ -26,10 +27,18 @@ def random_genotype(seed: int) -> Genotype:
     return Genotype(cell(), cell())
 
 
+@functools.cache
+def shapes_of(model: Model, image: tuple[int, int, int]) -> Any:
+    """Of the variables; to trace a network takes longer than all that is done with it here."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), image))
+
+
+made = functools.cache(derived)
+
+
 def sparse_values(model: Model, image: tuple[int, int, int], keep: float, seed: int) -> tuple[Any, Any]:
     """Random parameters and statistics in float64; of each layer's weights the share `keep`, one at least, is not 0."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
+    rng, shapes = np.random.default_rng(seed), shapes_of(model, image)
     stacks = variables.flatten(variables.prunable(shapes["params"], model.rules))
 
     def leaf(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -56,7 +65,7 @@ def logits(model: Model) -> Any:
 
 def traced(genotype: Genotype, keep: float, seed: int, config: NetworkConfig = SMALL, image: Any = IMAGE) -> Graph:
     """The graph of a random sparse network."""
-    model = derived(genotype, config)
+    model = made(genotype, config)
     return trace.trace(logits(model), *sparse_values(model, image, keep, seed), image)
 
 

@@ -8,10 +8,14 @@ import pytest
 from dass_jax.architectures.darts import PUBLISHED, Genotype
 from dass_jax.deploy import graph, has_package
 from dass_jax.errors import UserError
-from dass_jax.latency import dense, lookup
-from dass_jax.methods import random
+from dass_jax.latency import lookup
 
-SIZES = lookup.Sizes(cells=4, channels=4, nodes=2, image=9, classes=3)
+SIZES = lookup.Sizes(cells=3, channels=4, nodes=2, image=9, classes=3)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, tuple[graph.Graph, graph.Graph, int]]:
+    return lookup.graphs(SIZES)
 
 
 def macs(found: graph.Graph) -> float:
@@ -19,7 +23,7 @@ def macs(found: graph.Graph) -> float:
 
 
 def test_places_are_those_of_the_network() -> None:
-    places = lookup.places(SIZES._replace(cells=3))
+    places = lookup.places(SIZES)
     assert places == [
         (lookup.Place(4, 9, 1), lookup.Place(4, 9, 1)),
         (lookup.Place(8, 9, 2), lookup.Place(8, 5, 1)),
@@ -27,27 +31,25 @@ def test_places_are_those_of_the_network() -> None:
     ]
 
 
-def test_what_adds_up_exactly_is_predicted_exactly() -> None:
+def test_what_adds_up_exactly_is_predicted_exactly(pairs: dict[str, tuple[graph.Graph, graph.Graph, int]]) -> None:
     """With multiply-accumulates in the place of milliseconds there is no noise, and nothing is shared."""
-    pairs = lookup.graphs(SIZES)
     entries = {name: (macs(longer) - macs(shorter)) / more for name, (longer, shorter, more) in pairs.items()}
     stride_1 = {place for pair in lookup.places(SIZES) for place in pair if place.stride == 1}
     entries |= {lookup.key("skip_connect", place): 0.0 for place in stride_1}
     first = lookup.references(SIZES.nodes)[0]
-    rest = macs(dense.network(first, SIZES)) - sum(entries[name] for name in lookup.operations(first, SIZES))
+    rest = macs(lookup.network(first, SIZES)) - sum(entries[name] for name in lookup.operations(first, SIZES))
     table = lookup.Table(entries, rest)
     for seed in range(3):
-        found = random.sample(seed, SIZES.nodes)
-        assert lookup.predicted(table, found, SIZES) == macs(dense.network(found, SIZES))
+        found = lookup.sampled(seed, SIZES.nodes)
+        assert lookup.predicted(table, found, SIZES) == macs(lookup.network(found, SIZES))
 
 
-def test_a_networks_operations_are_all_in_the_table() -> None:
-    sizes = lookup.Sizes(cells=6, channels=4, image=8)
-    stride_1 = {place for pair in lookup.places(sizes) for place in pair if place.stride == 1}
-    known = set(lookup.graphs(sizes)) | {lookup.key("skip_connect", place) for place in stride_1}
+def test_a_networks_operations_are_all_in_the_table(pairs: dict[str, tuple[graph.Graph, graph.Graph, int]]) -> None:
+    stride_1 = {place for pair in lookup.places(SIZES) for place in pair if place.stride == 1}
+    known = set(pairs) | {lookup.key("skip_connect", place) for place in stride_1}
     for found in PUBLISHED.values():
-        assert isinstance(found, Genotype) and set(lookup.operations(found, sizes)) <= known
-    assert len(lookup.operations(PUBLISHED["dass_99"], sizes)) == 6 * 8
+        assert isinstance(found, Genotype) and set(lookup.operations(found, SIZES)) <= known
+    assert len(lookup.operations(PUBLISHED["dass_99"], SIZES)) == 3 * 8
 
 
 @pytest.mark.skipif(not (has_package("onnx") and has_package("onnxruntime")), reason="the extra onnx is not installed")

@@ -112,16 +112,24 @@ def test_a_row_has_the_grams_of_all_its_seconds(planned: plan.Plan, tmp_path: pa
     results: dict[str, Any] = {"task": task, "evaluations": {"rough": {"miss": 9.0}, "shiny": {"miss": 8.0}}}
     results |= {"parameters": dict.fromkeys(("total", "prunable", "kept", "kept_with_bn_bias"), 7)}
     results |= {"macs": {"dense": 5, "nonzero": 4}, "nid": None, "compression": 2.0, "architecture": None}
-    results |= {"seconds": {"compile": 5.0, "rub": 45.0}}
+    results |= {"seconds": {"compile": 5.0, "rub": 45.0}, "table": {"cifar10-test": {"value": 93.5, "rank": 7}}}
     (own / "results.json").write_text(json.dumps(results))
     (own / "phases.json").write_text(json.dumps({"methods": {"random": [{"chain": "training", "name": "rub"}]}}))
     row = table.row_of(run, tmp_path / "out", planned.report)
     assert (row["co2_g"], row["seconds_shared"]) == (10.0, 10.0), "0.2 g/s over 50 s, of which 10 were taken over"
-    wanted = {"rough": 9.0, "shiny": 8.0, "final": 8.0, "metric": "miss", "unit": "ticks", "higher_is_better": False}
+    wanted = {
+        "table_cifar10-test": 93.5,
+        "rough": 9.0,
+        "shiny": 8.0,
+        "final": 8.0,
+        "metric": "miss",
+        "unit": "ticks",
+        "higher_is_better": False,
+    }
     wanted |= {"test_examples": 100, "nid": "", "seconds_compile": 5.0, "seconds_search": 0.0, "seconds_training": 45.0}
     assert wanted.items() <= row.items(), "whatever the task and the recipe"
     columns = table.columns([{"run": "waiting"}, row])
-    assert columns[columns.index("status") + 1 : columns.index("final")] == ["rough", "shiny"]
+    assert columns[columns.index("status") + 1 : columns.index("final")] == ["table_cifar10-test", "rough", "shiny"]
 
 
 def test_the_report_says_how_the_figure_came_about(tmp_path: pathlib.Path) -> None:

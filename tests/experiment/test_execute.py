@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dass_jax import spaces, train
+from dass_jax import train
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, plan, table
 from dass_jax.experiment.__main__ import main
@@ -29,15 +29,15 @@ data = {{ limit = 64, crop_padding = 1 }}
 [space]
 name = "ladder"
 [method]
-epochs = 2
-prune_epochs = 2
+epochs = 1
+prune_epochs = 1
 batch_size = 16
 alpha_lr = 1e-6
 [train]
 batch_size = 32
-pretrain_epochs = 2
+pretrain_epochs = 1
 score_epochs = 2
-finetune_epochs = 2
+finetune_epochs = 1
 [runtime]
 devices = 1
 """
@@ -80,7 +80,7 @@ def lines_of(folder: pathlib.Path) -> list[dict[str, Any]]:
 def stopped(place: pathlib.Path) -> pathlib.Path:
     """Stopped in the score learning of the first run, in its second epoch."""
     folder = place / "out"
-    with interrupting(7, signal.SIGTERM):
+    with interrupting(4, signal.SIGTERM):
         assert guarded(lambda: main([str(place / "tiny.toml"), "--out", str(folder)])) == 143
     return shutil.copytree(folder, place / "stopped")
 
@@ -199,26 +199,3 @@ def test_list_names_the_runs_and_does_nothing(place: pathlib.Path, capsys: pytes
 
 def test_duration_in_words() -> None:
     assert [execute.duration(s) for s in (4.4, 100, 3600 * 2 + 300)] == ["4 s", "2 min", "2 h 05 min"]
-
-
-def test_a_search_stops_at_skips_and_goes_on_with_what_comes_next(
-    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = place / "stop.toml"
-    file.write_text('base = "run.toml"\n[set]\nmethod.stop_at_skips = 2\nmethod.epochs = 2\n')
-    (run,) = plan.load(file).runs
-    ladder = spaces.SPACES["ladder"]
-
-    def skipping(*given: Any, **named: Any) -> spaces.Space:
-        return ladder.make(*given, **named)._replace(skips=lambda found: {"path": 2})
-
-    monkeypatch.setitem(spaces.SPACES, "ladder", ladder._replace(make=skipping))
-    folder = place / "skips"
-    with interrupting(1, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
-        train.perform(run.config, folder, Progress())
-    assert last(folder).facts["at"]["stopped"] is True
-    with interrupting(1, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
-        train.perform(run.config, folder, Progress())
-    found = [(line["phase"], line["epoch"], line["epochs"], line.get("stopped")) for line in metrics(folder)]
-    assert found == [("step1", 1, 2, True), ("step2", 1, 2, None)]
-    assert "step1: ended by its stop rule after epoch 1" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import pytest
 from dass_jax import architectures, compose, report, sparsity, variables
 from dass_jax.architectures.darts import Genotype
 from dass_jax.config import title
+from dass_jax.deploy import check, source
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, features, plan, sharing
 from dass_jax.experiment.__main__ import main
@@ -154,6 +155,21 @@ def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: Simp
         right = 100 * float((logits.argmax(-1) == test.labels).mean())
         wanted = results(own)["evaluations"][which]["accuracy"]
         assert right == pytest.approx(wanted, abs=0.01), "the accuracy that the run has"
+
+
+def test_a_run_of_an_experiment_can_be_deployed(done: SimpleNamespace) -> None:
+    own = done.out / "runs" / done.plan.runs[0].name
+    found, evaluations, kept = source.trained(own), results(own)["evaluations"], results(own)["parameters"]["kept"]
+    steps = sorted(int(path.name) for path in (own / "checkpoints").iterdir())
+    other = source.trained(own / "checkpoints" / str(steps[-1]))
+    assert (found.name, found.kept, found.network.result) == (other.name, kept, other.network.result)
+    jax.tree.map(np.testing.assert_array_equal, found.params, other.params)
+    assert found.network.result == evaluations["sparse"]["accuracy"]
+    assert found.network.architecture == results(own)["architecture"]
+    outcome = check.compare(found, {})["masked"]
+    assert outcome.figures == pytest.approx(evaluations["sparse"], abs=1e-3) and outcome.images == 360
+    dense = source.trained(own / "checkpoints" / str(steps[-3]))
+    assert (dense.keep, dense.network.result) == (None, evaluations["dense"]["accuracy"])
 
 
 def test_more_is_done_only_where_it_is_asked_for(done: SimpleNamespace, tmp_path: pathlib.Path) -> None:

@@ -105,7 +105,7 @@ def test_score_learning_begins_with_the_scores_of_the_weights_and_leaves_these_a
     end, phase = trained(), prune.train(FIELDS, PROBLEM).phases[1]
     state = phase.begin(KEY, end)
     weight = end.variables[PARAMS]["linear"]["weight"]
-    scores = sparsity.init_scores({"linear": {"weight": weight}}, PROBLEM.stacks)
+    scores = sparsity.init_scores({"linear": {"weight": weight}}, PROBLEM.stacks(end.variables[PARAMS]))
     chex.assert_trees_all_equal(state.variables[SCORES], scores)
     for name in end.variables:
         assert state.variables[name] is end.variables[name]
@@ -114,7 +114,7 @@ def test_score_learning_begins_with_the_scores_of_the_weights_and_leaves_these_a
     # What is evaluated meanwhile is the network under the masks of the scores.
     seen = phase.network(state.variables)
     assert seen.keys() == {PARAMS, BATCH_STATS, MASKS} and seen[PARAMS] is end.variables[PARAMS]
-    chex.assert_trees_all_equal(seen[MASKS], sparsity.topk_masks(scores, PROBLEM.stacks, KEEP))
+    chex.assert_trees_all_equal(seen[MASKS], sparsity.topk_masks(scores, PROBLEM.stacks(end.variables[PARAMS]), KEEP))
 
 
 def test_fine_tuning_begins_under_the_masks_of_the_scores_with_an_optimizer_at_rest() -> None:

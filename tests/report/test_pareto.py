@@ -8,8 +8,10 @@ import pytest
 from dass_jax.errors import UserError
 from dass_jax.report import pareto, style
 
+TASK = {"metric": "accuracy", "unit": "%", "higher_is_better": True}
 
-def run(name: str, keep: float, accuracy: float | None, before: float | None, **forms: tuple[float, int]) -> Any:
+
+def run(name: str, keep: float, result: float | None, before: float | None, **forms: tuple[float, int]) -> Any:
     values = {
         form: {"median_ms": ms, "p90_ms": 2 * ms, "speedup": 4 / ms, "bytes": size, "peak_bytes": None}
         for form, (ms, size) in forms.items()
@@ -17,8 +19,9 @@ def run(name: str, keep: float, accuracy: float | None, before: float | None, **
     return {
         "network": name,
         "keep": keep,
-        "accuracy": accuracy,
-        "before": {"accuracy": before, "form": "dense"},
+        "task": TASK,
+        "result": result,
+        "before": {"result": before, "form": "dense"},
         "forms": values,
     }
 

@@ -1,5 +1,6 @@
-"""Bounded calls, the note of a signal, and pauses."""
+"""Bounded calls, the note of a signal, and checkpoints in the middle of an epoch."""
 
+import json
 import os
 import pathlib
 import signal
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dass_jax.errors import Stopped, guarded
-from dass_jax.runtime import calls, checkpoint, pauses, signals
+from dass_jax.runtime import calls, checkpoint, keeping, signals
 from dass_jax.runtime.calls import Done
+from tests.runs import scalars, table
 
 VALUES = {"loss": np.linspace(0.1, 0.7, 7, dtype=np.float32) ** -7, "leaf": np.arange(-1, 6)}
 
@@ -112,50 +114,80 @@ def test_exit_codes_are_the_shells(error: Stopped, code: int, capsys: pytest.Cap
 
 
 STATE = {"w": np.arange(3, dtype=np.float32), "infos": [np.ones(1)]}
-"""With a name that a pause uses too."""
+"""With a name that a checkpoint uses too."""
+AT = {"phase": "step1", "epoch": 1}
 
 
-def facts(step: int) -> dict[str, Any]:
-    return {"step": step, "at": {"stage": "step1", "epoch": 1}}
+def kept(folder: pathlib.Path, pauses: int) -> None:
+    """The checkpoint of an epoch, and pauses in the one after it."""
+    with keeping.opened(folder, 3) as (keeper, _):
+        facts = {**keeping.NOTHING, "at": AT, "saved": 1}
+        keeping.state(keeper, STATE, facts)
+        for number in range(1, pauses + 1):
+            done = Done(number, tuple(part(0, number).values()), 1.5)
+            keeping.pause(keeper, {**STATE, "w": STATE["w"] + number}, done, {**facts, "saved": 1 + number})
 
 
-def paused(folder: pathlib.Path, step: int, checkpoints: tuple[int, ...]) -> pauses.Found:
-    """What is found after a pause at epoch line `step`, with these checkpoints beside it."""
-    with checkpoint.manager(folder / "checkpoints", keep=3) as manager:
-        for number in checkpoints:
-            checkpoint.save(manager, number, STATE, facts(number))
-        manager.wait_until_finished()
-        pauses.save(folder / "pauses", STATE, Done(2, tuple(part(0, 2).values()), 1.5), facts(step))
-        return pauses.newest(folder / "pauses", manager)
+def found(folder: pathlib.Path) -> tuple[Any, Done, list[str]]:
+    """(state, how far its epoch is, what is said) of where a run in the folder goes on."""
+    with keeping.opened(folder, 3) as (_, found):
+        assert found.newest is not None
+        leaves, done = keeping.state_of(found.newest)
+        assert found.newest.facts["at"] == (AT | ({"step": done.steps, "seconds": 1.5} if done.steps else {}))
+        return checkpoint.restore(STATE, leaves), done, found.said
 
 
 def test_a_pause_gives_state_and_infos_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
-    found = paused(tmp_path, 3, (2, 3)).newest
-    assert found is not None and found.facts["at"] == {"stage": "step1", "epoch": 1, "step": 2, "seconds": 1.5}
-    leaves, done = pauses.opened(found)
-    restored = checkpoint.restore(STATE, leaves)
-    np.testing.assert_array_equal(restored["w"], STATE["w"])
-    assert (done.steps, done.seconds) == (2, 1.5)
+    kept(tmp_path, 2)
+    state, done, said = found(tmp_path)
+    np.testing.assert_array_equal(state["w"], STATE["w"] + 2)
+    np.testing.assert_array_equal(state["infos"][0], STATE["infos"][0])
+    assert (done.steps, done.seconds, done.size, said) == (2, 1.5, 1, [])
     for one, other in zip(done.infos, part(0, 2).values(), strict=True):
         assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes())
 
 
-def test_a_pause_before_the_last_checkpoint_is_of_no_use(tmp_path: pathlib.Path) -> None:
-    found = paused(tmp_path, 2, (2, 3))
-    assert found.newest is not None and pauses.opened(found.newest)[1] == Done() and found.said == []
-    assert found.newest.step == 3 and not (tmp_path / "pauses").exists()
+def test_a_damaged_pause_gives_way_to_the_one_before_and_then_to_the_epochs_checkpoint(tmp_path: pathlib.Path) -> None:
+    kept(tmp_path, 2)
+    for number in (3, 2):
+        for path in (tmp_path / "checkpoints" / str(number)).rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        state, done, (line,) = found(tmp_path)
+        assert line.startswith(f"checkpoint {number} is damaged (")
+        assert line.endswith(f"): going back to checkpoint {number - 1}")
+        np.testing.assert_array_equal(state["w"], STATE["w"] + number - 2)
+        assert done.steps == number - 2
+    assert done == Done() and sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1"]
 
 
-def test_a_damaged_pause_gives_way_to_the_one_before_and_then_to_the_checkpoint(tmp_path: pathlib.Path) -> None:
-    paused(tmp_path, 3, (3,))
-    with checkpoint.manager(tmp_path / "checkpoints", keep=3) as manager:
-        pauses.save(tmp_path / "pauses", STATE, Done(5), facts(3))
-        for number, said in (("2", "pause: checkpoint 2 is damaged ("), ("1", "none of 2 can be read")):
-            for path in (tmp_path / "pauses" / number).rglob("*"):
-                if path.is_file():
-                    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            found = pauses.newest(tmp_path / "pauses", manager)
-            assert len(found.said) == 1 and said in found.said[0]
-            assert found.newest is not None
-            assert pauses.opened(found.newest)[1].steps == (2 if number == "2" else 0)
-    assert not (tmp_path / "pauses").exists()
+def test_the_newest_checkpoints_stay_pauses_among_them(tmp_path: pathlib.Path) -> None:
+    kept(tmp_path, 5)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "5", "6"]
+
+
+def test_what_was_written_after_the_place_of_a_checkpoint_is_dropped(tmp_path: pathlib.Path) -> None:
+    """Lines of metrics and events of an epoch whose checkpoint did not come to be."""
+    facts: dict[str, Any] = {**keeping.NOTHING, "at": AT, "epochs": {}}
+    with keeping.opened(tmp_path, 3) as (keeper, _):
+        for epoch in (1, 2):
+            line = {"method": "dass", "phase": "step1", "epoch": epoch, "loss": 0.5 * epoch}
+            size = keeping.line(keeper, line, epoch)
+            if epoch == 1:
+                facts |= {"metrics_bytes": size, "epochs": {"dass": 1}, "saved": 1}
+                keeping.state(keeper, STATE, facts)
+    with keeping.opened(tmp_path, 3) as (keeper, _):
+        (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["epoch"] == 1
+        keeping.line(keeper, {"method": "dass", "phase": "step2", "epoch": 1, "loss": 2.5}, 2)
+    assert scalars(tmp_path / "events" / "dass") == {"step1/loss": {1: 0.5}, "step2/loss": {2: 2.5}}
+
+
+def test_the_table_of_runs_finds_its_figures_by_their_tags(tmp_path: pathlib.Path) -> None:
+    with keeping.opened(tmp_path, 3) as (keeper, _):
+        given = {"method.name": "dass", "sparsity.keep": 0.1, "controls": ("a", "b")}
+        keeping.hparams(keeper, "dass", 3, given, {"sparse accuracy": 50.0, "MACs non-zero": 7.0})
+    folder = tmp_path / "events" / "dass-seed3"
+    metrics, parameters = table(folder)
+    assert metrics == set(scalars(folder)) == {"result/sparse_accuracy", "result/MACs_non-zero"}
+    assert parameters == {"method.name": "dass", "sparsity.keep": 0.1}

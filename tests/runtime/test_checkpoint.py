@@ -21,7 +21,7 @@ STATE = {
     "empty": np.zeros((0, 3), np.float32),
     "key": jax.random.key_data(jax.random.key(5)),
 }
-FACTS = {"step": 3, "at": {"stage": "step1", "epoch": 2}, "seconds": 0.1, "results": {"dass": [1.5, None, "text"]}}
+FACTS = {"saved": 3, "at": {"phase": "step1", "epoch": 2}, "seconds": 0.1, "results": {"dass": [1.5, None, "text"]}}
 
 
 def small_state(step: int) -> dict[str, np.ndarray]:

@@ -36,7 +36,8 @@ LATE = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion"
 def test_sums_are_not_library_calls() -> None:
     x = jnp.ones((64, 1000, 32))
     lowered = jax.jit(lambda x: (x * x).sum((1, 2))).lower(x)
-    assert "ynn" in lowered.compile().as_text()
+    calls = lowered.compile(compiler_options={"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"})
+    assert "ynn" in calls.as_text()
     assert "ynn" not in lowered.compile(compiler_options=compilation.options("cpu")).as_text()
 
 
@@ -44,6 +45,16 @@ def test_barriers_reach_the_compiled_program() -> None:
     lowered = jax.jit(lambda x: jax.lax.optimization_barrier(x * 2).reshape(-1)).lower(jnp.ones((8, 8)))
     assert "opt-barrier" not in lowered.compile().as_text()
     assert "opt-barrier" in lowered.compile(compiler_options=compilation.options("cpu")).as_text()
+
+
+def test_barriers_are_known_in_loops_of_any_size() -> None:
+    def loop(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda _, x: jax.lax.optimization_barrier(x * 2) + 1, x)
+
+    for size in (2, 4096):
+        lowered = jax.jit(loop).lower(jnp.ones(size))
+        found = lowered.compile(compiler_options=compilation.options("cpu"))(jnp.ones(size))
+        np.testing.assert_array_equal(found, np.full(size, 15.0))
 
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,21 +80,26 @@ def test_the_user_s_own_extra_options_stay(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["XLA_FLAGS"] == own
 
 
-def test_xla_takes_the_flag() -> None:
+def test_xla_takes_the_flag_and_would_call_libraries_for_sums() -> None:
     """A function that is called twice is fused with what surrounds it only if its calls are copied before."""
     program = (
         "import jax, sys\nfrom dass_jax.runtime import compilation\n"
         "if sys.argv[1:]: compilation.copy_calls_late()\n"
-        "inner = jax.jit(jax.numpy.tanh)\n"
-        "lowered = jax.jit(lambda x: inner(inner(x) + 1) * 2).lower(jax.numpy.ones(999))\n"
-        "print(lowered.compile().as_text().count(' fusion('))"
+        "inner, x = jax.jit(jax.numpy.tanh), jax.numpy.ones(999)\n"
+        "lowered = jax.jit(lambda x: inner(inner(x) + 1) * 2).lower(x)\n"
+        "print(lowered.compile().as_text().count(' fusion('))\n"
+        "lowered = jax.jit(lambda x: (x * x).sum((1, 2))).lower(jax.numpy.ones((64, 1000, 32)))\n"
+        "print(lowered.compile().as_text().count('ynn'))"
     )
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    early, late = (
-        int(subprocess.run([sys.executable, "-c", program, *late], env=environment, stdout=subprocess.PIPE).stdout)
-        for late in ([], ["late"])
-    )
+
+    def counted(*late: str) -> list[int]:
+        argv = [sys.executable, "-c", program, *late]
+        return [int(line) for line in subprocess.run(argv, env=environment, stdout=subprocess.PIPE).stdout.split()]
+
+    (early, calls), (late, _) = counted(), counted("late")
     assert early < late
+    assert calls > 0
 
 
 @pytest.mark.parametrize("name", ["supernet", "derived"])

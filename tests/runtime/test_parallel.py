@@ -1,113 +1,64 @@
-"""Two devices give the result of one, for every stage of a run; the rest of the device code by its messages."""
+"""Two devices give the result of one, for every phase of a run; the rest of the device code by its messages."""
 
-import functools
 from typing import Any
 
 import chex
 import jax
 import numpy as np
 import pytest
-from dass_jax.runtime.stage import Stage
 
-from dass_jax import compose, config_io
-from dass_jax.architectures.darts import Genotype
-from dass_jax.compose import Setting, programs
+from dass_jax import compose, config
 from dass_jax.errors import UserError
 from dass_jax.runtime import parallel
+from tests import devices
+from tests.config_files import one_line
 
-GENOTYPE = Genotype(
-    normal=((("skip_connect", 0), ("skip_connect", 1)),),
-    reduce=((("dil_conv_3x3", 0), ("skip_connect", 1)),),
-)
-DROP_PATH = 0.4
-"""One cell that reduces: both its edges can be dropped."""
-
-
-def setting(devices: int, accumulate: int, limit: int = 64) -> Setting:
-    """Random crops, mirrors, cutout and drop-path are on: they must not depend on the number of devices."""
-    return compose.setting(
-        config_io.from_dict(
-            {
-                "data": {"limit": limit, "crop_padding": 1, "flip": True, "cutout": 2},
-                "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16, "accumulate": accumulate},
-                "sparsity": {"keep": 0.3},
-                "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.2},
-                "train": {"batch_size": 32, "accumulate": accumulate},
-                "runtime": {"devices": devices, "compilation_cache": ""},
-            }
-        )
-    )
-
-
-def double(tree: Any) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), tree)
-
-
-def epoch(s: Setting, stage: Stage, state: Any, steps: int | None = None) -> tuple[Any, Any]:
-    """(state, infos) after so many steps of the stage's first epoch, or all, with the copy of each own device."""
-    inputs = (stage.indices(0), compose.key(s, stage.name, 0), np.float32(0.05), np.float32(DROP_PATH))
-    inputs = (*inputs, np.int32(0), np.int32(steps or len(inputs[0])), np.int32(0))
-    arguments = parallel.replicate((state, compose.examples(s)[0]), s.devices)
-    program = parallel.program(stage.epoch, s.devices, (*arguments, *inputs), donate=False)
-
-    def copies(x: jax.Array) -> np.ndarray:
-        return np.concatenate([np.asarray(shard.data) for shard in x.addressable_shards])
-
-    return jax.tree.map(copies, program(*arguments, *inputs))
-
-
-CHAINS = {
-    "search": lambda s: compose.search_stages(s, "dass")[0],
-    "training": lambda s: compose.training_stages(s, GENOTYPE)[0][:2],
-}
-STAGES = {
+PHASES = {
     "step1": ("search", 0, 1),
     "step2": ("search", 1, 1),
-    "weights": ("training", 0, 1),
+    "weights, accumulated": ("training", 0, 4),
     "scores": ("training", 1, 1),
-    "step1, accumulated": ("search", 0, 4),
 }
 
 
-@pytest.mark.parametrize(("chain", "number", "accumulate"), STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize(("chain", "number", "accumulate"), PHASES.values(), ids=PHASES)
 def test_two_devices_give_the_result_of_one(
-    chain: str, number: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+    chain: str, number: int, accumulate: int, x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "augment", functools.partial(programs.augment, dtype="float64"))
-    # In 64-bit floats another order of additions costs some 1e-16 a step: far below 1e-9, and far below what other
-    # random numbers would do. In 32 bits a score near the cut could change places with the next and hide an error.
-    with jax.enable_x64(True):
-        settings = {devices: setting(devices, accumulate) for devices in (1, 2)}
-        stages = {devices: CHAINS[chain](s) for devices, s in settings.items()}
-        # Both start from one state: a stage's start is compiled for one device and needs no comparison.
-        state = double(stages[1][0].start(None))
-        if number:
-            state = double(stages[1][number].start(state))
-        found = {devices: epoch(s, stages[devices][number], state) for devices, s in settings.items()}
-
-    one, two = found[1], found[2]
+    """The first phase of all also where each device has a seed of its own."""
+    devices.doubled(monkeypatch)
+    alone, both = (devices.setting(count, accumulate) for count in (1, 2))
+    apart = devices.setting(2, accumulate, seeds=2, axis="seeds")
+    # All start from one state: a phase's start is compiled for one device and needs no comparison.
+    state = devices.begun(apart, chain, number)
+    first = jax.tree.map(lambda x: x[:1], state)
+    one, two = (devices.after(s, devices.phases(s, chain)[number], first) for s in (alone, both))
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), two)
-    first = jax.tree.map(lambda x: x[0], one)
-    chex.assert_trees_all_equal_dtypes(first, jax.tree.map(lambda x: x[0], two))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-9, atol=1e-11), first, two)
-
-    moved, other = first[0].variables, state.variables
+    one, two = (jax.tree.map(lambda x: x[0], found) for found in (one, two))
+    chex.assert_trees_all_equal_dtypes(one, two)
+    jax.tree.map(near, two, one)
+    if (chain, number) == ("search", 0):
+        seeds = devices.after(apart, devices.phases(apart, chain)[number], state)
+        jax.tree.map(lambda x, own: near(x[:1], own), seeds, one)
+    moved, other = one[0].variables, first.variables
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(other), strict=True))
     assert {x.dtype for x in jax.tree.leaves(moved)} == {np.dtype("float64")}
 
 
+def near(one: Any, other: Any) -> None:
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
 def test_each_device_takes_its_own_slice() -> None:
-    devices = jax.devices()[:2]
+    both = jax.devices()[:2]
     rows = np.arange(12, dtype=np.int32).reshape(3, 4)
 
     def function(state: Any, data: Any, rows: jax.Array) -> Any:
         last, first = parallel.own_slice(rows, 2), parallel.own_slice(rows[:2], 2, axis=0)
         return last, first, parallel.mean(last.astype("float32")), parallel.total(last)
 
-    state = parallel.replicate(np.zeros(1), devices)
-    last, first, mean, total = parallel.program(function, devices, (state, state, rows), donate=False)(
-        state, state, rows
-    )
+    state = parallel.replicate(np.zeros(1), both)
+    last, first, mean, total = parallel.program(function, both, (state, state, rows), donate=False)(state, state, rows)
     np.testing.assert_array_equal(last, np.stack([rows[:, :2], rows[:, 2:]]))
     np.testing.assert_array_equal(first, np.stack([rows[:1], rows[1:2]]))
     np.testing.assert_array_equal(mean, np.stack([(rows[:, :2] + rows[:, 2:]) / 2] * 2))
@@ -115,22 +66,22 @@ def test_each_device_takes_its_own_slice() -> None:
 
 
 def test_devices_that_share_the_seeds_hold_and_move_their_own() -> None:
-    """Four seeds on two devices; [epochs, seeds] come in and go out with the seeds as second axis."""
-    devices = jax.devices()[:2]
-    states, data, rates = np.arange(12.0).reshape(4, 3), np.array([2.0, 5.0]), np.arange(8.0).reshape(2, 4)
+    """Four seeds on two devices."""
+    both = jax.devices()[:2]
+    states, data, rates = np.arange(12.0).reshape(4, 3), np.array([2.0, 5.0]), np.arange(8.0).reshape(4, 2)
 
     def function(state: jax.Array, data: jax.Array, rates: jax.Array, shared: Any) -> Any:
         chex.assert_shape((state, data, rates), [(3,), (2,), (2,)])
         return state * shared + data.sum(), rates + state[0]
 
-    layout, given = parallel.of_seeds(devices), states.copy()
+    layout, given = parallel.layout(both, 4, apart=True), states.copy()
     arguments = layout.put(given), layout.put_everywhere(data), rates, np.float64(10)
     given[:] = -1  # it was copied
-    whole = parallel.each_seed(function, devices, (0, None, 1, None), (0, 1))
+    whole = layout.over(function, (0, None, 0, None))
     moved, infos = layout.program(whole, arguments, True)(*arguments)
-    assert [(shard.device, shard.data.shape) for shard in moved.addressable_shards] == [(d, (2, 3)) for d in devices]
+    assert [(shard.device, shard.data.shape) for shard in moved.addressable_shards] == [(d, (2, 3)) for d in both]
     np.testing.assert_array_equal(layout.get(moved), states * 10 + 7)
-    np.testing.assert_array_equal(layout.get(infos), rates + states[:, 0])
+    np.testing.assert_array_equal(layout.get(infos), rates + states[:, :1])
     layout.get(moved)[:] = 0  # an array of its own: it may be written to
 
 
@@ -169,13 +120,38 @@ def test_parts_that_do_not_divide_a_batch_name_the_next_numbers(parts: int, name
         parallel.check_parts("train.accumulate", int(fitting), 32)
 
 
-@pytest.mark.parametrize("name", ["search", "train"])
-def test_a_run_refuses_parts_that_the_batch_of_one_device_does_not_have(name: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "most", "expected"), [(14, 1, 1), (14, 5, 2), (14, 100, 14), (7, 3, 1), (600, 50, 50)]
+)
+def test_the_largest_divisor_is_at_most_what_is_asked_for(number: int, most: int, expected: int) -> None:
+    assert parallel.largest_divisor(number, most) == expected
+
+
+def test_devices_that_do_not_come_out_even_are_left_idle() -> None:
+    s = devices.setting(2, seeds=2, axis="seeds")
+    assert [len(s.of(own).devices) for own in ((3,), (3, 5), (3, 5, 7), (3, 5, 7, 9))] == [1, 2, 1, 2]
+    assert [s.of(own).layout.sharing for own in ((3,), (3, 5))] == [1, 1]
+    assert [len(devices.setting(2, seeds=2).of(own).devices) for own in ((3,), (3, 5))] == [2, 2]
+
+
+def test_streamed_batches_are_not_spread() -> None:
+    given = {"parallel": {"axis": "seeds"}, "data": {"streaming": True}, "network": {"auxiliary": False}, "seeds": 2}
+    with pytest.raises(UserError) as caught:
+        compose.setting(config.from_dict(given))
+    message = "parallel.axis = 'seeds' with data.streaming = true; allowed: 'batch', or data in memory"
+    assert one_line(caught).startswith(message)
+
+
+SMALL = {"space": {"cells": 1, "channels": 2, "nodes": 1}, "network": {"auxiliary": False}, "controls": ()}
+
+
+@pytest.mark.parametrize("table", ["method", "train"])
+def test_a_run_refuses_parts_that_the_batch_of_one_device_does_not_have(table: str) -> None:
     part = {"batch_size": 24, "accumulate": 8}
-    data = {"network": {"auxiliary": False}, name: part, "runtime": {"devices": 1}}
-    assert getattr(compose.setting(config_io.from_dict(data)).config, name).accumulate == 8
-    with pytest.raises(UserError, match=f"{name}.accumulate = 8; allowed: a divisor of 12, .* 6 or 12"):
-        compose.setting(config_io.from_dict({**data, "runtime": {"devices": 2}}))
+    data = {**SMALL, table: part, "runtime": {"devices": 1}}
+    assert getattr(compose.setting(config.from_dict(data)).config, table).fields.accumulate == 8
+    with pytest.raises(UserError, match=f"{table}.accumulate = 8; allowed: a divisor of 12, .* 6 or 12"):
+        compose.setting(config.from_dict({**data, "runtime": {"devices": 2}}))
 
 
 def test_more_devices_than_there_are_is_an_error() -> None:
@@ -185,8 +161,8 @@ def test_more_devices_than_there_are_is_an_error() -> None:
         parallel.all_devices(here + 1)
 
 
-@pytest.mark.parametrize("name", ["search", "train"])
-def test_a_run_refuses_a_batch_that_its_devices_cannot_share(name: str) -> None:
-    config = config_io.from_dict({"network": {"auxiliary": False}, name: {"batch_size": 33}, "runtime": {"devices": 2}})
-    with pytest.raises(UserError, match=rf"{name}.batch_size = 33; .* 32 or 34"):
-        compose.setting(config)
+@pytest.mark.parametrize("table", ["method", "train"])
+def test_a_run_refuses_a_batch_that_its_devices_cannot_share(table: str) -> None:
+    given = {**SMALL, table: {"batch_size": 33}, "runtime": {"devices": 2}}
+    with pytest.raises(UserError, match=rf"{table}.batch_size = 33; .* 32 or 34"):
+        compose.setting(config.from_dict(given))

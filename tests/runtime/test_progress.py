@@ -15,11 +15,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_stage_writes_one_line_per_epoch_with_figures_and_time_left() -> None:
+def test_a_phase_writes_one_line_per_epoch_with_figures_and_time_left() -> None:
     stream = io.StringIO()
-    with progress.Progress(stream).stage("dass · step1", 1, 3) as stage:
-        stage.epoch({"loss": 0.51234, "accuracy": 81.5})
-        stage.epoch({"loss": 0.25, "accuracy": 90.0})
+    with progress.Progress(stream).phase("dass · step1", 1, 3) as phase:
+        phase.epoch({"loss": 0.51234, "accuracy": 81.5})
+        phase.epoch({"loss": 0.25, "accuracy": 90.0})
     first, second = stream.getvalue().splitlines()
     assert first.startswith("dass · step1  epoch 2/3  loss 0.512  accuracy 81.5  ") and first.endswith(" s left")
     assert second == "dass · step1  epoch 3/3  loss 0.25  accuracy 90  0 s left"
@@ -27,9 +27,9 @@ def test_a_stage_writes_one_line_per_epoch_with_figures_and_time_left() -> None:
 
 def test_a_terminal_gets_a_bar_and_no_lines() -> None:
     stream = Terminal()
-    with progress.Progress(stream).stage("dass · step1", 0, 2) as stage:
-        stage.epoch({"loss": 0.5})
-        stage.epoch({"loss": 0.25})
+    with progress.Progress(stream).phase("dass · step1", 0, 2) as phase:
+        phase.epoch({"loss": 0.5})
+        phase.epoch({"loss": 0.25})
     assert "2/2" in stream.getvalue() and "loss 0.25" in stream.getvalue() and "s left" not in stream.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The supernet against derived cells and networks, its shapes and rules, and how a genotype is read off."""
+"""The supernet's shapes and rules, and how a genotype is read off."""
 
 import collections
 import functools
@@ -11,126 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, Genotype, edges, reductions
-from dass_jax.networks.derived import DerivedCell, NetworkConfig, derived
-from dass_jax.nn.layers import batch_norm
-from dass_jax.spaces.darts import MixedCell, SupernetConfig, darts, derive_cell
+from dass_jax.architectures.darts import PRIMITIVES, edges, reductions
+from dass_jax.spaces.darts import SupernetConfig, darts, derive_cell
 from dass_jax.variables import PARAMS, layers, prunable
-
-C, N = 4, 2
-NORM = batch_norm(train=True, affine=False)
-
-ALL_SEVEN: Cell = (
-    (("sep_conv_3x3", 0), ("skip_connect", 1)),
-    (("max_pool_3x3", 1), ("dil_conv_5x5", 2)),
-    (("avg_pool_3x3", 0), ("sep_conv_5x5", 3)),
-    (("skip_connect", 4), ("dil_conv_3x3", 0)),
-)
-"""Every operation, from cell inputs and from nodes."""
-
-NO_POOLS = Genotype(
-    normal=((("sep_conv_3x3", 0), ("skip_connect", 1)), (("dil_conv_5x5", 1), ("sep_conv_5x5", 2))),
-    reduce=((("skip_connect", 0), ("dil_conv_3x3", 1)), (("skip_connect", 2), ("skip_connect", 1))),
-)
-
-
-def one_hot(cell: Cell, operations: tuple[str, ...]) -> np.ndarray:
-    """Edge weights that choose `cell`: all other edges have weight 1 on `none`, or no weight where there is none."""
-    order = edges(len(cell))
-    weights = np.zeros((len(order), len(operations)))
-    if "none" in operations:
-        weights[:, operations.index("none")] = 1
-    for node, pairs in enumerate(cell, start=2):
-        for operation, source in pairs:
-            weights[order.index((source, node))] = np.eye(len(operations))[operations.index(operation)]
-    return weights
-
-
-def derived_params(cell: Cell, mixed: Any) -> Any:
-    """The parameters of a derived cell, copied out of a mixed cell's fused leaves."""
-    params = {name: part for name, part in mixed.items() if name.startswith("preprocess")}
-    for node, pairs in enumerate(cell):
-        for pair, (operation, source) in enumerate(pairs):
-            # Group 0 holds the edges from both inputs to all nodes, group j those from node j − 1 to the later ones.
-            group, row, column = (0, source, node) if source < 2 else (source - 1, 0, node - (source - 1))
-            fused = mixed[f"edges_{group}"]
-            own = {
-                name.removeprefix(operation + "_"): {"conv": {"weight": leaf["weight"][row, column]}}
-                for name, leaf in fused.items()
-                if name.startswith(operation + "_")
-            }
-            if operation == "skip_connect" and "skip_connect" in fused:
-                own = {"factorized": {"weight": fused["skip_connect"]["weight"][row, column]}}
-            if own:
-                params[f"node_{node}_{pair}_{operation}"] = own
-    return params
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("cell", "reduction", "previous_reduced", "operations"),
-    [
-        (ALL_SEVEN, False, True, PRIMITIVES),
-        (ALL_SEVEN, True, False, OPERATIONS),
-    ],
-    ids=["normal with none", "reduction without none"],
-)
-def test_a_mixed_cell_with_one_hot_weights_is_the_derived_cell(
-    random_like: Any, cell: Cell, reduction: bool, previous_reduced: bool, operations: tuple[str, ...]
-) -> None:
-    rng = np.random.default_rng(3)
-    size = 8 if previous_reduced else 4
-    before, previous = rng.normal(size=(3, size, size, N)), rng.normal(size=(2, 4, 4, N))
-    mixed = MixedCell(C, len(cell), reduction, previous_reduced, operations, NORM)
-    weights = one_hot(cell, operations)
-    args = (before, previous, weights)
-    params = random_like(jax.eval_shape(lambda: mixed.init(jax.random.key(0), *args))["params"])
-    single = DerivedCell(cell, C, reduction, previous_reduced, NORM, NORM)
-
-    def run(module: Any, params: Any, *args: Any) -> Any:
-        return jax.jit(lambda *a: module.apply({"params": a[0]}, *a[1:], mutable=["batch_stats"])[0])(params, *args)
-
-    found = run(mixed, params, *args)
-    chex.assert_shape(found, (len(cell) * C, 2 if reduction else 4, 2 if reduction else 4, N))
-    wanted = run(single, derived_params(cell, params), before, previous)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.usefixtures("x64")
-def test_the_supernet_with_one_hot_weights_is_the_derived_network(random_like: Any) -> None:
-    """Three cells, so the depth has a normal cell and both reductions; without pools both know the same norms."""
-    space = darts(SupernetConfig(classes=3, cells=3, channels=2, nodes=2))
-    model = derived(NO_POOLS, NetworkConfig(classes=3, cells=3, channels=2, auxiliary=False))
-    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), (8, 8, 3)))
-    params, statistics = random_like(shapes["params"]), jax.tree.map(lambda s: jnp.ones(s.shape), shapes["batch_stats"])
-    images = np.random.default_rng(3).normal(size=(3, 8, 8, N))
-    edge_weights = {name: one_hot(cell, PRIMITIVES) for name, cell in NO_POOLS._asdict().items()}
-    found, updates = jax.jit(functools.partial(space.apply, train=True))(params, statistics, edge_weights, images)
-    chex.assert_trees_all_equal_structs(updates, statistics)
-
-    own = jax.eval_shape(lambda: model.init(jax.random.key(0), (8, 8, 3)))
-    cells = {f"cell_{i}": NO_POOLS.reduce if i in reductions(3) else NO_POOLS.normal for i in range(3)}
-    copied = {**params, **{name: derived_params(cell, params[name]) for name, cell in cells.items()}}
-
-    def with_unit_norms(shapes: Any, values: Any) -> Any:
-        """`values` where they exist; BN scales 1 and offsets 0, which the supernet does not have."""
-        if not isinstance(shapes, dict):
-            return values
-        default = {"scale": jnp.ones, "bias": jnp.zeros}
-        return {
-            key: default[key](part.shape)
-            if key in default and key not in values
-            # A norm without parameters is absent from the supernet altogether.
-            else with_unit_norms(part, values.get(key, {}))
-            for key, part in shapes.items()
-        }
-
-    copied = with_unit_norms(own["params"], copied)
-    chex.assert_trees_all_equal_shapes(copied, own["params"])
-    statistics = jax.tree.map(lambda s: jnp.ones(s.shape), own["batch_stats"])
-    wanted, _, _ = jax.jit(functools.partial(model.apply, train=True))(copied, statistics, images)
-    chex.assert_shape(found, (N, 3))
-    chex.assert_trees_all_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(("none", "operations"), [(True, 8), (False, 7)])

@@ -60,13 +60,14 @@ def to_onnx(graph: Graph) -> bytes:
         made.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    names = [INPUT]
+    names, counted = [INPUT], _read_alone(graph)
     for index, node in enumerate(graph.nodes[1:], start=1):
         inputs = [names[source] for source in node.inputs]
         operation, name = node.operation, f"n{index}"
         match operation:
             case Constant():
-                names.append(constant(name, operation.value[None].astype(np.float32)))
+                value = constant(name, operation.value[None].astype(np.float32))
+                names.append(_for_each_image(value, constant, step) if index in counted else value)
             case Conv():
                 names.append(_conv(operation, inputs[0], name, constant, step))
             case Pool():
@@ -105,6 +106,25 @@ def to_onnx(graph: Graph) -> bytes:
     )
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _read_alone(graph: Graph) -> set[int]:
+    """The nodes that something reads without broadcasting them to what depends on the image."""
+    depends: list[bool] = []
+    for place, node in enumerate(graph.nodes):
+        depends.append(place == 0 or any(depends[index] for index in node.inputs))
+    alone = {graph.output}
+    for node, is_dynamic in zip(graph.nodes, depends, strict=True):
+        if not (isinstance(node.operation, Add | Multiply) and is_dynamic):
+            alone.update(node.inputs)
+    return alone
+
+
+def _for_each_image(value: str, constant: Any, step: Any) -> str:
+    """A constant [1, C, H, W] as [N, C, H, W]."""
+    count = step("Shape", [INPUT], f"{value}_n", start=0, end=1)
+    shape = step("Concat", [count, constant(f"{value}_s", np.ones(3, np.int64))], f"{value}_shape", axis=0)
+    return str(step("Expand", [value, shape], f"{value}_each"))
 
 
 def _conv(conv: Conv, x: str, name: str, constant: Any, step: Any) -> str:

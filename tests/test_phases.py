@@ -1,19 +1,22 @@
-"""What each stage of a run may change and what it must leave alone, bit for bit; and that every option counts."""
+"""What each phase of a run may change and what it must leave alone, bit for bit; and that every option counts."""
 
+import dataclasses
 import io
 import math
-import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import numpy as np
 import pytest
-from dass_jax.runtime.stage import Stage
 
-from dass_jax import bilevel, compose, config_io, feed, pipeline, running, variables
-from dass_jax import config as schema
+from dass_jax import bilevel, compose, config, feed, runner, variables
 from dass_jax.architectures.darts import Genotype
+from dass_jax.bilevel.hypergradients import fields
+from dass_jax.phases import Phase
+from dass_jax.runner import Chain, Runner
+from dass_jax.runtime import keeping, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.spaces.darts import RULES
@@ -28,11 +31,14 @@ GENOTYPE = Genotype(
 """The network has one cell, which reduces: its skip connection has weights and can be dropped."""
 
 
-def setting(**changes: Any) -> compose.Setting:
+def setting(method: str = "dass", **changes: Any) -> compose.Setting:
     """One cell of two channels on 64 digits; `changes` by dotted name with "__" for the dot."""
+    searched = {"prune_epochs": EPOCHS, "epochs": EPOCHS} if method == "dass" else {"epochs": 2 * EPOCHS}
     data: dict[str, Any] = {
+        "controls": [],
         "data": {"limit": 64, "crop_padding": 1},
-        "search": {"cells": 1, "channels": 2, "nodes": 1, "batch_size": 16, "epochs": EPOCHS, "prune_epochs": EPOCHS},
+        "space": {"cells": 1, "channels": 2, "nodes": 1},
+        "method": {"name": method, "batch_size": 16, **searched},
         "sparsity": {"keep": KEEP},
         "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.0},
         "train": {"batch_size": 32, "pretrain_epochs": EPOCHS, "score_epochs": EPOCHS, "finetune_epochs": EPOCHS},
@@ -41,62 +47,76 @@ def setting(**changes: Any) -> compose.Setting:
     for name, value in changes.items():
         section, _, field = name.rpartition("__")
         (data.setdefault(section, {}) if section else data)[field] = value
-    return compose.setting(config_io.from_dict(data))
+    return compose.setting(config.from_dict(data))
 
 
 class Trail(NamedTuple):
-    """A chain of stages as it ran."""
+    """A chain of phases as it ran, of its one seed."""
 
     states: dict[str, list[bilevel.State]]
-    """By stage: the state at its start and after each epoch."""
+    """By phase: the state at its start and after each epoch."""
     records: dict[str, list[dict[str, Any]]]
-    """By stage: each epoch's line of metrics."""
+    """By phase: each epoch's line of metrics."""
     programs: list[str]
     """Names of the programs that were compiled."""
     traces: list[str]
-    """The stages whose Python code JAX walked through, once for each walk."""
+    """The phases whose algorithm JAX walked through, once for each walk."""
 
 
-def follow(s: compose.Setting, path: pathlib.Path, chain: str, first_only: bool = False, method: str = "dass") -> Trail:
+def phases_of(s: compose.Setting, chain: str) -> tuple[Phase, ...]:
+    if chain == runner.SEARCH:
+        return compose.search(s, s.config.method.name).phases
+    return compose.training(s, GENOTYPE).phases
+
+
+def follow(s: compose.Setting, chain: str, first_only: bool = False) -> Trail:
     """Runs a chain as the pipeline does, without writing anything."""
-    facts = {"current": {"seconds": dict.fromkeys(running.CLOCKS, 0.0)}}
-    r = running.Run(s, Progress(io.StringIO()), Signals(), None, facts, {}, feed.of(s), [])
-    stages = compose.search_stages(s, method)[0] if chain == "search" else compose.training_stages(s, GENOTYPE)[0]
+    facts = {**keeping.NOTHING, "epochs": {}, "current": {}, "declared": {}}
+    r = Runner(Progress(io.StringIO()), Signals(), None, feed.of(s), None, facts)
     trail = Trail({}, {}, [], [])
 
-    def watched(stage: Stage) -> Stage:
-        def epoch(*arguments: Any) -> Any:
-            trail.traces.append(stage.name)
-            return stage.epoch(*arguments)
+    def watched(phase: Phase) -> Phase:
+        def update(*arguments: Any, **extra: Any) -> Any:
+            trail.traces.append(phase.name)
+            return phase.algorithm.update(*arguments, **extra)
 
-        def start(state: Any) -> bilevel.State:
-            begun = stage.start(state)
-            trail.states[stage.name] = [jax.tree.map(np.array, begun)]
-            trail.records[stage.name] = []
-            return begun
+        return phase._replace(algorithm=bilevel.Algorithm(phase.algorithm.init, update))
 
-        return stage._replace(epoch=epoch, start=start)
+    def keep_state(state: Any, phase: str) -> None:
+        (own,) = seeds.members(jax.tree.map(np.array, state), 1)
+        trail.states.setdefault(phase, []).append(own)
 
-    def keep_record(r: Any, chain: str, record: dict[str, Any], state: bilevel.State) -> None:
-        trail.states[record["stage"]].append(state)
-        trail.records[record["stage"]].append(record)
+    begun = runner.begun
 
+    def beginning(s: Any, phase: Phase, *given: Any) -> Any:
+        state = begun(s, phase, *given)
+        keep_state(state, phase.name)
+        return state
+
+    class Watching(Runner):
+        def record(self, s: Any, chain: Chain, line: dict[str, Any]) -> None:
+            trail.records.setdefault(line["phase"], []).append(line)
+
+        def checkpoint(self, s: Any, chain: Chain, phase: Phase, standing: Any, stopped: bool) -> None:
+            keep_state(standing.state, phase.name)
+
+    r = Watching(**{field.name: getattr(r, field.name) for field in dataclasses.fields(r)})
+    chosen = tuple(watched(phase) for phase in phases_of(s, chain))[: 1 if first_only else None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "keep_record", keep_record)
-        chosen = [watched(stage) for stage in stages][: 1 if first_only else None]
-        pipeline.run_chain(r, "dass", chain, chosen, lambda stage, v: [{}])
+        patch.setattr(runner, "begun", beginning)
+        runner.run_chain(r, s, Chain("dass", chain, chosen, lambda phase, epoch, v: [{}]))
     trail.programs.extend(r.programs)
     return trail
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> Trail:
-    return follow(setting(), tmp_path_factory.mktemp("search"), "search")
+def search() -> Trail:
+    return follow(setting(), "search")
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Trail:
-    return follow(setting(), tmp_path_factory.mktemp("training"), "training")
+def training() -> Trail:
+    return follow(setting(), "training")
 
 
 def differing(one: Any, other: Any) -> set[str]:
@@ -106,9 +126,9 @@ def differing(one: Any, other: Any) -> set[str]:
     return {path for path in left if left[path].tobytes() != right[path].tobytes()}
 
 
-def changed(trail: Trail, stage: str) -> set[str]:
-    """The collections that a stage changes."""
-    first, *_, last = (state.variables for state in trail.states[stage])
+def changed(trail: Trail, phase: str) -> set[str]:
+    """The collections that a phase changes."""
+    first, *_, last = (state.variables for state in trail.states[phase])
     assert set(first) == set(last)
     return {name for name in first if differing(first[name], last[name])}
 
@@ -126,14 +146,11 @@ def test_step_2_trains_scores_and_architecture_and_no_weight(search: Trail) -> N
     assert not differing(search.states["step1"][-1].variables[PARAMS], search.states["step2"][-1].variables[PARAMS])
 
 
-def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(tmp_path: pathlib.Path) -> None:
-    s = setting()
-    (stage,) = compose.search_stages(s, "dass_op")[0]
-    assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
-    trail = follow(s, tmp_path, "search", method="dass_op")
-    first, last = trail.states["step1"][0].variables, trail.states["step1"][-1].variables
+def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores() -> None:
+    trail = follow(setting("dass_op"), "search")
+    first, last = trail.states["search"][0].variables, trail.states["search"][-1].variables
     assert set(first) == {ALPHA, PARAMS, BATCH_STATS, MASKS}
-    assert changed(trail, "step1") == {ALPHA, PARAMS, BATCH_STATS}
+    assert changed(trail, "search") == {ALPHA, PARAMS, BATCH_STATS}
     masks, stacks = variables.flatten(first[MASKS]), variables.flatten(variables.prunable(first[PARAMS], RULES))
     assert set(masks) == set(stacks)
     for path, mask in masks.items():
@@ -148,18 +165,19 @@ def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(tmp_p
     assert any(leaf.any() for leaf in moved)
 
 
-def test_dass_joint_trains_everything_with_a_rate_for_each_level(tmp_path: pathlib.Path) -> None:
-    s = setting()
-    (stage,) = compose.search_stages(s, "dass_joint")[0]
-    assert stage.epochs == s.config.search.epochs + s.config.search.prune_epochs
-    assert stage.learning_rate(0) == (s.config.search.theta_lr, s.config.search.scores_lr)
-    trail = follow(s, tmp_path, "search", method="dass_joint")
-    assert changed(trail, "step1") == {ALPHA, PARAMS, SCORES, BATCH_STATS}
-    first = trail.states["step1"][0].variables
+def test_dass_joint_trains_everything_with_a_rate_for_each_level() -> None:
+    s = setting("dass_joint")
+    c = s.config.method.fields
+    rates = phases_of(s, "search")[0].rates(np.zeros(1))["learning_rate"]
+    wanted = {"upper": c.alpha_lr, "lower": c.theta_lr, "scores": c.scores_lr}
+    assert {name: float(rate[0]) for name, rate in rates.items()} == wanted
+    trail = follow(s, "search")
+    assert changed(trail, "search") == {ALPHA, PARAMS, SCORES, BATCH_STATS}
+    first = trail.states["search"][0].variables
     weights = variables.select(first[PARAMS], first[SCORES])
     signs = jax.tree.map(lambda w, s: bool((np.sign(w) == np.sign(s)).all()), weights, first[SCORES])
     assert all(jax.tree.leaves(signs)), "scores start from the weights"
-    assert {"upper_loss", "lower_loss", "scores_loss"} <= set(trail.records["step1"][0])
+    assert {"upper_loss", "lower_loss", "scores_loss"} <= set(trail.records["search"][0])
 
 
 def test_step_2_goes_on_with_the_architecture_and_starts_the_scores_optimizer_anew(search: Trail) -> None:
@@ -174,8 +192,8 @@ def test_step_2_goes_on_with_the_architecture_and_starts_the_scores_optimizer_an
 
 def test_adams_count_of_the_architecture_runs_through_both_steps(search: Trail) -> None:
     steps = 32 // 16  # a half of the 64 images, in batches of 16
-    for number, stage in enumerate(("step1", "step2")):
-        for epoch, state in enumerate(search.states[stage]):
+    for number, phase in enumerate(("step1", "step2")):
+        for epoch, state in enumerate(search.states[phase]):
             counts = [int(x) for x in jax.tree.leaves(state.optimizers[ALPHA]) if x.dtype == np.int32]
             assert counts == [steps * (number * EPOCHS + epoch)]
 
@@ -217,8 +235,8 @@ def test_the_final_masks_keep_the_largest_scores_of_each_layer_exactly(training:
 
 
 def test_each_program_is_traced_once_and_pretraining_and_fine_tuning_share_one(search: Trail, training: Trail) -> None:
-    assert search.traces == ["step1", "step2"]
-    assert training.traces == ["pretrain", "scores"]
+    assert sorted(search.traces) == ["step1", "step2"]
+    assert sorted(training.traces) == ["pretrain", "scores"]
     assert (len(search.programs), len(training.programs)) == (2, 2)
     assert {len(records) for trail in (search, training) for records in trail.records.values()} == {EPOCHS}
 
@@ -236,9 +254,9 @@ def test_one_epoch_of_step_1_gives_the_recorded_numbers(search: Trail) -> None:
     )
 
 
-def outcome(path: pathlib.Path, **changes: Any) -> list[Any]:
+def outcome(**changes: Any) -> list[Any]:
     """The variables after each epoch of pre-training."""
-    trail = follow(setting(**changes), path, "training", first_only=True)
+    trail = follow(setting(**changes), "training", first_only=True)
     return [variables.flatten(state.variables[PARAMS]) for state in trail.states["pretrain"]]
 
 
@@ -257,9 +275,9 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_of_training_changes_the_weights(name: str, training: Trail, tmp_path: pathlib.Path) -> None:
+def test_every_option_of_training_changes_the_weights(name: str, training: Trail) -> None:
     base = [variables.flatten(state.variables[PARAMS]) for state in training.states["pretrain"]]
-    found = outcome(tmp_path, **{name: OPTIONS[name]})
+    found = outcome(**{name: OPTIONS[name]})
     assert not differing(found[0], base[0]), "the start is the same"
     # Drop-path starts at 0, so it counts from the second epoch on; the rest counts at once.
     epoch = 2 if name == "network__drop_path" else 1
@@ -269,26 +287,25 @@ def test_every_option_of_training_changes_the_weights(name: str, training: Trail
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found[1], base[1])
 
 
-def test_the_order_of_the_levels_changes_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
-    other = follow(setting(search__order="lower_first"), tmp_path, "search", first_only=True)
+def test_the_order_of_the_levels_changes_the_search(search: Trail) -> None:
+    other = follow(setting(method__order="lower_first"), "search", first_only=True)
     first, found = other.states["step1"][0].variables, other.states["step1"][-1].variables
     base = search.states["step1"][-1].variables
     assert not differing(first[ALPHA], search.states["step1"][0].variables[ALPHA])
     assert differing(found[ALPHA], base[ALPHA]) and differing(found[PARAMS], base[PARAMS])
 
 
-def test_accumulation_reaches_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
-    other = follow(setting(search__accumulate=4), tmp_path, "search", first_only=True).states["step1"]
+def test_accumulation_reaches_the_search(search: Trail) -> None:
+    other = follow(setting(method__accumulate=4), "search", first_only=True).states["step1"]
     assert not differing(other[0].variables[ALPHA], search.states["step1"][0].variables[ALPHA])
     for name in (ALPHA, PARAMS, BATCH_STATS):
         assert differing(other[-1].variables[name], search.states["step1"][-1].variables[name]), name
 
 
-def test_a_search_in_bfloat16_learns_as_one_in_float32_does(tmp_path: pathlib.Path) -> None:
-    sizes = {"data__limit": 512, "search__channels": 4, "search__epochs": 8, "search__theta_lr": 0.1}
+def test_a_search_in_bfloat16_learns_as_one_in_float32_does() -> None:
+    sizes = {"data__limit": 512, "space__channels": 4, "method__epochs": 8, "method__theta_lr": 0.1}
     trails = [
-        follow(setting(runtime__precision=name, **sizes), tmp_path / name, "search", first_only=True)
-        for name in ("float32", "bfloat16")
+        follow(setting(runtime__precision=name, **sizes), "search", first_only=True) for name in ("float32", "bfloat16")
     ]
     wide, narrow = ([record["lower_loss"] for record in trail.records["step1"]] for trail in trails)
     assert narrow[-1] < 1.9 < 2.2 < narrow[0]
@@ -296,10 +313,9 @@ def test_a_search_in_bfloat16_learns_as_one_in_float32_does(tmp_path: pathlib.Pa
     assert differing(*(trail.states["step1"][-1].variables for trail in trails))  # and all of equal dtypes
 
 
-def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail, tmp_path: pathlib.Path) -> None:
+def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail) -> None:
     other = follow(
-        setting(search__hypergradient="amended", hypergradient__eta=5.0, hypergradient__cosine=True),
-        tmp_path,
+        setting(hypergradient__name="amended", hypergradient__eta=5.0, method__cosine=True),
         "search",
         first_only=True,
     )
@@ -314,32 +330,34 @@ def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail, tmp
 def test_every_estimator_is_built_with_the_arguments_of_the_configuration(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default, seen = schema.Hypergradient(), []
+    default, seen = fields.FIELDS[name](), []
     others = {True: False, False: True}
     changed = {
-        field: others[value] if isinstance(value := getattr(default, field), bool) else value + 1
-        for field in schema.HYPERGRADIENT_ARGUMENTS[name]
+        field.name: others[value] if isinstance(value := getattr(default, field.name), bool) else value + 1
+        for field in dataclasses.fields(default)
     }
     monkeypatch.setitem(bilevel.ESTIMATORS, name, lambda **arguments: seen.append(arguments))
-    compose.hypergradient_of(config_io.from_dict({"search": {"hypergradient": name}, "hypergradient": changed}))
+    compose.hypergradient_of(config.from_dict({"hypergradient": {"name": name, **changed}}))
     assert seen == [changed]
 
 
 def test_without_none_an_edge_has_one_operation_less() -> None:
     for none, operations in ((True, 8), (False, 7)):
-        stage = compose.search_stages(setting(search__none=none), "dass")[0][0]
-        shapes = jax.eval_shape(stage.start, None).variables[ALPHA]
-        assert {name: leaf.shape for name, leaf in shapes.items()} == {
-            "normal": (2, operations),
-            "reduce": (2, operations),
-        }
+        shapes = shapes_of(setting(space__none=none))[ALPHA]
+        wanted = {"normal": (1, 2, operations), "reduce": (1, 2, operations)}
+        assert {name: leaf.shape for name, leaf in shapes.items()} == wanted
+
+
+def shapes_of(s: compose.Setting) -> Mapping[str, Any]:
+    """The variables at the start of a search."""
+    return runner.template(s, phases_of(s, "search")[:1]).variables
 
 
 def test_the_fraction_kept_changes_the_masks(training: Trail) -> None:
     counts = []
     for keep in (0.1, 0.5, 1.0):
-        finetune = compose.training_stages(setting(sparsity__keep=keep), GENOTYPE)[0][2]
-        masks = finetune.start(training.states["scores"][-1]).variables[MASKS]
+        finetune = phases_of(setting(sparsity__keep=keep), "training")[2]
+        masks = finetune.begin(jax.random.key(0), training.states["scores"][-1]).variables[MASKS]
         counts.append(int(sum(np.count_nonzero(mask) for mask in jax.tree.leaves(masks))))
     assert counts[0] < counts[1] < counts[2] == sum(mask.size for mask in jax.tree.leaves(masks))
 
@@ -347,27 +365,22 @@ def test_the_fraction_kept_changes_the_masks(training: Trail) -> None:
 def test_the_seed_changes_images_order_noise_and_initial_values(search: Trail) -> None:
     one, other = setting(), setting(seed=1)
     assert (one.dataset.train.images != other.dataset.train.images).any()
-    stages = [compose.search_stages(s, "dass")[0][0] for s in (one, other)]
-    assert (stages[0].indices(0) != stages[1].indices(0)).any()
-    assert (
-        jax.random.key_data(compose.key(one, "step1")).tolist()
-        != jax.random.key_data(compose.key(other, "step1")).tolist()
-    )
-    begun = jax.tree.map(np.asarray, stages[1].start(None).variables)
+    given = [feed.inputs(s, phases_of(s, "search")[0], 0) for s in (one, other)]
+    assert (given[0].indices["upper"] != given[1].indices["upper"]).any()
+    assert (jax.random.key_data(given[0].keys) != jax.random.key_data(given[1].keys)).any()
+    phase = phases_of(other, "search")[0]
+    begun = runner.begun(other, phase, compose.key(other, runner.SEARCH), None)
+    (own,) = seeds.members(jax.tree.map(np.asarray, begun.variables), 1)
     base = search.states["step1"][0].variables
-    assert differing(begun[ALPHA], base[ALPHA]) and differing(begun[PARAMS], base[PARAMS])
+    assert differing(own[ALPHA], base[ALPHA]) and differing(own[PARAMS], base[PARAMS])
 
 
-def test_epochs_stages_and_levels_have_draws_of_their_own() -> None:
+def test_epochs_phases_and_levels_have_draws_of_their_own() -> None:
     s = setting()
-    step1, step2 = compose.search_stages(s, "dass")[0]
-    for other in (step1.indices(1), step2.indices(0)):
-        assert (step1.indices(0) != other).any()
-    upper, lower = np.moveaxis(step1.indices(0), 1, 0)
+    step1, step2 = phases_of(s, "search")
+    first = feed.inputs(s, step1, 0)
+    for other in (feed.inputs(s, step1, 1), feed.inputs(s, step2, 0)):
+        assert (first.indices["upper"] != other.indices["upper"]).any()
+        assert (jax.random.key_data(first.keys) != jax.random.key_data(other.keys)).any()
+    upper, lower = first.indices["upper"], first.indices["lower"]
     assert not set(upper.ravel()) & set(lower.ravel()), "the two levels never see the same image"
-    keys = {
-        tuple(jax.random.key_data(compose.key(s, name, epoch)).tolist())
-        for name in ("step1", "step2")
-        for epoch in (0, 1)
-    }
-    assert len(keys) == 4
