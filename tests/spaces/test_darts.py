@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax.architectures.darts import PRIMITIVES, edges, reductions
-from dass_jax.spaces.darts import SupernetConfig, darts, derive_cell
+from dass_jax.architectures.darts import OPERATIONS, PRIMITIVES, Cell, edges, reductions
+from dass_jax.spaces.darts import SupernetConfig, darts, derive_cell, sample, settle
 from dass_jax.variables import PARAMS, layers, prunable
 
 
@@ -96,6 +97,58 @@ def test_derive_agrees_with_a_search_over_all_edges_and_operations() -> None:
                     best[source] = max((float(np.float32(weights[name][row, o])), PRIMITIVES[o]) for o in range(1, 8))
             strongest = sorted(best, key=lambda source: best[source][0], reverse=True)[:2]
             assert pairs == tuple((best[source][1], source) for source in strongest)
+
+
+def swept(weights: np.ndarray, nodes: int) -> Cell:
+    """Sweeps from the inputs forward, over and over: a node without an edge is removed with the edges from it. Backward
+    there is nothing to do, since every node is part of the output."""
+    rows = {edge: PRIMITIVES[row.argmax()] for edge, row in zip(edges(nodes), weights, strict=True)}
+    left = {edge: operation for edge, operation in rows.items() if operation != "none"}
+    while True:
+        reached = {0, 1, *(node for _, node in left)}
+        after = {edge: operation for edge, operation in left.items() if edge[0] in reached}
+        if after == left:
+            break
+        left = after
+    return tuple(
+        tuple((left[source, node], source) for source in range(node) if (source, node) in left)
+        for node in range(2, nodes + 2)
+    )
+
+
+def test_what_is_settled_is_what_sweeps_leave() -> None:
+    config, rng, cut = SupernetConfig(nodes=5), np.random.default_rng(0), 0
+    for _ in range(300):
+        weights = {name: rng.dirichlet(np.ones(8), 20) for name in ("normal", "reduce")}
+        for cell in weights.values():
+            cell[:, 0] += rng.random()  # `none` wins now less, now more often
+        found = settle(weights, config)
+        for name, cell in found._asdict().items():
+            assert cell == swept(weights[name], 5)
+            cut += sum(len(node) for node in cell) < (weights[name].argmax(-1) > 0).sum()
+    assert cut > 50
+
+
+def test_without_none_every_edge_is_settled_on_its_strongest_operation() -> None:
+    config, weights = SupernetConfig(nodes=2, none=False), np.random.default_rng(0).random((5, 7))
+    found = settle({"normal": weights, "reduce": weights[::-1]}, config)
+    for cell, rows in ((found.normal, weights), (found.reduce, weights[::-1])):
+        names = [OPERATIONS[row.argmax()] for row in rows]
+        assert cell == (((names[0], 0), (names[1], 1)), ((names[2], 0), (names[3], 1), (names[4], 2)))
+
+
+def test_samples_have_two_different_inputs_a_node_and_any_operation_but_none() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [cell for _ in range(400) for cell in sample(generator, 3)]
+    assert drawn[:2] == list(sample(np.random.default_rng(0), 3))
+    for node in range(3):
+        pairs = collections.Counter(tuple(sorted(source for _, source in cell[node])) for cell in drawn)
+        assert pairs.keys() == set(itertools.combinations(range(node + 2), 2))
+        names = collections.Counter(name for cell in drawn for name, _ in cell[node])
+        assert names.keys() == set(OPERATIONS)
+        for counts in (pairs, names):  # five standard deviations
+            share, number = 1 / len(counts), counts.total()
+            assert all(abs(n - number * share) < 5 * (number * share * (1 - share)) ** 0.5 for n in counts.values())
 
 
 @functools.cache
