@@ -58,7 +58,6 @@ NEVER = {
     "feed": {*MEMBERS, "tasks", "nn"},
     "runner": {*MEMBERS, "tasks", "nn", "architectures"},
     "pipeline": {*MEMBERS, "tasks", "nn"},
-    "experiment": {"methods", "recipes", "spaces"},
 }
 COLLECTIVES = {"pmap", "pmean", "psum", "axis_index", "shard_map"}
 
