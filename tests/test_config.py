@@ -153,7 +153,7 @@ def test_toml_round_trip_is_exact(tmp_path: pathlib.Path) -> None:
     ("text", "method", "controls", "called"),
     [
         ("", "dass", ("darts", "random"), "dass"),
-        ('[method]\nname = "random"', "random", ("darts",), "random"),
+        ('[method]\nname = "random"', "random", (), "random"),
         ('[method]\nname = "darts"', "darts", ("random",), "darts"),
         ('[method]\nname = "dass_op"', "dass_op", ("darts", "random"), "dass_op"),
         ('architecture = "darts_v2"', "given", (), "darts_v2"),
@@ -248,8 +248,8 @@ BAD_FILES = {
     ),
     "of several others": (
         '[method]\nname = "random"\nbatch_size = 8',
-        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'entmax' have it); allowed: none, as method "
-        "'random' has no fields",
+        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'entmax' have it); allowed: none, as "
+        "method 'random' has no fields",
     ),
     "of another estimator": ("[hypergradient]\nsteps = 2", "'hypergradient.steps' ('unrolled' has it); allowed: none"),
     "of another network": (

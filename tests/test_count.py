@@ -201,7 +201,7 @@ def test_wrong_input_is_one_line(command: str, named: list[str], capsys: pytest.
         ("[]", "list found"),
         ('{"normal": [[["skip_connect", 0]]]}', "reduce = None"),
         ('{"normal": [[["skip_conect", 0]]], "reduce": [[["skip_connect", 0]]]}', "did you mean 'skip_connect'?"),
-        ('{"normal": [[["skip_connect", 2]]], "reduce": [[["skip_connect", 0]]]}', "input 2; allowed: 0 to 1"),
+        ('{"normal": [[["skip_connect", 2]]], "reduce": [[["skip_connect", 0]]]}', "input 2; allowed: 0, 1"),
     ],
 )
 def test_a_damaged_genotype_file_is_one_line(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dass_jax import bilevel, relaxation
+from dass_jax.errors import UserError
 from dass_jax.methods.method import Problem
 from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Matrix, Observation
 from dass_jax.schedules import by_epoch, cosine
@@ -168,6 +169,8 @@ def matrices(space: Any) -> dict[str, Matrix]:
 
 
 def stopping(c: Bilevel, space: Any) -> Callable[[Mapping[str, float]], bool] | None:
-    """The rule of `stop_at_skips`."""
+    """The rule of `stop_at_skips`. Raises UserError in a space that knows no skip connections."""
     first = next(iter(space.choices))
+    if c.stop_at_skips and first not in space.skips(space.sample(np.random.default_rng(0))):
+        raise UserError(f"method.stop_at_skips = {c.stop_at_skips} in a space without skip connections; allowed: 0")
     return (lambda metrics: metrics[f"skips_{first}"] >= c.stop_at_skips) if c.stop_at_skips else None

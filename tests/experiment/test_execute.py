@@ -134,7 +134,7 @@ def test_rows_are_what_the_runs_results_say(done: pathlib.Path) -> None:
         assert json.loads(row["architecture"]) == found["architecture"]
         seconds = sum(found["seconds"].values())
         parts = [float(row[f"seconds_{part}"]) for part in ("compile", "search", "training")]
-        assert min(parts) > 0 and sum(parts) == pytest.approx(seconds, abs=0.02)
+        assert min(parts) >= 0 and sum(parts) == pytest.approx(seconds, abs=0.02)
         assert float(row["seconds"]) == pytest.approx(seconds, abs=0.01)
         assert float(row["co2_g"]) == pytest.approx(100 / 1000 * seconds / 3600 * 500, abs=1e-3)
         assert (done / "runs" / row["run"] / "report.html").exists()
