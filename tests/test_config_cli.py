@@ -64,7 +64,10 @@ NEEDED = {"data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--
 SPECIAL = {
     "architecture": "dass_99",
     "data.statistics": "imagenet",
+    "method.entmax": "2.5",
     "method.order": "lower_first",
+    "method.rebuild": "0.5",
+    "method.removal": "never",
     "network.stem": "imagenet",
     "parallel.axis": "seeds",
     "runtime.nonfinite": "skip",
@@ -98,7 +101,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(name: str, tmp_pat
 @pytest.mark.parametrize(
     ("text", "flags", "method", "controls"),
     [
-        ("", "--method random", "random", ("darts",)),
+        ("", "--method random", "random", ()),
         ("", "--method darts", "darts", ("random",)),
         ("", "--method.name darts", "darts", ("random",)),
         ('[method]\nname = "random"', "--method dass", "dass", ("darts", "random")),

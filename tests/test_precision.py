@@ -13,7 +13,7 @@ import pytest
 from jax import export
 
 from dass_jax import bilevel, relaxation, variables
-from dass_jax.architectures.darts import Cell, Genotype
+from dass_jax.architectures.darts import Cell, Genotype, edges
 from dass_jax.bilevel import levels
 from dass_jax.methods import darts, dass, relaxed
 from dass_jax.networks.derived import Model, Network, NetworkConfig, derived
@@ -158,13 +158,17 @@ def outputs(module: nn.Module, *arguments: Any) -> dict[str, jax.ShapeDtypeStruc
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+EVERYTHING = tuple((True,) * len(SUPERNET.operations) for _ in edges(SUPERNET.nodes))
+"""All operations of a cell live."""
+
+
 @pytest.mark.parametrize("dtype", [WIDE, NARROW])
 def test_images_are_kept_in_the_dtype_asked_for_and_sums_and_logits_in_float32(dtype: Any) -> None:
     (_, v), (_, w) = supernet(dtype), network(dtype)
     weights = relaxation.softmax(v[ALPHA])
     modules = (
         (
-            Supernet(SUPERNET, dtype=dtype, name="supernet"),
+            Supernet(SUPERNET, (EVERYTHING, EVERYTHING), dtype=dtype, name="supernet"),
             {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS]},
             noise(3, 12, 12, 7),
             weights,
