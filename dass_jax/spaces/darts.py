@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
@@ -23,13 +22,12 @@ from dass_jax.architectures.darts import (
 )
 from dass_jax.nn import layers
 from dass_jax.nn.heads import Classifier
-from dass_jax.nn.initial import initialise
 from dass_jax.nn.mixed_cell import MixedCell, Rows, rows_of
 from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
 from dass_jax.schema import Range
 from dass_jax.spaces import live as living
 from dass_jax.spaces.darts_live import carried
-from dass_jax.spaces.space import Choice, Space
+from dass_jax.spaces.space import Choice, Space, of_module
 
 RULES: variables.Rules = (
     (r"cell_\d+/(edges|source)_\w+/skip_connect/weight", 3),
@@ -126,21 +124,7 @@ def darts(
     normal, reduce = (rows_of(living.checked(live, cells)[name]) for name in Genotype._fields)
     network = Supernet(config, (normal, reduce), average, dtype)
 
-    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
-        height, width, channels = image_shape
-        weights = {name: jnp.zeros(cell.shape) for name, cell in cells.items()}
-        images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, weights, train=True)), RULES)
-
-    def apply(params: Any, batch_stats: Any, edge_weights: Any, images: jax.Array, train: bool) -> Any:
-        logits, updates = network.apply(
-            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
-            images,
-            edge_weights,
-            train,
-            mutable=[variables.BATCH_STATS],
-        )
-        return logits, updates[variables.BATCH_STATS]
+    init, apply = of_module(network, cells, RULES)
 
     def decode(edge_weights: Any) -> Genotype:
         return Genotype(**{name: derive_cell(edge_weights[name], config) for name in cells})

@@ -19,14 +19,13 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.architectures.nasbench201 import EDGES, NODES, OPERATIONS, Cell
 from dass_jax.nn import kernels, layers
-from dass_jax.nn.initial import initialise
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
 from dass_jax.schema import Range, Text
 from dass_jax.spaces import live as living
 from dass_jax.spaces import lookup
 from dass_jax.spaces.live import Live
-from dass_jax.spaces.space import Choice, Space
+from dass_jax.spaces.space import Choice, Space, of_module
 
 RULES: variables.Rules = (
     (r"cell_\d+/edges_\d/.*/weight", 1),
@@ -166,22 +165,7 @@ def nasbench201(
     rows = tuple(tuple(map(bool, row)) for row in living.checked(live, CHOICES)[CELL])
     network = Supernet(sizes, rows, average, dtype)
 
-    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
-        height, width, channels = image_shape
-        choice = {name: jnp.zeros(labels.shape) for name, labels in CHOICES.items()}
-        images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, choice, train=True)), RULES)
-
-    def apply(params: Any, batch_stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
-        outputs, updates = network.apply(
-            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
-            images,
-            choice,
-            train,
-            mutable=[variables.BATCH_STATS],
-        )
-        return outputs, updates[variables.BATCH_STATS]
-
+    init, apply = of_module(network, CHOICES, RULES)
     return Space(
         init=init,
         apply=apply,

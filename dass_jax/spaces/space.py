@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
+from dass_jax.nn.initial import initialise
 
 
 class Choice(NamedTuple):
@@ -54,3 +57,27 @@ class Space(NamedTuple):
     settle: Callable[[Any], Any]
     carried: Callable[..., Any] | None = None
     skips: Callable[[Any], dict[str, int]] = lambda architecture: {}
+
+
+def of_module(
+    network: nn.Module, choices: Mapping[str, Choice], rules: variables.Rules
+) -> tuple[Callable[..., variables.Variables], Callable[..., tuple[jax.Array, Any]]]:
+    """`init` and `apply` of a supernet: a module that maps (images, choice, train) to outputs."""
+
+    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
+        height, width, channels = image_shape
+        choice = {name: jnp.zeros(labels.shape) for name, labels in choices.items()}
+        images = jnp.zeros((channels, height, width, 2))
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, choice, train=True)), rules)
+
+    def apply(params: Any, batch_stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
+        outputs, updates = network.apply(
+            {variables.PARAMS: params, variables.BATCH_STATS: batch_stats},
+            images,
+            choice,
+            train,
+            mutable=[variables.BATCH_STATS],
+        )
+        return outputs, updates[variables.BATCH_STATS]
+
+    return init, apply

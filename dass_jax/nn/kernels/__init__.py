@@ -10,7 +10,7 @@ an accelerator both are the library's. A dense convolution on a CPU is a product
 (`patches`), strip by strip. Products are the library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
 or with `convolution`.
-`channels_last` is no such form: it has another layout, for `models.inference`.
+`channels_last` is no such form: it has another layout, for `networks.inference`.
 
 Weights are cast to the dtype of x, and the result has it.
 
