@@ -371,8 +371,18 @@ def test_in_32_bits_nothing_becomes_64(subject: Subject) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(info)} == {np.dtype("float32"), np.dtype("int32")}
 
 
-def test_scans_of_several_seeds_on_two_devices_with_half_of_each_batch_are_loops_on_one(subject: Subject) -> None:
+ON_DEVICES = {name for name in TABLE if not name.endswith(("s below", "accumulated"))}
+ON_DEVICES |= {"unrolled, s below", "unrolled, accumulated", "train weights, accumulated"}
+"""Every composition and every estimator once, and once with scores below, with a second-order and with a plain gradient
+that is accumulated: means over devices are taken of what an estimator sees, whatever the level's collection."""
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name in ON_DEVICES])
+def test_scans_of_several_seeds_on_two_devices_with_half_of_each_batch_are_loops_on_one(
+    name: str, subjects: dict[str, Subject]
+) -> None:
     """As a run composes them: a scan over steps, mapped over seeds, mapped over devices."""
+    subject = prepared(name, subjects)
     states = [subject.algorithm.init(begin(seed)) for seed in range(3)]
     keys, split = jax.random.split(jax.random.key(10), (3, 2)), subject.case.make(parallel.mean)
 
