@@ -248,8 +248,8 @@ BAD_FILES = {
     ),
     "of several others": (
         '[method]\nname = "random"\nbatch_size = 8',
-        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax' have it); allowed: none, "
-        "as method 'random' has no fields",
+        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax' have it); "
+        "allowed: none, as method 'random' has no fields",
     ),
     "of another estimator": ("[hypergradient]\nsteps = 2", "'hypergradient.steps' ('unrolled' has it); allowed: none"),
     "of another network": (

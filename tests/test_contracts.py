@@ -63,7 +63,7 @@ def begin(seed: int = 0) -> variables.Variables:
         RELAXATION: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "alpha": np.float64(1.5)},
         RATES: {
             "entmax": rng.uniform(1.3, 1.7, ()),
-            PRUNING: {"renew": 1.0, "kept": {6: 4.0 - seed % 2, 12: 7.0 - seed % 2}},
+            PRUNING: {"renew": 1.0, "kept": kept},
         },
         ASIDE: jax.tree.map(lambda w: rng.normal(size=w.shape), weights),
     }
