@@ -46,7 +46,7 @@ def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
     """
 
     def candidates(weight: jax.Array, mask: jax.Array) -> jax.Array:
-        return jnp.where(mask != 0, jnp.abs(weight), -1)
+        return jax.lax.select(mask != 0, jnp.abs(weight), jax.lax.full_like(weight, -1))
 
     return largest_of_layers(jax.tree.map(candidates, jax.lax.stop_gradient(weights), masks), stacks, kept)
 
