@@ -54,25 +54,40 @@ def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
 def largest_of_layers(magnitudes: Any, stacks: Any, kept: Kept) -> Any:
     """Masks (0 and 1, structure, shapes and dtypes of `magnitudes`) of the `largest` of each layer.
 
-    Layers of one size are ranked together, as rows of one array: a network has hundreds of layers but few sizes.
+    Layers of about one size are ranked together, as rows of one array: a network has hundreds of layers, and each array
+    is a program of its own to compile.
     """
     leaves, structure = jax.tree.flatten(magnitudes)
-    sizes = [
+    layers = [
         variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
     ]
+    sizes = [math.prod(shape) for _, shape in layers]
     masks: dict[int, jax.Array] = {}
-    for size in sorted({math.prod(shape) for _, shape in sizes}):
-        members = [index for index, (_, shape) in enumerate(sizes) if math.prod(shape) == size]
-        rows = jnp.concatenate([leaves[index].reshape(-1, size) for index in members])
-        chosen = largest(rows, kept(size)).astype(rows.dtype)
-        parts = jnp.split(chosen, np.cumsum([sizes[index][0] for index in members])[:-1])
-        masks.update({i: part.reshape(leaves[i].shape) for i, part in zip(members, parts, strict=True)})
+    for width in sorted(set(map(_width, sizes))):
+        members = [index for index, size in enumerate(sizes) if _width(size) == width]
+        rows = [leaves[index].reshape(-1, sizes[index]) for index in members]
+        # Below every magnitude, so that it is never chosen.
+        padded = [jnp.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=-1.0) for row in rows]
+        counts = jnp.concatenate([jnp.full((len(row), 1), kept(row.shape[1]), "int32") for row in rows])
+        chosen = largest(jnp.concatenate(padded), counts)
+        parts = jnp.split(chosen, np.cumsum([len(row) for row in rows])[:-1])
+        for index, part in zip(members, parts, strict=True):
+            leaf = leaves[index]
+            masks[index] = part[:, : sizes[index]].reshape(leaf.shape).astype(leaf.dtype)
     return jax.tree.unflatten(structure, [masks[index] for index in range(len(leaves))])
 
 
+def _width(size: int) -> int:
+    """The least power of four that is no smaller."""
+    return 4 ** (((size - 1).bit_length() + 1) // 2)
+
+
 def largest(magnitudes: jax.Array, kept: Any) -> jax.Array:
-    """Boolean [rows, n], true at the `kept` largest of each row's n floats, earlier ones first if tied; negative ones
-    are never chosen, so of a row with fewer others it is all of these.
+    """Boolean [rows, n], true at the `kept` largest of each row's n floats, earlier ones first if tied. Negative floats
+    are never chosen: of a row with fewer others it is all of these.
+
+    Args:
+      kept: integer, or [rows, 1] of them.
 
     The kept-th largest value is found by bisection on its bit pattern (for non-negative floats the order of the bits is
     the order of the values), the cut among its ties by bisection on the position: exact, and without sorting.
