@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from dass_jax.compose.setting import Setting
 from dass_jax.data import colour
-from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
+from dass_jax.data.arrays import VOID
+from dass_jax.data.augment import Augmentation, augment, follow, normalise, random_draws
 from dass_jax.phases import Feed
 from dass_jax.runtime import parallel
 from dass_jax.runtime.epoch import Examples, Prepare
@@ -38,7 +39,8 @@ def prepare(s: Setting, feed: Feed) -> Prepare:
             amounts = jax.tree.map(lambda x: parallel.own_slice(x, devices), amounts)
             recolour = functools.partial(colour.recolour, draws=amounts, order=order)
         images = augment(data.images[own], draws, augmentation, mean, std, recolour=recolour)
-        return Batch(images, data.targets[own], scale)
+        targets = data.targets[own]
+        return Batch(images, follow(targets, draws, augmentation, VOID) if s.dataset.masks else targets, scale)
 
     return batch
 
@@ -49,6 +51,7 @@ def prepare_evaluation(s: Setting) -> Callable[..., Any]:
 
     def part(data: Examples, rows: jax.Array, counted: jax.Array) -> Any:
         own, weight = (parallel.own_slice(x, devices) for x in (rows, counted))
-        return normalise(data.images[own], mean, std), data.targets[own], weight
+        targets = jnp.moveaxis(data.targets[own], 0, -1).astype(jnp.int32)
+        return normalise(data.images[own], mean, std), targets, weight
 
     return part
