@@ -30,6 +30,7 @@ from tests import supernets
 
 RELAXATION = entmax.RELAXATION
 STACKS = {"first": {"weight": 0}, "second": {"weight": 0}}
+RULES = ((r".*/weight", 0), (r".*/bias", None))
 KEEP = 0.5
 LEARNING_RATES = {"upper": 0.1, "lower": 0.3, "scores": 0.2, PARAMS: 0.3, SCORES: 0.2}
 """Of all levels by their names."""
@@ -98,7 +99,7 @@ def derived(reduce: Reduce) -> Model:
         branches, stats = network(params, stats, images, reduce)
         return branches[0].T, branches[1].T, stats
 
-    return Model(lambda key, image_shape: begin(), apply, (), ((r".*/weight", 0), (r".*/bias", None)))
+    return Model(lambda key, image_shape: begin(), apply, (), RULES)
 
 
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
@@ -208,7 +209,7 @@ def removing(**fields: Any) -> Any:
 def pruned(hypergradient: Any = None, **fields: Any) -> Any:
     def make(reduce: Reduce) -> bilevel.Algorithm:
         loss = noisy_loss(sparsity.masked_weights, reduce)
-        return scas_darts.step(loss, scas_darts.Fields(**fields), searched(reduce, hypergradient), STACKS)
+        return scas_darts.step(loss, scas_darts.Fields(**fields), searched(reduce, hypergradient), RULES)
 
     return make
 
@@ -275,7 +276,7 @@ TABLE = {
         pruned(bilevel.unrolled(1), regrow=True), BOTH, THETA, WITH_ASIDE, renews=frozenset({MASKS, ASIDE})
     ),
     "gradual": Case(
-        trained(lambda c, problem: gradual.train_weights(c, problem, STACKS), gradual.Fields, nesterov=True),
+        trained(gradual.train_weights, gradual.Fields, nesterov=True),
         {PARAMS: batch(0)},
         {PARAMS: PARAMS},
         {PARAMS, MASKS, RATES},
