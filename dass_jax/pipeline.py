@@ -51,8 +51,9 @@ def run(
             r.ahead.drop()
         r.ahead.finish()
         found = results.of_run(facts["methods"], called(setting, config.method.name), config.controls)
-        keeping.file(keeper, "results.json", found)
-        return found
+    # They say that the run is over: only now is its last checkpoint on the disk.
+    keeping.file(keeper, "results.json", found)
+    return found
 
 
 def called(s: Setting, method: str) -> str:

@@ -39,9 +39,11 @@ def living(*edges: tuple[str, ...]) -> dict[str, np.ndarray]:
 EACH_KIND = living(("max_pool_3x3", "skip_connect", "sep_conv_3x3"), ("avg_pool_3x3", "dil_conv_3x3"))
 
 
-def dense_loss(sizes: SupernetConfig, pixels: tuple[int, int], random_like: Any) -> tuple[Any, Callable[..., Any]]:
+def dense_loss(
+    sizes: SupernetConfig, pixels: tuple[int, int], random_like: Any, live: Any = None
+) -> tuple[Any, Callable[..., Any]]:
     """(random α and θ, loss): loss(α and θ, images [3, H, W, 4]) gives (dense loss, running statistics)."""
-    space = darts(sizes)
+    space = darts(sizes, live=live)
     rng = np.random.default_rng(0)
     v = random_like(jax.eval_shape(lambda: space.init(jax.random.key(0), (*pixels, 3))))
     alpha = {name: rng.normal(size=choice.shape) for name, choice in space.choices.items()}

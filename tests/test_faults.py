@@ -10,9 +10,11 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from dass_jax.runtime import keeping
 from tests import processes
 from tests.runs import TOY, Finished, arguments, command, last, metrics, results, timeless, undrawn, workplace
 
@@ -80,6 +82,21 @@ def test_a_compilation_does_not_hold_up_a_signal(whole: Finished) -> None:
         arguments(folder), output, processes.signalled_at, "compilation", signal.SIGTERM, 1, 0, 0.0
     )
     assert processes.ended(process) == 143 and not (folder / "checkpoints" / "1").exists()
+
+
+def test_a_run_is_called_finished_once_its_last_checkpoint_is_on_the_disk(
+    whole: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file, seen = whole.folder.parent / "finished", keeping.file, list[Any]()
+
+    def watched(keeper: Any, name: str, data: Any) -> None:
+        if name == "results.json":
+            seen.append(last(folder).facts["at"])
+        file(keeper, name, data)
+
+    monkeypatch.setattr(keeping, "file", watched)
+    assert command(folder).code == 0
+    assert seen == [last(whole.folder).facts["at"]]
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(whole: Finished) -> None:

@@ -145,7 +145,7 @@ def test_the_collector_rests_while_a_program_is_traced_and_no_longer(enabled: bo
 def test_a_run_s_compiler_computes_what_the_quick_one_of_these_tests_does(x64: None, random_like: Any) -> None:
     """Loss, gradients of α and θ and the running statistics of a cell, in the two forms for a CPU."""
     sizes = SupernetConfig(classes=3, cells=1, channels=2, nodes=1)
-    trained, loss = supernets.dense_loss(sizes, (12, 9), random_like)
+    trained, loss = supernets.dense_loss(sizes, (12, 9), random_like, supernets.EACH_KIND)
     for height, width in ((12, 9), (6, 7)):
         arguments = trained, np.random.default_rng(1).normal(size=(3, height, width, 4))
         lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments)

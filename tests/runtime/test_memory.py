@@ -5,7 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from dass_jax import config, train
 from dass_jax.errors import UserError, guarded
 from dass_jax.runtime import calls, memory, parallel
 from dass_jax.runtime.memory import Batch, Need
+from tests.runs import SYSTEM, own_tables
 
 SEARCH, TRAIN = Batch("method", 64, 1, remat="space.remat"), Batch("train", 64, 1)
 
@@ -231,6 +232,17 @@ runtime = { devices = 1, compilation_cache = "" }
 """
 
 
+LIGHT = f"""
+controls = []
+plugins = ["{SYSTEM}"]
+data = {{ limit = 64 }}
+space = {{ name = "ladder" }}
+train = {{ batch_size = 32, pretrain_epochs = 1, score_epochs = 1, finetune_epochs = 1 }}
+runtime = {{ devices = 1, compilation_cache = "" }}
+"""
+"""A plugin's space, whose programs are compiled in a moment, and too small to need memory in proportion."""
+
+
 class Watched(NamedTuple):
     """The command, and what it came to."""
 
@@ -243,9 +255,9 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture
-def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """In the folder tmp_path/mine. There is room for half of the images of each program."""
-    (tmp_path / "run.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "run.toml").write_text(LIGHT, encoding="utf-8")
     argv = ["--config", str(tmp_path / "run.toml"), "--workdir", str(tmp_path / "mine")]
     found, needed = Watched(lambda *flags: guarded(lambda: train.main([*argv, *flags])), [], []), memory.needed
 
@@ -261,7 +273,8 @@ def watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.setattr(memory, "needed", noticed)
     # The arguments are there already: they are not in what is free.
     monkeypatch.setattr(memory, "available", lambda devices: found.needs[-1].temporary // 2)
-    return found
+    with own_tables():
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -280,6 +293,8 @@ def test_a_run_that_does_not_fit_ends_with_one_line_before_its_first_step(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if method == "dass":
+        (tmp_path / "run.toml").write_text(CONFIG, encoding="utf-8")
     assert watched.command("--method", method) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {method} · {stage}: {field} needs ") and not watched.steps
@@ -290,6 +305,7 @@ def test_a_run_that_does_not_fit_ends_with_one_line_before_its_first_step(
 def test_after_that_the_same_folder_takes_the_run_that_fits(
     watched: Watched, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "run.toml").write_text(CONFIG, encoding="utf-8")
     assert watched.command("--method", "random") == 2
     size = capsys.readouterr().err.split("allowed: train.batch_size = ")[1].split()[0]
     room = watched.needs[-1].temporary // 2
