@@ -64,7 +64,9 @@ NEEDED = {"data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--
 SPECIAL = {
     "architecture": "dass_99",
     "data.statistics": "imagenet",
+    "method.budget": "flops",
     "method.entmax": "2.5",
+    "method.form": "prox",
     "method.order": "lower_first",
     "method.rebuild": "0.5",
     "method.removal": "never",

@@ -1,6 +1,7 @@
 """From a configuration to searches, networks and trainings: the one room that knows both."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from dass_jax.errors import UserError
 from dass_jax.methods import METHODS
 from dass_jax.methods import Problem as SearchProblem
 from dass_jax.networks import NETWORKS, Model
-from dass_jax.nn.layers import Average
+from dass_jax.nn.layers import Average, one_device
 from dass_jax.phases import WHOLE, Search, Training
 from dass_jax.recipes import RECIPES
 from dass_jax.recipes import Problem as TrainingProblem
@@ -107,6 +108,7 @@ def search(s: Setting, method: str) -> Search:
         hypergradient=hypergradient_of(s.config),
         average=s.layout.over_devices(parallel.mean),
         macs=lambda space: macs(s, space),
+        size=functools.cache(lambda architecture: size(s, architecture)),
         given=architectures.load(given) if given else None,
     )
     return METHODS[method].search(method_fields(s.config, method), problem)
@@ -125,6 +127,20 @@ def macs(s: Setting, space: Space) -> int:
 
     kept = accounting.kept_of_fraction(shapes[PARAMS], space.rules, 1.0)
     return accounting.count(shapes[PARAMS], space.rules, kept, 1.0, forward).macs
+
+
+def size(s: Setting, architecture: Any) -> accounting.Count:
+    """The size of the network that the configuration makes of an architecture, with all of its weights."""
+    net = model(s, architecture, False, one_device)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
+    height, width, channels = s.image_shape
+
+    def forward() -> Any:
+        values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return net.apply(values[PARAMS], values[BATCH_STATS], jnp.zeros((channels, height, width, 1)), False)
+
+    kept = accounting.kept_of_fraction(shapes[PARAMS], net.rules, 1.0)
+    return accounting.count(shapes[PARAMS], net.rules, kept, 1.0, forward)
 
 
 def model(s: Setting, architecture: Any, auxiliary: bool, average: Average) -> Model:

@@ -1,7 +1,8 @@
 """What connections cost, as factors of their penalty γ. Source: DSO-NAS (Zhang et al., TPAMI 2020) Section 3.4.
 
-Each function takes the fields of the space and a choice, and gives for every connection a factor of at most 1. Those of
-the reductions, whose cost the paper's code leaves out, are 1.
+Each function takes the fields of the space and a choice, and gives for every connection a factor of at most 1. Branches
+of reductions, whose cost the paper's code leaves out, have 1; the last one has 0, as nothing that comes behind depends on
+its scale, so that any penalty would take it away.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,13 @@ def _window(operation: str) -> int:
     return int(operation[3:]) if operation.startswith("sep") else 0
 
 
+def _of_branches(matrix: Any) -> Any:
+    return jnp.broadcast_to((matrix > 0).all(-1, keepdims=True), matrix.shape).astype(matrix.dtype)
+
+
 def uniform(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
     """1."""
-    return {name: jnp.ones_like(matrix) for name, matrix in choice.items()}
+    return {name: _of_branches(m) if name == REDUCTIONS else jnp.ones_like(m) for name, m in choice.items()}
 
 
 def units(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def _of_blocks(c: Any, choice: Mapping[str, Any], separable: Any, end: float, mo
 
     def share(name: str, matrix: Any) -> Any:
         if name == REDUCTIONS:
-            return jnp.ones_like(matrix)
+            return _of_branches(matrix)
         used = (matrix > 0).any(-1) @ jnp.asarray(inner, matrix.dtype)
         spent = first + used + end * (matrix[-1] > 0).sum().astype(matrix.dtype) + more
         return jnp.broadcast_to(spent / total, matrix.shape).astype(matrix.dtype)
@@ -79,7 +84,7 @@ def macs(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
 
     def share(name: str, matrix: Any) -> Any:
         if name == REDUCTIONS:
-            return jnp.ones_like(matrix)
+            return _of_branches(matrix)
         return jnp.broadcast_to(jnp.asarray(found / max(*costs, end), matrix.dtype)[:, None], matrix.shape)
 
     return {name: share(name, matrix) for name, matrix in choice.items()}

@@ -304,6 +304,8 @@ def test_units_are_those_of_the_published_code() -> None:
     assert [float(np.unique(found[name])[0]) for name in ("block 0", "block 1")] == pytest.approx([3 / 25, 22 / 25])
     assert all((matrix == 1).all() for matrix in factors("units", full).values())
     assert (found["reductions"] == 1).all()
+    last = {**full, "reductions": np.array([[0.0, 0.7]], np.float32)}
+    assert all((factors(name, last)["reductions"] == 0).all() for name in space.costs)
 
 
 def test_flops_are_the_share_of_the_full_block() -> None:
