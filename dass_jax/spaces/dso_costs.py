@@ -1,8 +1,8 @@
 """What connections cost, as factors of their penalty γ. Source: DSO-NAS (Zhang et al., TPAMI 2020) Section 3.4.
 
 Each function takes the fields of the space and a choice, and gives for every connection a factor of at most 1. Branches
-of reductions, whose cost the paper's code leaves out, have 1; the last one has 0, as nothing that comes behind depends on
-its scale, so that any penalty would take it away.
+of reductions, whose cost the paper's code leaves out, have 1. The last one has 0: nothing that comes behind it depends
+on its scale, so that any penalty would take it away.
 """
 
 from collections.abc import Mapping
