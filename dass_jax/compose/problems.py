@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dass_jax import accounting, architectures, bilevel, config, sparsity
 from dass_jax.compose.setting import Setting, load_data, split_rows
@@ -49,7 +50,17 @@ def setting(c: Config) -> Setting:
     trained = c.train.fields
     _check_batch(found, "train", trained.batch_size, trained.accumulate, dataset.train.size, "the training images")
     NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
+    if NETWORKS[c.network.name].of_architecture:
+        model(found, _some_architecture(found), False, one_device)  # raises for sizes that do not fit the space's
     return found
+
+
+def _some_architecture(s: Setting) -> Any:
+    """One that a run may come to train: the given one, or any of the space."""
+    if s.config.architecture:
+        return architectures.load(s.config.architecture)
+    space = make_space(s)
+    return space.sample(np.random.default_rng(0)) if space.whole is None else space.whole
 
 
 def methods(c: Config) -> tuple[str, ...]:

@@ -33,5 +33,8 @@ def whole(_: Empty, problem: Problem) -> Search:
 
 
 def given(_: Empty, problem: Problem) -> Search:
-    """That of the configuration, or None for a network that is not made of one."""
+    """That of the configuration, or None for a network that is not made of one. Raises UserError for one of another
+    size than the space's."""
+    if problem.given is not None:
+        problem.space().encode(problem.given)
     return Search((), lambda v, seed: problem.given)

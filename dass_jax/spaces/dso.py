@@ -160,10 +160,19 @@ def everything(c: Fields) -> Blocks:
 
 
 def encode(c: Fields, a: Blocks) -> dict[str, np.ndarray]:
-    """Factors float32: 1 for each connection of an architecture, of either scope if it has a block for each place."""
+    """Factors float32: 1 for each connection of an architecture. One of scope `share` has them in every block.
+
+    Raises:
+      UserError: for an architecture with other levels, operations, blocks or reductions than the space has.
+    """
+    blocks = a.blocks * len(names(c)) if a.scope == "share" else a.blocks
+    sizes = a.levels, a.operations, len(blocks), len(a.reductions)
+    wanted = c.levels, c.operations, len(names(c)), len(c.stages) - 1
+    for what, own, other in zip(("levels", "operations", "blocks", "reductions"), wanted, sizes, strict=True):
+        if own != other:
+            raise UserError(f"architecture: {what} = {other}; allowed: {own}, as the space's fields say")
     rows, named = targets(c.levels, len(c.operations)), columns(c.levels, len(c.operations))
     found = {name: np.zeros(choice.shape, np.float32) for name, choice in choices(c).items()}
-    blocks = a.blocks if c.scope == a.scope else a.blocks * len(names(c))
     for name, block in zip(names(c), blocks, strict=True):
         for source, target in block:
             found[name][rows.index(target), named.index(source)] = 1

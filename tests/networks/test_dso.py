@@ -1,13 +1,16 @@
 """The network of DSO-NAS' blocks: counts, widths within a budget; outputs, gradients and statistics of PyTorch's."""
 
 import functools
+import json
+import re
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from dass_jax import accounting
+from dass_jax import accounting, compose, config
+from dass_jax.architectures import to_json
 from dass_jax.architectures.dso import Blocks, connections, swept, whole
 from dass_jax.errors import UserError
 from dass_jax.networks import dso
@@ -190,3 +193,29 @@ def test_outputs_gradients_and_statistics_are_the_peers(scope: str, random_like:
     assert {**peer.moved, **trained}.keys() == found.keys()
     for path, value in peer.moved.items():
         np.testing.assert_allclose(found[path], value, rtol=1e-8, atol=1e-8, err_msg=path)
+
+
+DIGITS = {
+    "controls": [],
+    "data": {"source": "digits", "crop_padding": 1},
+    "space": {"name": "dso", "scope": "full", "levels": 1, "operations": ["sep3"], "stages": [1, 1], "channels": 2},
+    "method": {"name": "dso", "epochs": 2, "batch_size": 8},
+    "network": {"stages": [1, 1]},
+    "train": {"recipe": "dense", "batch_size": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"network": {"stages": [2, 1]}}, "network.stages = (2, 1) with an architecture of 2 blocks"),
+        (
+            {"method": {"name": "given"}, "architecture": json.dumps(to_json(whole("full", 2, ("sep3",), 2, 1)))},
+            "architecture: levels = 2; allowed: 1, as the space's fields say",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_space_is_refused_before_anything_is_searched(changed: Any, message: str) -> None:
+    compose.setting(config.from_dict(DIGITS))
+    with pytest.raises(UserError, match=re.escape(message)):
+        compose.setting(config.from_dict({**DIGITS, **changed}))

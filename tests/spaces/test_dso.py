@@ -163,8 +163,16 @@ def test_the_program_of_the_living_is_the_whole_program_with_factor_0_on_the_dea
     wanted = (space.carried(to_params, live), to_living), (outputs, space.carried(moved, live))
     chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(found))
-    recomputed = gradients(dso(dataclasses.replace(SMALL, remat=True), 3, live=live).apply)
-    chex.assert_trees_all_close(recomputed(own[PARAMS], own[BATCH_STATS], choice), found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_blocks_are_recomputed_in_the_backward_pass_if_asked_for() -> None:
+    def text(remat: bool) -> str:
+        space = dso(Fields(levels=1, operations=("sep3",), stages=(1,), channels=2, remat=remat), 3)
+        v = jax.eval_shape(lambda: space.init(jax.random.key(0), IMAGE))
+        return str(jax.make_jaxpr(gradients(space.apply))(v[PARAMS], v[BATCH_STATS], space.encode(space.whole)))
+
+    assert "remat" in text(True) and "remat" not in text(False)
 
 
 def test_dead_operations_leave_nothing_behind() -> None:
@@ -257,6 +265,22 @@ def test_one_shared_architecture_encodes_as_equal_blocks() -> None:
     a = drawn(c, 3)
     equal = space_of.encode(FULL, a)
     assert all((equal[name] == space_of.encode(c, a)["block"]).all() for name in space_of.names(FULL))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"levels": 3}, "levels = 2; allowed: 3"),
+        ({"operations": ("sep3",)}, "operations = ('max3', 'sep3'); allowed: ('sep3',)"),
+        ({"stages": (1, 1)}, "blocks = 3; allowed: 2"),
+        ({"stages": (3,)}, "reductions = 1; allowed: 0"),
+        ({"scope": "share"}, "blocks = 3; allowed: 1"),
+    ],
+)
+def test_an_architecture_of_another_size_is_one_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        space_of.encode(dataclasses.replace(FULL, **fields), space_of.everything(FULL))
+    assert str(caught.value) == f"architecture: {message}, as the space's fields say"
 
 
 @pytest.mark.parametrize(("scope", "wanted"), [("share", 0), ("full", 30), ("share", 6)])
