@@ -5,7 +5,7 @@ Several seeds search as one batch; what they found is then trained in one batch 
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,8 +14,8 @@ from dass_jax import architectures, compose, feed, results
 from dass_jax.compose import Setting
 from dass_jax.config import title
 from dass_jax.phases import Phase
-from dass_jax.runner import SEARCH, TRAINING, Chain, Evaluation, Runner, evaluate, label_of, run_chain
-from dass_jax.runtime import checkpoint, epoch, folder, keeping, networks, parallel, seeds
+from dass_jax.runner import SEARCH, TRAINING, Chain, Evaluation, Runner, evaluate, foreseen, label_of, run_chain
+from dass_jax.runtime import checkpoint, compilation, epoch, folder, keeping, networks, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.shelf import Shelf
 from dass_jax.runtime.signals import Signals
@@ -40,11 +40,15 @@ def run(
             facts = dict(newest.facts)
             progress.say(going_on(newest, config.seeds > 1))
         r = Runner(progress, signals, keeper, feed.of(setting), newest, facts)
-        for name in compose.methods(config):
-            method = called(setting, name)
-            if method not in facts["methods"]:
-                facts["methods"][method] = run_method(r, setting, name, shared)
-                facts["current"] = {}
+        try:
+            foresee(r, setting, shared)
+            for name in compose.methods(config):
+                method = called(setting, name)
+                if method not in facts["methods"]:
+                    facts["methods"][method] = run_method(r, setting, name, shared)
+                    facts["current"] = {}
+        finally:
+            r.ahead.drop()
         r.ahead.finish()
         found = results.of_run(facts["methods"], called(setting, config.method.name), config.controls)
         keeping.file(keeper, "results.json", found)
@@ -62,6 +66,17 @@ def going_on(newest: checkpoint.Checkpoint, several: bool) -> str:
     whose = f" of {seeds.named(at['seeds'])}" if several else ""
     held = f"checkpoint {newest.step}" + (f", {at['step']} steps later" if "step" in at else "")
     return f"going on after {at['method']} · {at['phase']}, epoch {at['epoch']}{whose} ({held})"
+
+
+def foresee(r: Runner, s: Setting, shared: Shelf | None) -> None:
+    """Has the programs of controls that search nothing compiled while the methods before them run."""
+    for name in compose.methods(s.config)[1:]:
+        found, method = compose.search(s, name), called(s, name)
+        if method in r.facts["methods"] or found.phases:
+            continue
+        for architecture, group in seeds.alike([(seed, found.found(None, seed)) for seed in s.seeds]):
+            own = s.of(group)
+            r.ahead.add(foreseen.programs(r, own, training(r, own, method, architecture, shared).chain))
 
 
 def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[dict[str, Any]]:
@@ -127,18 +142,23 @@ def placing(
     return lambda phase: shared(method, chain, phase, architecture) if phase.unread and not phase.rebuild else None
 
 
-def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> None:
-    """Trains and evaluates the network of an architecture for each seed that found it; enters the results."""
-    known = r.known(s)
-    if "results" in known[0]:
-        return
-    training = compose.training(s, architecture)
+class Trained(NamedTuple):
+    """A training as a chain, and what it leaves."""
+
+    chain: Chain
+    network: Callable[[Any], Any]
+    """Variables of a seed at the end → those that are evaluated and kept."""
+
+
+def training(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> Trained:
+    """How the network of an architecture is trained and evaluated."""
+    found = compose.training(s, architecture)
     total = s.layout.over_devices(parallel.total)
-    function = epoch.evaluation(training.outputs, s.task.sums, compose.prepare_evaluation(s), total)
+    function = epoch.evaluation(found.outputs, s.task.sums, compose.prepare_evaluation(s), total)
     evaluation = Evaluation(f"evaluation of {architecture}", function)
     every = s.config.train.fields.evaluate_every
     # Compiled: it is asked for each seed after each epoch, and may choose the weights that are kept.
-    evaluated = {phase.name: jax.jit(phase.network) for phase in training.phases if phase.network is not None}
+    evaluated = {p.name: compilation.hastily(p.network) for p in found.phases if p.network is not None}
 
     def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
         parts = seeds.members(v, len(s.seeds))
@@ -147,19 +167,27 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
             return lines
         trained = seeds.stacked([evaluated[phase.name](part) for part in parts])
         measured = evaluate(r, s, evaluation, trained)
-        for one, line, figures in zip(known, lines, measured, strict=True):
+        for one, line, figures in zip(r.known(s), lines, measured, strict=True):
             line |= {f"test_{name}": value for name, value in figures.items()}
-            if phase.name in training.evaluations:
+            if phase.name in found.evaluations:
                 # The end of a phase is always measured, so what stays is the result there; the checkpoint holds it.
-                one.setdefault("evaluations", {})[training.evaluations[phase.name]] = figures
+                one.setdefault("evaluations", {})[found.evaluations[phase.name]] = figures
         return lines
 
     placed = placing(s, method, TRAINING, architecture, shared)
-    chain = Chain(method, TRAINING, training.phases, look, placed, evaluation)
+    chain = Chain(method, TRAINING, found.phases, look, placed, evaluation)
+    return Trained(chain, evaluated[found.phases[-1].name])
+
+
+def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> None:
+    """Trains and evaluates the network of an architecture for each seed that found it; enters the results."""
+    known = r.known(s)
+    if "results" in known[0]:
+        return
+    chain, network = training(r, s, method, architecture, shared)
     state = run_chain(r, s, chain)
-    last = evaluated[training.phases[-1].name]
     for seed, one, part in zip(s.seeds, known, seeds.members(state.variables, len(s.seeds)), strict=True):
-        v = jax.tree.map(np.asarray, last(part))
+        v = jax.tree.map(np.asarray, network(part))
         one["results"] = results.of_method(s, method, seed, one, v)
         keep_results(r, s, method, seed, one, v)
 

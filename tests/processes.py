@@ -80,7 +80,7 @@ def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> No
         "checkpoint": (checkpoint, "save"),
         "pause": (keeping, "pause"),
         "evaluation": (calls, "evaluate"),
-        "phase": (runner, "run_phase"),
+        "phase": (runner.run, "run_phase"),
     }
     module, name = places[kind]
     original, delay, seen = getattr(module, name), random.Random(seed).random() * most, []

@@ -131,7 +131,7 @@ def command(folder: pathlib.Path, argv: list[str] | None = None) -> Finished:
 @contextlib.contextmanager
 def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
     """Inside it Ctrl-C, or the signal of that number, comes after so many epochs."""
-    keep_epoch, seen = runner.keep_epoch, []
+    keep_epoch, seen = runner.run.keep_epoch, []
 
     def stopping(*given: Any) -> None:
         keep_epoch(*given)
@@ -142,7 +142,7 @@ def interrupting(epochs: int, number: int | None = None) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "keep_epoch", stopping)
+        patch.setattr(runner.run, "keep_epoch", stopping)
         yield
 
 

@@ -145,7 +145,7 @@ def test_the_files_were_found() -> None:
         ("dass_jax/methods/new.py", "from dass_jax.data import arrays", "not below it"),
         ("dass_jax/recipes/new.py", "from dass_jax import networks, tasks", None),
         ("dass_jax/recipes/new.py", "from dass_jax.spaces import Space", "must never know"),
-        ("dass_jax/runner.py", "from dass_jax.methods import METHODS", "must never know"),
+        ("dass_jax/runner/run.py", "from dass_jax.methods import METHODS", "must never know"),
         ("dass_jax/runtime/new.py", "from dass_jax import nn", "must never know"),
         ("dass_jax/runtime/new.py", "from dass_jax import config", "not below it"),
         ("dass_jax/report/new.py", "from dass_jax.variables import flatten", "allowed: ['architectures', 'errors']"),

@@ -103,7 +103,7 @@ def follow(s: compose.Setting, chain: str, first_only: bool = False) -> Trail:
     r = Watching(**{field.name: getattr(r, field.name) for field in dataclasses.fields(r)})
     chosen = tuple(watched(phase) for phase in phases_of(s, chain))[: 1 if first_only else None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "begun", beginning)
+        patch.setattr(runner.run, "begun", beginning)
         runner.run_chain(r, s, Chain("dass", chain, chosen, lambda phase, epoch, v: [{}]))
     trail.programs.extend(r.programs)
     return trail

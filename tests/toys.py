@@ -20,7 +20,7 @@ from dass_jax.compose import Setting, prepare_evaluation
 from dass_jax.data import arrays
 from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Observation, Phase, Rates, Rebuild, single
 from dass_jax.runner import TRAINING as CHAIN
-from dass_jax.runner import Chain, Evaluation, Runner, run_chain
+from dass_jax.runner import Chain, Evaluation, Runner, foreseen, run_chain
 from dass_jax.runtime import checkpoint, epoch, keeping, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
@@ -235,7 +235,7 @@ def run(
     stream, seen = io.StringIO(), list[tuple[int, Any]]()
     with keeping.opened(folder, 3) as (keeper, (newest, said)), pytest.MonkeyPatch.context() as patch:
         if not ahead:
-            patch.setattr(runner, "later_programs", lambda *_: {})
+            patch.setattr(foreseen, "programs", lambda *_: {})
         print(*said, sep="\n", file=stream)
         facts = json.loads(json.dumps(newest.facts if newest else keeping.NOTHING))
         r = Runner(Progress(stream), signals or Signals(), keeper, feed.of(s), newest, facts, programs)

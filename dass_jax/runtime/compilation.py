@@ -47,10 +47,9 @@ def copy_calls_late() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_flatten_after_fusion".strip()
 
 
-def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function of pytrees of arrays, compiled and called once: no time is spent on making it fast."""
-    lowered = jax.jit(function).lower(*arguments)
-    return lowered.compile(compiler_options=_hasty(jax.default_backend()))(*arguments)
+def hastily(function: Callable[..., Any]) -> Any:
+    """`jax.jit` of a function that is called a few times only: no time is spent on making it fast."""
+    return jax.jit(function, compiler_options=_hasty(jax.default_backend()))
 
 
 @functools.cache

@@ -30,24 +30,40 @@ def kept_total(params: Any, stacks: Any, keep: float) -> int:
 def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
     """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them.
 
-    Layers of one size are ranked together, as rows of one array: a network has hundreds of layers but few sizes.
+    Layers of about one size are ranked together, as rows of one array: a network has hundreds of layers, and each array
+    is a program of its own to compile.
     """
     leaves, structure = jax.tree.flatten(jax.lax.stop_gradient(scores))
-    sizes = [
+    layers = [
         variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
     ]
+    sizes = [math.prod(shape) for _, shape in layers]
     masks: dict[int, jax.Array] = {}
-    for size in sorted({math.prod(shape) for _, shape in sizes}):
-        members = [index for index, (_, shape) in enumerate(sizes) if math.prod(shape) == size]
-        rows = jnp.concatenate([leaves[index].reshape(-1, size) for index in members])
-        chosen = largest(jnp.abs(rows), kept_in_layer(size, keep)).astype(rows.dtype)
-        parts = jnp.split(chosen, np.cumsum([sizes[index][0] for index in members])[:-1])
-        masks.update({i: part.reshape(leaves[i].shape) for i, part in zip(members, parts, strict=True)})
+    for width in sorted(set(map(_width, sizes))):
+        members = [index for index, size in enumerate(sizes) if _width(size) == width]
+        rows = [jnp.abs(leaves[index]).reshape(-1, sizes[index]) for index in members]
+        # Below every magnitude, so that it is never chosen.
+        padded = [jnp.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=-1.0) for row in rows]
+        kept = np.concatenate([np.full((len(row), 1), kept_in_layer(row.shape[1], keep)) for row in rows])
+        chosen = largest(jnp.concatenate(padded), kept)
+        parts = jnp.split(chosen, np.cumsum([len(row) for row in rows])[:-1])
+        for index, part in zip(members, parts, strict=True):
+            leaf = leaves[index]
+            masks[index] = part[:, : sizes[index]].reshape(leaf.shape).astype(leaf.dtype)
     return jax.tree.unflatten(structure, [masks[index] for index in range(len(leaves))])
 
 
-def largest(magnitudes: jax.Array, kept: int) -> jax.Array:
-    """Boolean [rows, n], true at the `kept` largest of each row's n non-negative floats, earlier ones first if tied.
+def _width(size: int) -> int:
+    """The least power of four that is no smaller."""
+    return 4 ** (((size - 1).bit_length() + 1) // 2)
+
+
+def largest(magnitudes: jax.Array, kept: Any) -> jax.Array:
+    """Boolean [rows, n], true at the `kept` largest of each row's n floats, earlier ones first if tied. Negative floats
+    are never chosen; there are at least `kept` others.
+
+    Args:
+      kept: integer, or [rows, 1] of them.
 
     The kept-th largest value is found by bisection on its bit pattern (for non-negative floats the order of the bits is
     the order of the values), the cut among its ties by bisection on the position: exact, and without sorting.
