@@ -1,6 +1,7 @@
 """The command in processes of its own, which tests signal, kill and starve.
 
 They are forks of a server that has imported everything and started nothing: of a command's seconds most are imports.
+They draw no pages (`runs.undrawn`).
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["dass_jax.train", "dass_jax.pipeline", "dass_jax.report", "tests.processes"])
+SERVER.set_forkserver_preload(["dass_jax.train", "dass_jax.pipeline", "tests.processes", "tests.runs"])
 
 Prepare = Callable[..., None]
 """Runs in the new process before the command."""
@@ -34,8 +35,9 @@ def started(argv: list[str], output: pathlib.Path, prepare: Prepare | None = Non
 def _child(argv: list[str], output: pathlib.Path, prepare: Prepare | None, given: tuple[Any, ...]) -> None:
     from dass_jax import train
     from dass_jax.errors import process
+    from tests.runs import undrawn
 
-    with output.open("w", encoding="utf-8", buffering=1) as sys.stdout:
+    with undrawn(), output.open("w", encoding="utf-8", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if prepare is not None:
@@ -55,7 +57,10 @@ def ended(process: Any) -> int:
 
 
 def as_host(process: int, count: int, port: int, moment: tuple[Any, ...] = ()) -> None:
-    """The process is one of several; with a `moment` it is signalled as well."""
+    """The process is one of several, with little patience; with a `moment` it is signalled as well."""
+    from dass_jax.runtime import hosts
+
+    hosts.PATIENCE = 5
     named = {"COORDINATOR": f"127.0.0.1:{port}", "PROCESSES": count, "PROCESS": process}
     os.environ.update({f"DASS_JAX_{name}": str(value) for name, value in named.items()})
     if moment:

@@ -80,26 +80,33 @@ class Finished(NamedTuple):
 
 
 @contextlib.contextmanager
+def own_tables() -> Iterator[None]:
+    """What plugins add to the package's tables is taken away again at the end."""
+    tables = [(table, dict(table)) for table in (FAMILIES, SPACES, NETWORKS, METHODS, RECIPES, TASKS)]
+    yield
+    for table, entries in tables:
+        table.clear()
+        table.update(entries)
+    for name in [name for name in sys.modules if name.startswith("dass_jax_plugin_")]:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
 def workplace(folder: pathlib.Path, config: str, own_cache: bool = False) -> Iterator[pathlib.Path]:
     """`folder`, with `config` in its `run.toml`. Runs here and in the folders beside it share one compilation cache:
-    compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own. What plugins add
-    to the package's tables is taken away again at the end."""
-    tables = [(table, dict(table)) for table in (FAMILIES, SPACES, NETWORKS, METHODS, RECIPES, TASKS)]
+    compiling is the cost, and most tests compile the same. Whoever may damage a cache has its own. Plugins are known
+    in it alone."""
     cache = (folder if own_cache else folder.parent) / "cache"
     (folder / "run.toml").write_text(config + f'compilation_cache = "{cache}"\n', encoding="utf-8")
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
     before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
     # JAX settles whether there is a cache when it first compiles; other tests have compiled without one.
     compilation_cache.reset_cache()
-    yield folder
+    with own_tables():
+        yield folder
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    for table, entries in tables:
-        table.clear()
-        table.update(entries)
-    for name in [name for name in sys.modules if name.startswith("dass_jax_plugin_")]:
-        del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, compose, config, feed, runner, variables
+from dass_jax import architectures, bilevel, compose, config, feed, runner, variables
 from dass_jax.architectures.darts import Genotype
 from dass_jax.bilevel.hypergradients import fields
 from dass_jax.phases import Phase
@@ -21,6 +21,7 @@ from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.spaces.darts import RULES
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
+from tests.runs import SYSTEM, own_tables
 
 KEEP = 0.3
 EPOCHS = 2
@@ -50,6 +51,10 @@ def setting(method: str = "dass", **changes: Any) -> compose.Setting:
     return compose.setting(config.from_dict(data))
 
 
+LIGHT: dict[str, Any] = {"plugins": [str(SYSTEM)], "space": {"name": "ladder", "height": 6}, "network": {}}
+"""A plugin's space, whose programs are compiled in a moment, for what has nothing to do with a space."""
+
+
 class Trail(NamedTuple):
     """A chain of phases as it ran, of its one seed."""
 
@@ -66,7 +71,9 @@ class Trail(NamedTuple):
 def phases_of(s: compose.Setting, chain: str) -> tuple[Phase, ...]:
     if chain == runner.SEARCH:
         return compose.search(s, s.config.method.name).phases
-    return compose.training(s, GENOTYPE).phases
+    ladder = {"space": "ladder", "rungs": ["wave", "fold", "wave"]}
+    found = GENOTYPE if s.config.space.name == "darts" else architectures.from_json(ladder)
+    return compose.training(s, found).phases
 
 
 def follow(s: compose.Setting, chain: str, first_only: bool = False) -> Trail:
@@ -109,6 +116,12 @@ def follow(s: compose.Setting, chain: str, first_only: bool = False) -> Trail:
     return trail
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tables() -> Iterator[None]:
+    with own_tables():
+        yield
+
+
 @pytest.fixture(scope="module")
 def search() -> Trail:
     return follow(setting(), "search")
@@ -117,6 +130,16 @@ def search() -> Trail:
 @pytest.fixture(scope="module")
 def training() -> Trail:
     return follow(setting(), "training")
+
+
+@pytest.fixture(scope="module")
+def light_search() -> Trail:
+    return follow(setting(**LIGHT), "search", first_only=True)
+
+
+@pytest.fixture(scope="module")
+def light_training() -> Trail:
+    return follow(setting(**LIGHT), "training", first_only=True)
 
 
 def differing(one: Any, other: Any) -> set[str]:
@@ -262,22 +285,26 @@ def outcome(**changes: Any) -> list[Any]:
 
 OPTIONS = {
     "data__crop_padding": 0,
-    "data__flip": False,
     "data__cutout": 2,
-    "network__drop_path": 0.5,
-    "train__accumulate": 2,
     "train__clip": 0.01,
     "train__momentum": 0.0,
     "train__weight_decay": 0.1,
     "train__pretrain_lr": 0.1,
+}
+OF_IMAGES = {
+    "data__flip": False,
+    "network__drop_path": 0.5,
+    "train__accumulate": 2,
     "runtime__precision": "bfloat16",
 }
+"""These count in a network that knows left from right, with paths, batch normalisation and feature maps."""
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_of_training_changes_the_weights(name: str, training: Trail) -> None:
-    base = [variables.flatten(state.variables[PARAMS]) for state in training.states["pretrain"]]
-    found = outcome(**{name: OPTIONS[name]})
+@pytest.mark.parametrize("name", [*OPTIONS, *OF_IMAGES])
+def test_every_option_of_training_changes_the_weights(name: str, training: Trail, light_training: Trail) -> None:
+    trail, given = (training, {}) if name in OF_IMAGES else (light_training, LIGHT)
+    base = [variables.flatten(state.variables[PARAMS]) for state in trail.states["pretrain"]]
+    found = outcome(**given, **{name: {**OPTIONS, **OF_IMAGES}[name]})
     assert not differing(found[0], base[0]), "the start is the same"
     # Drop-path starts at 0, so it counts from the second epoch on; the rest counts at once.
     epoch = 2 if name == "network__drop_path" else 1
@@ -287,11 +314,11 @@ def test_every_option_of_training_changes_the_weights(name: str, training: Trail
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found[1], base[1])
 
 
-def test_the_order_of_the_levels_changes_the_search(search: Trail) -> None:
-    other = follow(setting(method__order="lower_first"), "search", first_only=True)
+def test_the_order_of_the_levels_changes_the_search(light_search: Trail) -> None:
+    other = follow(setting(**LIGHT, method__order="lower_first"), "search", first_only=True)
     first, found = other.states["step1"][0].variables, other.states["step1"][-1].variables
-    base = search.states["step1"][-1].variables
-    assert not differing(first[ALPHA], search.states["step1"][0].variables[ALPHA])
+    base = light_search.states["step1"][-1].variables
+    assert not differing(first[ALPHA], light_search.states["step1"][0].variables[ALPHA])
     assert differing(found[ALPHA], base[ALPHA]) and differing(found[PARAMS], base[PARAMS])
 
 
@@ -313,9 +340,10 @@ def test_a_search_in_bfloat16_learns_as_one_in_float32_does() -> None:
     assert differing(*(trail.states["step1"][-1].variables for trail in trails))  # and all of equal dtypes
 
 
-def test_the_hypergradient_and_its_arguments_reach_the_search(search: Trail) -> None:
+def test_the_hypergradient_and_its_arguments_reach_the_search(light_search: Trail) -> None:
+    search = light_search
     other = follow(
-        setting(hypergradient__name="amended", hypergradient__eta=5.0, method__cosine=True),
+        setting(**LIGHT, hypergradient__name="amended", hypergradient__eta=5.0, method__cosine=True),
         "search",
         first_only=True,
     )

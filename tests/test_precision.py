@@ -27,7 +27,7 @@ from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, SCORES, Variables
 from tests import supernets
 
 WIDE, NARROW = jnp.float32, jnp.bfloat16
-SUPERNET = SupernetConfig(classes=3, cells=2, channels=4, nodes=1)
+SUPERNET = SupernetConfig(classes=3, cells=1, channels=4, nodes=1)
 NETWORK = NetworkConfig(classes=3, cells=2, channels=4)
 CELL: Cell = (
     (("max_pool_3x3", 0), ("sep_conv_3x3", 1)),
@@ -46,8 +46,8 @@ def batch(size: int) -> Batch:
     return Batch(noise(3, size, size, 16), jnp.arange(16) % 3)
 
 
-def supernet(dtype: Any) -> tuple[Space, Variables]:
-    space = darts_space(SUPERNET, dtype=dtype)
+def supernet(dtype: Any, sizes: SupernetConfig = SUPERNET, live: Any = supernets.EACH_KIND) -> tuple[Space, Variables]:
+    space = darts_space(sizes, dtype=dtype, live=live)
     alpha = {name: noise(*choice.shape) for name, choice in space.choices.items()}
     return space, {**space.init(jax.random.key(0), (12, 12, 3)), ALPHA: alpha}
 
@@ -138,7 +138,7 @@ def test_a_search_step_leaves_every_variable_and_optimizer_in_its_dtype(collecti
 
 def test_a_second_order_step_can_be_lowered_for_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    space, v = supernet(NARROW)
+    space, v = supernet(NARROW, live=None)
     step = search_step(space, PARAMS, relaxed.dense_weights, bilevel.unrolled(1))
     lowered = export.export(jax.jit(step.update), platforms=("cuda", "tpu"))(
         *jax.eval_shape(lambda: (step.init(v), BATCHES, jax.random.key(0)))
@@ -164,11 +164,12 @@ EVERYTHING = tuple((True,) * len(SUPERNET.operations) for _ in edges(SUPERNET.no
 
 @pytest.mark.parametrize("dtype", [WIDE, NARROW])
 def test_images_are_kept_in_the_dtype_asked_for_and_sums_and_logits_in_float32(dtype: Any) -> None:
-    (_, v), (_, w) = supernet(dtype), network(dtype)
+    sizes = SUPERNET._replace(cells=2)
+    (_, v), (_, w) = supernet(dtype, sizes, live=None), network(dtype)
     weights = relaxation.softmax(v[ALPHA])
     modules = (
         (
-            Supernet(SUPERNET, (EVERYTHING, EVERYTHING), dtype=dtype, name="supernet"),
+            Supernet(sizes, (EVERYTHING, EVERYTHING), dtype=dtype, name="supernet"),
             {PARAMS: v[PARAMS], BATCH_STATS: v[BATCH_STATS]},
             noise(3, 12, 12, 7),
             weights,

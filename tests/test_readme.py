@@ -5,7 +5,7 @@ import pathlib
 import re
 import shlex
 import subprocess
-import sys
+from typing import Any
 
 import pytest
 
@@ -39,8 +39,9 @@ def test_count_commands_run(command: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_library_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    example += "\nassert logits.shape == (16, 10) and len(architecture.normal) == 2"
-    subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, timeout=300)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["logits"].shape == (16, 10) and len(names["architecture"].normal) == 2
 
 
 def test_files_that_the_readme_shows_exist() -> None:

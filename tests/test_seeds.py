@@ -16,36 +16,43 @@ import numpy as np
 import pytest
 
 from dass_jax import architectures, compose, config, feed, pipeline, train
-from dass_jax.architectures.darts import Genotype
 from dass_jax.errors import UserError
 from dass_jax.runner import Runner
 from dass_jax.runtime import keeping, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from tests.config_files import one_line, written
-from tests.runs import CONFIG, Finished, command, metrics, results, timeless, workplace
+from tests.runs import SYSTEM, Finished, command, metrics, results, timeless, undrawn, workplace
 
 FIRST = 3
-SKIP = Genotype(
-    normal=((("skip_connect", 0), ("skip_connect", 1)),), reduce=((("skip_connect", 0), ("avg_pool_3x3", 1)),)
-)
-POOL = Genotype(
-    normal=((("skip_connect", 0), ("skip_connect", 1)),), reduce=((("avg_pool_3x3", 0), ("avg_pool_3x3", 1)),)
-)
+PRUNED = f"""
+seeds = 2
+seed = 1
+controls = ["random"]
+plugins = ["{SYSTEM}"]
+data = {{ limit = 64, crop_padding = 1 }}
+space = {{ name = "ladder", height = 1 }}
+sparsity = {{ keep = 0.3 }}
+method = {{ epochs = 1, prune_epochs = 1, batch_size = 16 }}
+train = {{ batch_size = 32, pretrain_epochs = 2, score_epochs = 1, finetune_epochs = 1 }}
+[runtime]
+devices = 1
+"""
+"""DASS in a plugin's space, whose programs are compiled in a moment."""
 
 
 def setting(seed: int, count: int, devices: int = 1, axis: str = "batch") -> compose.Setting:
-    """One cell of two channels on all digits: a limit would be drawn with the first seed."""
+    """Of all digits: a limit would be drawn with the first seed."""
     return compose.setting(
         config.from_dict(
             {
                 "seed": seed,
                 "seeds": count,
+                "plugins": [str(SYSTEM)],
                 "data": {"crop_padding": 1},
-                "space": {"cells": 1, "channels": 2, "nodes": 1},
+                "space": {"name": "ladder"},
                 "method": {"batch_size": 256, "epochs": 1, "prune_epochs": 1},
                 "sparsity": {"keep": 0.3},
-                "network": {"cells": 1, "channels": 2, "auxiliary": False, "drop_path": 0.0},
                 "train": {"batch_size": 512, "pretrain_epochs": 1, "score_epochs": 1, "finetune_epochs": 1},
                 "runtime": {"devices": devices, "compilation_cache": ""},
                 "parallel": {"axis": axis},
@@ -73,8 +80,13 @@ def trained(s: compose.Setting, found: dict[int, Any], programs: dict[str, Any])
         return pipeline.run_method(r, s, "dass", None), lines
 
 
-def test_seeds_of_equal_architecture_are_trained_as_one_batch_and_are_each_run_alone() -> None:
-    found = {FIRST: SKIP, FIRST + 1: POOL, FIRST + 2: SKIP}
+def test_seeds_of_equal_architecture_are_trained_as_one_batch_and_are_each_run_alone(place: pathlib.Path) -> None:
+    setting(FIRST, 1)  # knows ladders
+    one, other = (
+        architectures.from_json({"space": "ladder", "rungs": [*rungs, "fold"]})
+        for rungs in (("wave", "fold"), ("fold", "wave"))
+    )
+    found = {FIRST: one, FIRST + 1: other, FIRST + 2: one}
     programs: dict[str, Any] = {}
     together, lines = trained(setting(FIRST, 3), found, programs)
     assert [line["seed"] for line in lines if line["phase"] == "finetune"] == [FIRST, FIRST + 2, FIRST + 1]
@@ -85,7 +97,7 @@ def test_seeds_of_equal_architecture_are_trained_as_one_batch_and_are_each_run_a
         assert part["seed"] == seed and architectures.from_json(part["architecture"]) == found[seed]
 
 
-def test_devices_that_do_not_come_out_even_are_left_idle() -> None:
+def test_devices_that_do_not_come_out_even_are_left_idle(place: pathlib.Path) -> None:
     s = setting(FIRST, 2, devices=2, axis="seeds")
     assert [len(s.of(own).devices) for own in ((3,), (3, 5), (3, 5, 7), (3, 5, 7, 9))] == [1, 2, 1, 2]
     assert s.layout.sharing == 1 and setting(FIRST, 2, devices=2).layout.sharing == 2
@@ -102,8 +114,7 @@ def test_streamed_batches_are_not_spread() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    text = 'seeds = 2\nseed = 1\ncontrols = ["random"]' + CONFIG
-    with workplace(tmp_path_factory.mktemp("runs"), text) as folder:
+    with undrawn(), workplace(tmp_path_factory.mktemp("runs"), PRUNED) as folder:
         yield folder
 
 
@@ -144,12 +155,18 @@ def test_a_finished_batch_reports_every_seed_and_their_spread(whole: Finished) -
 
 def test_every_epoch_of_every_seed_has_one_line(whole: Finished) -> None:
     found = [(x["method"], x["phase"], x["epoch"], x["seed"]) for x in metrics(whole.folder)]
-    training = ("pretrain", "scores", "finetune")
-    phases = {"dass": ("step1", "step2", *training), "random": training}
-    assert len(found) == len(set(found)) == 2 * 2 * 8
-    assert set(found) == {(m, p, e, k) for m, own in phases.items() for p in own for e in (1, 2) for k in (1, 2)}
+    training = {"pretrain": 2, "scores": 1, "finetune": 1}
+    epochs = {"dass": {"step1": 1, "step2": 1, **training}, "random": training}
+    assert len(found) == len(set(found)) == 2 * (6 + 4)
+    assert set(found) == {
+        (m, p, e, k)
+        for m, own in epochs.items()
+        for p, count in own.items()
+        for e in range(1, count + 1)
+        for k in (1, 2)
+    }
     assert {path.name for path in (whole.folder / "events").iterdir()} == {
-        f"{method}-seed{seed}" for method in phases for seed in (1, 2)
+        f"{method}-seed{seed}" for method in epochs for seed in (1, 2)
     }
 
 

@@ -53,8 +53,13 @@ def begin_step2(state: bilevel.State, step2: bilevel.Algorithm, stacks: Any) -> 
 def search(c: Fields, problem: Problem) -> Search:
     """Step 1 and Step 2."""
     space = problem.space()
-    stacks = variables.prunable(problem.shapes(space)[PARAMS], space.rules)
-    weights = sparse_weights(stacks, problem.keep)
+
+    def stacks(v: Variables) -> Any:
+        return variables.prunable(v[PARAMS], space.rules)
+
+    def weights(v: Variables) -> Any:
+        return sparse_weights(stacks(v), problem.keep)(v)
+
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
     step2 = darts.step(SCORES, bilevel.accumulated(loss, c.accumulate), c, problem)
     first = darts.dense_phase(c, problem, space, darts.STEP, "Step 1: search with dense operations", c.epochs)
@@ -63,7 +68,7 @@ def search(c: Fields, problem: Problem) -> Search:
         title="Step 2: search with sparse operations",
         epochs=c.prune_epochs,
         algorithm=step2,
-        begin=lambda key, state: begin_step2(state, step2, stacks),
+        begin=lambda key, state: begin_step2(state, step2, stacks(state.variables)),
         feeds=relaxed.feeds(c, "lower"),
         rates=relaxed.rates(c, c.prune_epochs, lower=c.scores_lr),
         curves=first.curves,

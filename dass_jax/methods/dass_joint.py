@@ -5,6 +5,9 @@ other, each seeing what the one before it has just done. α follows the hypergra
 """
 
 import dataclasses
+from typing import Any
+
+import jax
 
 from dass_jax import bilevel, variables
 from dass_jax.methods import darts, relaxed
@@ -13,7 +16,7 @@ from dass_jax.methods.method import Problem
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.phases import Search
 from dass_jax.schema import Rate
-from dass_jax.variables import ALPHA, PARAMS, SCORES
+from dass_jax.variables import ALPHA, PARAMS, SCORES, Variables
 
 TURNS = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
 """By `order`: α, θ, s, or θ, s, α."""
@@ -46,8 +49,17 @@ def step(loss: bilevel.Loss, c: Fields, problem: Problem) -> bilevel.Algorithm:
 def search(c: Fields, problem: Problem) -> Search:
     """One phase."""
     space = problem.space()
-    stacks = variables.prunable(problem.shapes(space)[PARAMS], space.rules)
-    weights = sparse_weights(stacks, problem.keep)
+
+    def stacks(v: Variables) -> Any:
+        return variables.prunable(v[PARAMS], space.rules)
+
+    def weights(v: Variables) -> Any:
+        return sparse_weights(stacks(v), problem.keep)(v)
+
+    def begin(key: jax.Array, _: Any) -> bilevel.State:
+        v = relaxed.fresh(problem, space, key)
+        return algorithm.init(with_scores(v, stacks(v)))
+
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
     algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)
     dense = darts.dense_phase(
@@ -55,7 +67,7 @@ def search(c: Fields, problem: Problem) -> Search:
     )
     phase = dense._replace(
         algorithm=algorithm,
-        begin=lambda key, _: algorithm.init(with_scores(relaxed.fresh(problem, space, key), stacks)),
+        begin=begin,
         rates=relaxed.rates(c, c.epochs, lower=c.theta_lr, scores=c.scores_lr),
         program="",
         unread=(),

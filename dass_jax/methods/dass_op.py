@@ -9,6 +9,7 @@ remains of DASS' search without it is the objective: the learning of s.
 
 from typing import Any
 
+import jax
 import optax
 
 from dass_jax import bilevel, sparsity, variables
@@ -34,13 +35,17 @@ def with_masks(v: Variables, stacks: Any, keep: float) -> Variables:
 def search(c: Bilevel, problem: Problem) -> Search:
     """One phase."""
     space = problem.space()
-    stacks = variables.prunable(problem.shapes(space)[PARAMS], space.rules)
+
+    def begin(key: jax.Array, _: Any) -> bilevel.State:
+        v = relaxed.fresh(problem, space, key)
+        return algorithm.init(with_masks(v, variables.prunable(v[PARAMS], space.rules), problem.keep))
+
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, sparsity.masked_weights)
     algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)
     dense = darts.dense_phase(c, problem, space, "search", "Architecture search under fixed masks", c.epochs)
     phase = dense._replace(
         algorithm=algorithm,
-        begin=lambda key, _: algorithm.init(with_masks(relaxed.fresh(problem, space, key), stacks, problem.keep)),
+        begin=begin,
         program="",
         unread=(),
     )

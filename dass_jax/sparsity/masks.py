@@ -16,6 +16,9 @@ import numpy as np
 
 from dass_jax import variables
 
+Kept = Callable[[int], Any]
+"""Weights of a layer → how many of them survive: an integer, or a scalar array of integers."""
+
 
 def kept_in_layer(weights: int, keep: float) -> int:
     """How many of a layer's weights survive at the fraction `keep` in (0, 1]."""
@@ -28,12 +31,33 @@ def kept_total(params: Any, stacks: Any, keep: float) -> int:
 
 
 def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
-    """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them.
+    """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them."""
+    magnitudes = jax.tree.map(jnp.abs, jax.lax.stop_gradient(scores))
+    return largest_of_layers(magnitudes, stacks, lambda size: kept_in_layer(size, keep))
+
+
+def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
+    """Masks of the largest |weights| of each layer among those that `masks` keep: nothing that is pruned returns.
+
+    Args:
+      weights: prunable leaves, see `variables.select`.
+      masks: of 0 and 1, with the structure and shapes of `weights`.
+      kept: how many of a layer's weights survive; where `masks` keep fewer, all of these do.
+    """
+
+    def candidates(weight: jax.Array, mask: jax.Array) -> jax.Array:
+        return jax.lax.select(mask != 0, jnp.abs(weight), jax.lax.full_like(weight, -1))
+
+    return largest_of_layers(jax.tree.map(candidates, jax.lax.stop_gradient(weights), masks), stacks, kept)
+
+
+def largest_of_layers(magnitudes: Any, stacks: Any, kept: Kept) -> Any:
+    """Masks (0 and 1, structure, shapes and dtypes of `magnitudes`) of the `largest` of each layer.
 
     Layers of about one size are ranked together, as rows of one array: a network has hundreds of layers, and each array
     is a program of its own to compile.
     """
-    leaves, structure = jax.tree.flatten(jax.lax.stop_gradient(scores))
+    leaves, structure = jax.tree.flatten(magnitudes)
     layers = [
         variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
     ]
@@ -41,11 +65,11 @@ def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
     masks: dict[int, jax.Array] = {}
     for width in sorted(set(map(_width, sizes))):
         members = [index for index, size in enumerate(sizes) if _width(size) == width]
-        rows = [jnp.abs(leaves[index]).reshape(-1, sizes[index]) for index in members]
+        rows = [leaves[index].reshape(-1, sizes[index]) for index in members]
         # Below every magnitude, so that it is never chosen.
         padded = [jnp.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=-1.0) for row in rows]
-        kept = np.concatenate([np.full((len(row), 1), kept_in_layer(row.shape[1], keep)) for row in rows])
-        chosen = largest(jnp.concatenate(padded), kept)
+        counts = jnp.concatenate([jnp.full((len(row), 1), kept(row.shape[1]), "int32") for row in rows])
+        chosen = largest(jnp.concatenate(padded), counts)
         parts = jnp.split(chosen, np.cumsum([len(row) for row in rows])[:-1])
         for index, part in zip(members, parts, strict=True):
             leaf = leaves[index]
@@ -60,7 +84,7 @@ def _width(size: int) -> int:
 
 def largest(magnitudes: jax.Array, kept: Any) -> jax.Array:
     """Boolean [rows, n], true at the `kept` largest of each row's n floats, earlier ones first if tied. Negative floats
-    are never chosen; there are at least `kept` others.
+    are never chosen: of a row with fewer others it is all of these.
 
     Args:
       kept: integer, or [rows, 1] of them.

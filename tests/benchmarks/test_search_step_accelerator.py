@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import search_step_accelerator as benchmark
 from benchmarks.search_step import LEARNING_RATES, Size, batches, search
+from dass_jax import errors
 from dass_jax.spaces.darts import SupernetConfig
 
 SMALL = Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
@@ -83,6 +84,9 @@ def test_on_any_device_it_prints_a_table_and_writes_every_repetition(tmp_path: p
 
 
 @pytest.mark.parametrize("option", ["steps", "repetitions", "seeds"])
-def test_an_impossible_number_is_one_line(option: str) -> None:
-    finished = command(f"--{option}", "0")
-    assert (finished.returncode, finished.stderr) == (2, f"error: --{option} = 0; allowed: at least 1\n")
+def test_an_impossible_number_is_one_line(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [benchmark.__file__, f"--{option}", "0"])
+    assert errors.guarded(benchmark.main) == 2
+    assert capsys.readouterr().err == f"error: --{option} = 0; allowed: at least 1\n"

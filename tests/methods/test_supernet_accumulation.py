@@ -26,9 +26,10 @@ def batch(size: int, pixels: int) -> Batch:
     return Batch(jnp.asarray(rng.normal(size=(1, pixels, pixels, size))), jnp.asarray(rng.integers(0, 10, size)))
 
 
-def supernet(channels: int, pixels: int) -> tuple[Any, Any, Any]:
+def supernet(channels: int, pixels: int, live: Any = supernets.EACH_KIND) -> tuple[Any, Any, Any]:
     """(space, variables, which of the weights are prunable)."""
-    space = darts_space(SupernetConfig(classes=10, cells=1, channels=channels, nodes=1))
+    sizes = SupernetConfig(classes=10, cells=1, channels=channels, nodes=1)
+    space = darts_space(sizes, live=live)
     shapes = {name: choice.shape for name, choice in space.choices.items()}
     v = {**space.init(jax.random.key(1), (pixels, pixels, 1)), ALPHA: relaxation.init(jax.random.key(2), shapes)}
     stacks = variables.prunable(v[PARAMS], space.rules)
@@ -66,7 +67,7 @@ def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_p
 
 def step_bytes(parts: int, hypergradient: bilevel.Hypergradient) -> int:
     """What XLA sets aside for one bi-level step of a supernet beside its arguments and results."""
-    space, v, _ = supernet(4, 16)
+    space, v, _ = supernet(4, 16, supernets.living(("dil_conv_3x3",), ("max_pool_3x3",)))
     problem = supernets.problem(space, 10, (16, 16, 1), hypergradient=hypergradient)
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, relaxed.dense_weights)
     step = darts.step(PARAMS, accumulated(loss, parts), relaxed.Bilevel(), problem)

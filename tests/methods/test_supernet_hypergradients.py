@@ -18,6 +18,7 @@ from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, PARAMS, SCORES
+from tests import supernets
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -51,7 +52,7 @@ def flat(tree: Any) -> np.ndarray:
 
 def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> tuple[Level, Level, Any]:
     """(upper, lower, variables)."""
-    space = darts(SIZES, average=average)
+    space = darts(SIZES, average=average, live=supernets.EACH_KIND)
     shapes = {name: choice.shape for name, choice in space.choices.items()}
     v = {**space.init(jax.random.key(1), (8, 8, 1)), ALPHA: relaxation.init(jax.random.key(2), shapes)}
     v = jax.tree.map(lambda x: x.astype(jnp.float64), v)

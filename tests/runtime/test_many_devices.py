@@ -1,6 +1,6 @@
 """1, 2, 4 and 8 devices, and two hosts with two each, give the same parameters after 20 steps: each in processes that
-have as many. Of a search by toys, whose levels look at means over all devices as batch normalisation does: real ones
-are compared on two devices (test_parallel.py)."""
+have as many. Of a search by toys, whose levels look at means over all devices as batch normalisation does, and of a
+plugin's network in training: supernets and their networks are compared on two devices (test_parallel.py)."""
 
 import os
 import pathlib
@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import compose, runner
+from dass_jax import architectures, compose, config, runner
 from dass_jax.runtime import hosts
 from tests import devices, processes, toys
+from tests.runs import SYSTEM
 
 COUNTS = (1, 2, 4, 8)
 STEPS = 20
@@ -23,8 +24,18 @@ CHAINS = ("search", "training")
 def _phase(chain: str, count: int) -> tuple[Any, Any, Any]:
     """(setting, first phase, its first state)."""
     if chain == "training":
-        s = devices.setting(count, limit=0)
-        return s, devices.phases(s, chain)[0], devices.begun(s, chain, 0)
+        given = {
+            "seed": 3,
+            "plugins": [str(SYSTEM)],
+            "data": {"crop_padding": 1, "flip": True, "cutout": 2},
+            "space": {"name": "ladder"},
+            "train": {"batch_size": 32},
+            "runtime": {"devices": count, "compilation_cache": ""},
+        }
+        s = compose.setting(config.from_dict(given))
+        ladder = architectures.from_json({"space": "ladder", "rungs": ["wave", "fold", "wave"]})
+        phase = compose.training(s, ladder).phases[0]
+        return s, phase, devices.double(runner.begun(s, phase, compose.key(s, chain), None))
     s = toys.setting(devices=count)
     walk, _, dance = toys.phases(s)
     return s, dance, runner.begun(s, dance, compose.key(s, chain), runner.begun(s, walk, compose.key(s, chain), None))
