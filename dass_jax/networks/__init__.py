@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from dass_jax.networks import baselines, derived, dso, nasbench201
 from dass_jax.networks.model import Model
+from dass_jax.tasks import Outputs
 
 
 class Entry(NamedTuple):
@@ -27,24 +28,28 @@ class Entry(NamedTuple):
     """(architecture, fields, outputs, dtype) → (params, batch_stats, images) → what each part puts out, in order."""
 
 
-def _of_cells(architecture: Any, c: derived.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_cells(
+    architecture: Any, c: derived.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
+) -> Model:
     return derived.derived(architecture, derived.sizes(c, outputs, auxiliary), average, dtype)
 
 
-def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: int, dtype: Any) -> Any:
+def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: Outputs, dtype: Any) -> Any:
     return derived.cell_maps(architecture, derived.sizes(c, outputs, auxiliary=False), dtype)
 
 
-def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_equal_cells(
+    cell: Any, c: nasbench201.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
+) -> Model:
     return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
 
 
-def _of_blocks(a: Any, c: dso.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_blocks(a: Any, c: dso.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return dso.dso(a, c, outputs, average, dtype)
 
 
 def _baseline(
-    name: str, architecture: None, c: baselines.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any
+    name: str, architecture: None, c: baselines.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
 ) -> Model:
     return baselines.baseline(name, outputs, c.width, average, dtype)
 
