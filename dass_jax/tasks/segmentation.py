@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dass_jax.schema import Range
+from dass_jax.schema import Range, Text
 from dass_jax.tasks.task import Metric, Pixels, Task
 
 METRICS = (Metric("mIoU", "%"), Metric("pixel_accuracy", "%"), Metric("loss", "nats", higher_is_better=False))
@@ -36,6 +36,8 @@ class Fields:
     """Dilations of the head's 3×3 convolutions. DeepLab-v3, at stride 16."""
     depth: Annotated[int, Range(1, 4096)] = 256
     """Channels of each of the head's branches. DeepLab-v3."""
+    names: tuple[Annotated[str, Text("a name")], ...] = ()
+    """Of the labels from 0 on, for the report's legend; where they end, labels are numbers."""
 
 
 def segmentation(labels: int, fields: Fields = Fields()) -> Task:
@@ -82,6 +84,7 @@ def segmentation(labels: int, fields: Fields = Fields()) -> Task:
         figures=figures,
         metrics=METRICS,
         predictions=lambda outputs: outputs.argmax(0),
+        names=c.names,
     )
 
 

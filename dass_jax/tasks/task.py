@@ -60,6 +60,9 @@ class Task(NamedTuple):
     """Outputs → what is predicted of each example, int of the targets' shape; None: outputs are numbers that decide
     nothing."""
 
+    names: tuple[str, ...] = ()
+    """Of the first outputs, for people."""
+
     def curves(self, seen: str, unseen: str | None = None, line: str = "") -> tuple[Curve, ...]:
         """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid
         and, where they are measured, those on what they do not see, which are called `line`, dashed."""
