@@ -80,6 +80,15 @@ def test_every_backbone_has_outputs_for_each_pixel(name: str) -> None:
         assert sum(math.prod(leaf.shape) for leaf in own.values()) == size_of(OUTPUTS, channels, pixels)[0], part
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_v2_s"])
+def test_published_networks_have_outputs_for_each_pixel(name: str) -> None:
+    net = NETWORKS[name].make(None, NETWORKS[name].schema(width=0.1), OUTPUTS, False, one_device, None)
+    v = jax.eval_shape(lambda: net.init(jax.random.key(0), (16, 24, 3)))
+    images = jnp.zeros((3, 16, 24, 2))
+    found = jax.eval_shape(lambda: net.apply(*(zeros(v[part]) for part in ("params", "batch_stats")), images, True)[0])
+    assert found.shape == (5, 16, 24, 2)
+
+
 def test_weights_and_products_of_the_head_are_in_the_counts() -> None:
     """Exact against the closed form of DSO-NAS' network, which knows the head's and the strides."""
     _, architecture, net = backbone("dso")
