@@ -31,6 +31,8 @@ class Feed(NamedTuple):
     """With the augmentation that only the found network is trained with."""
     paths: tuple[int, ...] | None = None
     """The shape of the network's droppable paths; the rate "drop_path" says how many are dropped."""
+    drops: Any = 1.0
+    """What that rate is multiplied by, broadcast over `paths`."""
 
 
 class Curve(NamedTuple):

@@ -116,7 +116,7 @@ def macs(s: Setting, space: Space) -> int:
     """Multiply-accumulates of a supernet for one image."""
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     height, width, channels = s.image_shape
-    choice = {name: jnp.zeros(labels.shape) for name, labels in space.choices.items()}
+    choice = {name: labels.zeros for name, labels in space.choices.items()}
 
     def forward() -> Any:
         values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -26,21 +26,27 @@ class Model(NamedTuple):
       → (logits, auxiliary logits or None, batch_stats);
       path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
     paths: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual one
+    drops: what the probability that a path is dropped is multiplied by, broadcast over `paths`
     """
 
     init: Callable[..., variables.Variables]
     apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
     paths: tuple[int, ...]
     rules: variables.Rules
+    drops: Any = 1.0
 
 
-def of_module(network: nn.Module, paths: tuple[int, ...]) -> Model:
-    """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
+def of_module(network: nn.Module, paths: tuple[int, ...], he_normal: bool = False) -> Model:
+    """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None).
+
+    Args:
+      he_normal: of its initial weights, see `initialise`.
+    """
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
         images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES)
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES, he_normal)
 
     def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
         (logits, auxiliary), updates = network.apply(
