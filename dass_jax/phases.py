@@ -68,9 +68,9 @@ class Observation(NamedTuple):
 
 
 Rates = Callable[[np.ndarray], dict[str, Any]]
-"""Progress through a phase, float64 [steps] in [0, 1) → numbers by name, each a scalar or [steps]. They are data of a
-step: {"learning_rate": {level: …}} goes to the levels' transforms, and losses find all of them in
-`variables["rates"]`."""
+"""Progress through a phase, float64 [steps] in [0, 1), for all steps of an epoch at once → numbers by name, each a
+scalar or [steps], or a group of such with names of its own. They are data of a step: {"learning_rate": {level: …}} goes
+to the levels' transforms, and losses find all of them in `variables["rates"]`."""
 
 
 class Rebuild(NamedTuple):

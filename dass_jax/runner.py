@@ -399,14 +399,14 @@ def lines_of(s: Setting, chain: Chain, phase: Phase, epoch: int, seconds: float,
 
 
 def rates_of(phase: Phase, epoch: int) -> dict[str, float]:
-    """The numbers with which an epoch (from 1) begins, by name."""
+    """The numbers with which an epoch (from 1) begins, by name; of groups of numbers the learning rates alone."""
     found = phase.rates(np.array([(epoch - 1) / phase.epochs]))
     several = len(found.get("learning_rate", ())) > 1
     flat = {
         f"learning_rate_{level}" if several else "learning_rate": rate
         for level, rate in found.get("learning_rate", {}).items()
     }
-    flat |= {name: rate for name, rate in found.items() if name != "learning_rate"}
+    flat |= {name: rate for name, rate in found.items() if not isinstance(rate, Mapping)}
     return {name: round(float(np.ravel(rate)[0]), 8) for name, rate in flat.items()}
 
 

@@ -26,3 +26,21 @@ def by_epoch(schedule: Schedule, epochs: int) -> Schedule:
     """The schedule's value at the beginning of each epoch, held until its end."""
     # Progress is a quotient: a hair below a whole number of epochs is that number.
     return lambda progress: schedule(np.floor(progress * epochs + 1e-6) / epochs)
+
+
+def restarted(schedule: Schedule, epochs: int, first: int, factor: int) -> Schedule:
+    """The schedule from its beginning in each cycle of `first`, `first`·`factor`, `first`·`factor`², … epochs, as it is
+    at the beginning of each epoch of `epochs`; the last cycle may be cut short. Source: SGDR (arXiv 1608.03983)
+    Section 3, warm restarts."""
+    begins, length = [0], first
+    while begins[-1] + length < epochs:
+        begins.append(begins[-1] + length)
+        length *= factor
+    starts, lengths = np.array(begins), first * factor ** np.arange(len(begins))
+
+    def at(progress: np.ndarray) -> np.ndarray:
+        epoch = np.floor(progress * epochs + 1e-6)
+        cycle = np.searchsorted(starts, epoch, side="right") - 1
+        return schedule((epoch - starts[cycle]) / lengths[cycle])
+
+    return at

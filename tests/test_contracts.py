@@ -18,10 +18,11 @@ import pytest
 
 from dass_jax import bilevel, methods, recipes, relaxation, sparsity, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, relaxed
+from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, relaxed, scas_darts
 from dass_jax.networks.model import Model
-from dass_jax.recipes import prune, recipe
+from dass_jax.recipes import gradual, prune, recipe
 from dass_jax.runtime import parallel
+from dass_jax.sparsity import ASIDE, PRUNING
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import accuracy, classification, cross_entropy
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, RATES, SCORES
@@ -45,13 +46,14 @@ def in_float64(x64: None) -> Iterator[None]:
 
 def begin(seed: int = 0) -> variables.Variables:
     """Every collection of a network of two layers, six and twelve weights, with four branches to choose from, three of
-    which live."""
+    which live; a step's rates ask for new masks, which keep fewer weights of odd seeds."""
     rng = np.random.default_rng(seed)
     params = {
         "first": {"weight": rng.normal(size=(3, 2))},
         "second": {"weight": rng.normal(size=(4, 3)), "bias": rng.normal(size=4)},
     }
     weights = variables.select(params, STACKS)
+    kept = {6: 4.0 - seed % 2, 12: 7.0 - seed % 2}
     v = {
         ALPHA: {"normal": 0.3 * rng.normal(size=(1, 4))},
         PARAMS: params,
@@ -59,7 +61,11 @@ def begin(seed: int = 0) -> variables.Variables:
         MASKS: jax.tree.map(lambda w: (rng.random(w.shape) < 0.7).astype(float), weights),
         BATCH_STATS: {"seen": rng.normal(size=2)},
         RELAXATION: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "alpha": np.float64(1.5)},
-        RATES: {"entmax": rng.uniform(1.3, 1.7, ())},
+        RATES: {
+            "entmax": rng.uniform(1.3, 1.7, ()),
+            PRUNING: {"renew": 1.0, "kept": kept},
+        },
+        ASIDE: jax.tree.map(lambda w: rng.normal(size=w.shape), weights),
     }
     return jax.tree.map(jnp.asarray, v)
 
@@ -124,6 +130,8 @@ class Case(NamedTuple):
     reads: set[str]
     """Collections on which the rest of the result depends."""
     uses_key: bool = True
+    renews: frozenset[str] = frozenset()
+    """Collections that no level trains, and that an update writes anew."""
 
 
 def sgd(level: str) -> optax.GradientTransformation:
@@ -197,7 +205,15 @@ def removing(**fields: Any) -> Any:
     return make
 
 
-def trained(make: Any, **fields: Any) -> Any:
+def pruned(hypergradient: Any = None, **fields: Any) -> Any:
+    def make(reduce: Reduce) -> bilevel.Algorithm:
+        loss = noisy_loss(sparsity.masked_weights, reduce)
+        return scas_darts.step(loss, scas_darts.Fields(**fields), searched(reduce, hypergradient), STACKS)
+
+    return make
+
+
+def trained(make: Any, schema: type = prune.Fields, **fields: Any) -> Any:
     def of(reduce: Reduce) -> bilevel.Algorithm:
         problem = recipes.Problem(
             net=derived(reduce),
@@ -209,7 +225,7 @@ def trained(make: Any, **fields: Any) -> Any:
             drop_path=0.0,
             name="",
         )
-        return make(prune.Fields(**fields), problem)
+        return make(schema(**fields), problem)
 
     return of
 
@@ -224,6 +240,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 """For every estimator."""
 
+PRUNED_PARTS, WITH_ASIDE = {ALPHA, PARAMS, MASKS, RATES}, {ALPHA, PARAMS, MASKS, RATES, ASIDE}
 DENSE_PARTS, SPARSE_PARTS, LIVING_PARTS = {ALPHA, PARAMS}, {ALPHA, PARAMS, SCORES}, {ALPHA, PARAMS, RELAXATION}
 THETA, SCORED = {"upper": ALPHA, "lower": PARAMS}, {"upper": ALPHA, "lower": SCORES}
 TABLE = {
@@ -253,6 +270,18 @@ TABLE = {
     "entmax, bi-level": Case(removing(entmax=1.5, bilevel=True), BOTH, THETA, LIVING_PARTS, uses_key=False),
     "entmax, removal per step": Case(removing(entmax=1.5, removal="step"), BELOW, THETA, LIVING_PARTS, uses_key=False),
     "entmax, rising": Case(removing(entmax=1.3, entmax_end=1.7), BELOW, THETA, {*LIVING_PARTS, RATES}, uses_key=False),
+    "scas_darts": Case(pruned(), BOTH, THETA, PRUNED_PARTS, renews=frozenset({MASKS})),
+    "scas_darts, unrolled, with regrowth": Case(
+        pruned(bilevel.unrolled(1), regrow=True), BOTH, THETA, WITH_ASIDE, renews=frozenset({MASKS, ASIDE})
+    ),
+    "gradual": Case(
+        trained(lambda c, problem: gradual.train_weights(c, problem, STACKS), gradual.Fields, nesterov=True),
+        {PARAMS: batch(0)},
+        {PARAMS: PARAMS},
+        {PARAMS, MASKS, RATES},
+        uses_key=False,
+        renews=frozenset({MASKS}),
+    ),
     "train weights": Case(
         trained(recipe.train_weights), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False
     ),
@@ -342,6 +371,8 @@ def test_an_update_touches_its_own_collections_only(subject: Subject) -> None:
             assert not same_bits(after.variables[name], state.variables[name]), name
         elif name == RELAXATION in subject.case.reads:
             assert same_bits(after.variables[name], state.variables[name]), name  # noted anew
+        elif name in subject.case.renews:
+            assert name not in untouched, name
         else:
             assert name in untouched, name
     assert all(np.isfinite(leaf).all() and np.ndim(leaf) == 0 for leaf in jax.tree.leaves(info))

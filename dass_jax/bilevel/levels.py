@@ -28,6 +28,14 @@ Reduce = Callable[[Any], Any]
 """A pytree of this device's gradients, loss and metrics → that of all devices: their mean, or on one device itself."""
 
 
+class State(NamedTuple):
+    """What is carried from update to update."""
+
+    variables: Variables
+    optimizers: dict[str, Any]
+    """The state of each level's transform, under the name of its collection."""
+
+
 class Level(NamedTuple):
     """One level: the collection that it trains, by which loss and which transform, and how often in a turn."""
 
@@ -36,6 +44,10 @@ class Level(NamedTuple):
     transform: optax.GradientTransformation
     steps: int = 1
     """Steps in one turn. With more than one, the level's batch has a leading axis of that length."""
+    project: Callable[[State], State] | None = None
+    """What follows each of its steps, before any other level's: a projection of the collection, say. It may replace
+    other collections that no level trains, and the state of its own transform. Hypergradients through the level look
+    ahead without it."""
 
 
 class Sample(NamedTuple):
@@ -43,14 +55,6 @@ class Sample(NamedTuple):
 
     batch: Any
     key: jax.Array
-
-
-class State(NamedTuple):
-    """What is carried from update to update."""
-
-    variables: Variables
-    optimizers: dict[str, Any]
-    """The state of each level's transform, under the name of its collection."""
 
 
 class Info(NamedTuple):

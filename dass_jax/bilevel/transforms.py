@@ -33,14 +33,20 @@ def with_rate(transform: optax.GradientTransformation, level: str) -> optax.Grad
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def sgd(momentum: float, weight_decay: float, clip: float) -> optax.GradientTransformationExtraArgs:
-    """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data."""
+def sgd(
+    momentum: float, weight_decay: float, clip: float, nesterov: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """SGD as in DARTS: clip by the global norm, coupled weight decay, momentum; the learning rate comes as data.
+
+    Args:
+      nesterov: the step is g + momentum·m, with m the new momentum, in the place of m.
+    """
     # Not through `optax.flatten`: leaves cut out of one vector are each compiled for their own place in it, while
     # leaves of one shape share what is compiled for them.
     return optax.chain(
         clip_by_global_norm(clip),
         optax.add_decayed_weights(weight_decay),
-        optax.trace(momentum),
+        optax.trace(momentum, nesterov),
         scale_by_given_learning_rate(),
     )
 

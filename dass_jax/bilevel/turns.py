@@ -3,8 +3,9 @@
 DASS (arXiv 2207.06968) Algorithm 1 is `alternate` with α above and θ (Step 1) or s (Step 2) below; its Step 3 is
 `descend`; its un-split problem (Eq. 5) is `in_turn` of α, θ and s. Single-level search is `joint`.
 
-Every `update` returns `(state, {level: Info})`. Only the levels' own collections and what their losses hand back in
-`updates` (running statistics) are ever replaced: everything else leaves an update as the very same arrays.
+Every `update` returns `(state, {level: Info})`. Only the levels' own collections, what their losses hand back in
+`updates` (running statistics) and what they project are ever replaced: everything else leaves an update as the very
+same arrays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -176,7 +177,10 @@ def joint(levels: Mapping[str, Level], reduce: Reduce = same) -> Algorithm:
             variables[own], optimizers[own] = move(level, state.variables[own], optimizers[own], gradient, extra)
             seen = Info(loss, metrics, norm(gradient), None, {own: first_unsound(gradient)})
             infos[name] = seen._replace(loss=None, metrics={}) if infos else seen
-        return State(variables, optimizers), infos
+        after = State(variables, optimizers)
+        for level in levels.values():
+            after = after if level.project is None else level.project(after)
+        return after, infos
 
     return Algorithm(lambda variables: _begin(levels.values(), variables), update)
 
@@ -218,13 +222,19 @@ def _turn(
         similar = _cosine(found, reduce(direct_gradient(level, state.variables, now)[0])) if cosine else None
         moved, optimizer = move(level, state.variables[name], state.optimizers[name], found, extra)
         info = Info(loss, metrics, norm(found), similar, {name: first_unsound(found)})
-        return State({**state.variables, **updates, name: moved}, {**state.optimizers, name: optimizer}), info
+        after = State({**state.variables, **updates, name: moved}, {**state.optimizers, name: optimizer})
+        return after if level.project is None else level.project(after), info
 
     if level.steps == 1:
         return step(state, 0)
     # What no step replaces stays outside of the loop: it leaves as the very same arrays.
-    _, (_, (_, updates)) = jax.eval_shape(gradient, state, sample_of_step(level, sample, 0))
-    moving = (name, *updates)
+    moving: list[str] = []
+
+    def replaced(state: State) -> None:
+        after = step(state, 0)[0].variables
+        moving.extend(part for part in after if after[part] is not state.variables[part])
+
+    jax.eval_shape(replaced, state)
 
     def next_step(carry: tuple[Variables, Any], number: Any) -> tuple[tuple[Variables, Any], Info]:
         now = State({**state.variables, **carry[0]}, {**state.optimizers, name: carry[1]})

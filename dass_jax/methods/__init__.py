@@ -3,7 +3,7 @@
 A paper is a short composition of the axes: relaxation, sparsity, update.
 """
 
-from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, unsearched
+from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, scas_darts, unsearched
 from dass_jax.methods.method import Entry, Problem, one_phase
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
@@ -13,6 +13,7 @@ METHODS: dict[str, Entry] = {
     "dass_op": Entry("with masks fixed at the first scores", Bilevel, dass_op.search, one_phase, hypergradient=True),
     "dass_joint": Entry("weights and scores in one loop", dass_joint.Fields, dass_joint.search, one_phase, True),
     "darts": Entry("dense", Bilevel, darts.search, one_phase, hypergradient=True),
+    "scas_darts": Entry("pruned by magnitude as it goes on", scas_darts.Fields, scas_darts.search, one_phase, True),
     "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
     "random": Entry("drawn at random", Empty, unsearched.random),
     "given": Entry("no search; implied by `architecture` and by a published network", Empty, unsearched.given),

@@ -21,14 +21,17 @@ STEP = "step1"
 """DASS' name of the step, under which all searches draw the same images."""
 
 
-def step(collection: str, loss: bilevel.Loss, c: Bilevel, problem: Problem, lower: Any = None) -> bilevel.Algorithm:
+def step(
+    collection: str, loss: bilevel.Loss, c: Bilevel, problem: Problem, lower: Any = None, project: Any = None
+) -> bilevel.Algorithm:
     """α above, `collection` below, both by `loss`.
 
     Args:
       lower: the transform of the lower level; None: SGD of the fields.
+      project: what follows each of its steps, see `bilevel.Level`.
     """
     upper = bilevel.Level(ALPHA, loss, bilevel.with_rate(relaxed.alpha_transform(c), "upper"))
-    under = bilevel.Level(collection, loss, bilevel.with_rate(lower or relaxed.sgd(c), "lower"))
+    under = bilevel.Level(collection, loss, bilevel.with_rate(lower or relaxed.sgd(c), "lower"), project=project)
     return bilevel.alternate(upper, under, problem.hypergradient, c.order, problem.average, c.cosine)
 
 

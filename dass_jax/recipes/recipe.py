@@ -94,9 +94,11 @@ def network_loss(problem: Problem, weights: Callable[[Variables], Any], parts: i
     return bilevel.accumulated(loss, parts)
 
 
-def descending(collection: str, loss: bilevel.Loss, transform: Any, problem: Problem) -> bilevel.Algorithm:
-    """One level, called like the collection that it trains: θ or the scores."""
-    level = bilevel.Level(collection, loss, bilevel.with_rate(transform, collection))
+def descending(
+    collection: str, loss: bilevel.Loss, transform: Any, problem: Problem, project: Any = None
+) -> bilevel.Algorithm:
+    """One level, called like the collection that it trains: θ or the scores; `project` as `bilevel.Level` has it."""
+    level = bilevel.Level(collection, loss, bilevel.with_rate(transform, collection), project=project)
     return single(bilevel.descend(level, problem.average), collection)
 
 

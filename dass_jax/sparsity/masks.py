@@ -16,6 +16,9 @@ import numpy as np
 
 from dass_jax import variables
 
+Kept = Callable[[int], Any]
+"""Weights of a layer → how many of them survive: an integer, or a scalar array of integers."""
+
 
 def kept_in_layer(weights: int, keep: float) -> int:
     """How many of a layer's weights survive at the fraction `keep` in (0, 1]."""
@@ -28,11 +31,32 @@ def kept_total(params: Any, stacks: Any, keep: float) -> int:
 
 
 def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
-    """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them.
+    """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them."""
+    magnitudes = jax.tree.map(jnp.abs, jax.lax.stop_gradient(scores))
+    return largest_of_layers(magnitudes, stacks, lambda size: kept_in_layer(size, keep))
+
+
+def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
+    """Masks of the largest |weights| of each layer among those that `masks` keep: nothing that is pruned returns.
+
+    Args:
+      weights: prunable leaves, see `variables.select`.
+      masks: of 0 and 1, with the structure and shapes of `weights`.
+      kept: how many of a layer's weights survive; where `masks` keep fewer, all of these do.
+    """
+
+    def candidates(weight: jax.Array, mask: jax.Array) -> jax.Array:
+        return jnp.where(mask != 0, jnp.abs(weight), -1)
+
+    return largest_of_layers(jax.tree.map(candidates, jax.lax.stop_gradient(weights), masks), stacks, kept)
+
+
+def largest_of_layers(magnitudes: Any, stacks: Any, kept: Kept) -> Any:
+    """Masks (0 and 1, structure, shapes and dtypes of `magnitudes`) of the `largest` of each layer.
 
     Layers of one size are ranked together, as rows of one array: a network has hundreds of layers but few sizes.
     """
-    leaves, structure = jax.tree.flatten(jax.lax.stop_gradient(scores))
+    leaves, structure = jax.tree.flatten(magnitudes)
     sizes = [
         variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
     ]
@@ -40,14 +64,15 @@ def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
     for size in sorted({math.prod(shape) for _, shape in sizes}):
         members = [index for index, (_, shape) in enumerate(sizes) if math.prod(shape) == size]
         rows = jnp.concatenate([leaves[index].reshape(-1, size) for index in members])
-        chosen = largest(jnp.abs(rows), kept_in_layer(size, keep)).astype(rows.dtype)
+        chosen = largest(rows, kept(size)).astype(rows.dtype)
         parts = jnp.split(chosen, np.cumsum([sizes[index][0] for index in members])[:-1])
         masks.update({i: part.reshape(leaves[i].shape) for i, part in zip(members, parts, strict=True)})
     return jax.tree.unflatten(structure, [masks[index] for index in range(len(leaves))])
 
 
-def largest(magnitudes: jax.Array, kept: int) -> jax.Array:
-    """Boolean [rows, n], true at the `kept` largest of each row's n non-negative floats, earlier ones first if tied.
+def largest(magnitudes: jax.Array, kept: Any) -> jax.Array:
+    """Boolean [rows, n], true at the `kept` largest of each row's n floats, earlier ones first if tied; negative ones
+    are never chosen, so of a row with fewer others it is all of these.
 
     The kept-th largest value is found by bisection on its bit pattern (for non-negative floats the order of the bits is
     the order of the values), the cut among its ties by bisection on the position: exact, and without sorting.
