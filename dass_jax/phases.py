@@ -17,6 +17,9 @@ from dass_jax.variables import Variables
 WHOLE, TRAINING, VALIDATION = "whole", "training", "validation"
 """Splits of the training images: all of them, and the two parts of a search (`data.validation_fraction`)."""
 
+COUNTED = "counted"
+"""Among the rates: {level: how many of a batch's examples count}, for `Feed.whole`."""
+
 
 class Feed(NamedTuple):
     """What a level sees in one update."""
@@ -33,6 +36,13 @@ class Feed(NamedTuple):
     """The shape of the network's droppable paths; the rate "drop_path" says how many are dropped."""
     drops: Any = 1.0
     """What that rate is multiplied by, broadcast over `paths`."""
+    augment: bool = True
+    """False: the images as they are, but normalised."""
+    steps: int | None = None
+    """Of the level, in an epoch; its split is gone through as often as that takes, each time in another order. None: as
+    many as there are in its split."""
+    whole: bool = False
+    """The whole split, in its order: what fills up the last batch is marked in `Batch.counted`."""
 
 
 class Curve(NamedTuple):
@@ -97,6 +107,9 @@ class Phase(NamedTuple):
     """(key, the last phase's state or None) → the first state."""
     feeds: Mapping[str, Feed | None]
     """Level → what it sees; None: no batch. The shortest feed ends an epoch; without any, an epoch is one update."""
+    by_turns: bool = False
+    """An epoch is all steps of the first level, then all of the next one, and so on; which level a step is of, is the
+    rate "turn" (`bilevel.by_turns`). The batches of the others are zeros."""
     rates: Rates = lambda progress: {}
     program: str = ""
     """Phases of equal name here share one compiled program, so all that it is made of must be equal: loss, network,

@@ -1,6 +1,7 @@
 """Bi-level optimisation over named collections, as pure `(init, update)` pairs around optax transforms."""
 
 from dass_jax.bilevel.accumulation import accumulated
+from dass_jax.bilevel.by_turns import by_turns
 from dass_jax.bilevel.hypergradients import (
     ESTIMATORS,
     Hypergradient,
@@ -16,9 +17,11 @@ from dass_jax.bilevel.hypergradients import (
 from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample, State
 from dass_jax.bilevel.transforms import (
     adam,
+    adam_of_tensorflow,
     freeze_pruned,
     scale_by_given_learning_rate,
     sgd,
+    sgd_of_parts,
     under_masks,
     with_rate,
 )
@@ -38,8 +41,10 @@ __all__ = [
     "Through",
     "accumulated",
     "adam",
+    "adam_of_tensorflow",
     "alternate",
     "amended",
+    "by_turns",
     "conjugate_gradient",
     "descend",
     "finite_difference",
@@ -51,6 +56,7 @@ __all__ = [
     "neumann",
     "scale_by_given_learning_rate",
     "sgd",
+    "sgd_of_parts",
     "under_masks",
     "unrolled",
     "with_rate",

@@ -64,7 +64,8 @@ def _check_feeds(s: Setting, method: str) -> None:
             if feed is not None:
                 split = min(len(split_rows(s, feed.split, seed)) for seed in s.seeds)
                 what = "the training images" if feed.split == WHOLE else f"its split, {feed.split}"
-                _check_batch(s, "method", feed.batch, parts, split // feed.batches, what)
+                once = split if feed.steps is not None else split // feed.batches
+                _check_batch(s, "method", feed.batch, parts, once, what)
 
 
 def _check_batch(s: Setting, table: str, size: int, parts: int, most: int, what: str) -> None:

@@ -3,7 +3,18 @@
 A paper is a short composition of the axes: relaxation, sparsity, update.
 """
 
-from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, scas_darts, unsearched
+from dass_jax.methods import (
+    darts,
+    dass,
+    dass_joint,
+    dass_op,
+    enas,
+    entmax,
+    sampled,
+    scas_darts,
+    shared_random,
+    unsearched,
+)
 from dass_jax.methods.method import Entry, Problem, one_phase
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
@@ -15,8 +26,12 @@ METHODS: dict[str, Entry] = {
     "darts": Entry("dense", Bilevel, darts.search, one_phase, hypergradient=True),
     "scas_darts": Entry("pruned by magnitude as it goes on", scas_darts.Fields, scas_darts.search, one_phase, True),
     "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
-    "random": Entry("drawn at random", Empty, unsearched.random),
-    "given": Entry("no search; implied by `architecture` and by a published network", Empty, unsearched.given),
+    "enas": Entry("shared weights, REINFORCE", enas.Fields, enas.search, one_phase, sampled=True),
+    "shared_random": Entry("shared weights", sampled.Fields, shared_random.search, one_phase, sampled=True),
+    "random": Entry("drawn at random", Empty, unsearched.random, sampled=None),
+    "given": Entry(
+        "no search; implied by `architecture` and by a published network", Empty, unsearched.given, sampled=None
+    ),
 }
 
 __all__ = ["METHODS", "Entry", "Problem"]

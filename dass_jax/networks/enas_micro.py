@@ -19,6 +19,7 @@ from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import layers
 from dass_jax.nn.heads import Classifier, PooledAuxiliaryHead, auxiliary_fits
 from dass_jax.nn.kernels import relu
+from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import SepConv
 from dass_jax.schema import Decay, NotNegative, Range
 
@@ -138,7 +139,7 @@ def enas_micro(
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
     """Raises UserError if a network of these fields cannot be made for such images [H, W, C]."""
     layers.check_even("network", c.channels)
-    size = -(-(-(-image_shape[0] // 2)) // 2)
+    size = output_size(output_size(image_shape[0], 2), 2)
     if c.auxiliary and (image_shape[0] != image_shape[1] or not auxiliary_fits(size, "cifar")):
         raise UserError(
             f"network.auxiliary = true on a feature map of {size} pixels; allowed: 8 to 10 pixels a side, or "

@@ -111,6 +111,17 @@ class SparseWeight(nn.Module):
         return self.param("weight", nn.initializers.zeros, self.shape)
 
 
+class ScaleAndBias(nn.Module):
+    """Of batch normalisations that are computed elsewhere (`kernels.normalised`)."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        scale = self.param("scale", nn.initializers.ones, self.shape)
+        return scale, self.param("bias", nn.initializers.zeros, self.shape)
+
+
 class SparseConv(nn.Module):
     """Convolution without bias, [C, H, W, N] → [features, H', W', N]; `depthwise` keeps the channels."""
 

@@ -46,7 +46,7 @@ RULES: variables.Rules = (
 KERNELS = {"sep_conv_3x3": 3, "sep_conv_5x5": 5}
 TARGETS = [block + 2 for block in range(BLOCKS) for _ in range(2)]
 """The node that each edge leads to, which may have so many sources."""
-FIRST_ROWS = np.cumsum([0, *TARGETS[:-1]])
+FIRST_ROWS = np.cumsum([0, *TARGETS[:-1]], dtype=np.int32)
 ROWS = sum(TARGETS)
 """Pairs of an edge and a source, in this order; and where those of an edge begin."""
 
@@ -59,17 +59,6 @@ class Fields:
     """Normal cells (L); with the two reduction cells there are L + 2."""
     channels: Annotated[int, Range(2, 4096)] = 20
     """Channels of the first cells (C), an even number."""
-
-
-class ScaleAndBias(nn.Module):
-    """Of batch normalisations: [rows, channels] each."""
-
-    shape: tuple[int, int]
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        scale = self.param("scale", nn.initializers.ones, self.shape)
-        return scale, self.param("bias", nn.initializers.zeros, self.shape)
 
 
 class Taken(NamedTuple):
@@ -177,10 +166,14 @@ class Cell(nn.Module):
             for part in (1, 2):
                 depthwise = layers.SparseWeight((ROWS, channels, k, k), name=f"{name}_depthwise_{part}")()
                 pointwise = layers.SparseWeight((ROWS, channels, channels), name=f"{name}_pointwise_{part}")()
-                weights.append((depthwise, pointwise, ScaleAndBias((ROWS, channels), name=f"{name}_norm_{part}")()))
+                weights.append(
+                    (depthwise, pointwise, layers.ScaleAndBias((ROWS, channels), name=f"{name}_norm_{part}")())
+                )
         rows = FIRST_ROWS + jnp.asarray(sources)
         own = jax.tree.map(lambda leaf: leaf[rows], weights)
-        return Taken(sources, operations, own, tuple(TARGETS) if isinstance(sources, tuple) else jnp.asarray(TARGETS))
+        return Taken(
+            sources, operations, own, tuple(TARGETS) if isinstance(sources, tuple) else np.array(TARGETS, np.int32)
+        )
 
 
 class Supernet(nn.Module):

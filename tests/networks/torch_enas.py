@@ -44,13 +44,19 @@ class Variables:
         return (self / name).norm((self / name).conv(F.relu(x), "pointwise/conv"), "norm")
 
     def reduced(self, x: Tensor, name: str) -> Tensor:
-        first, second = (self / name)("factorized/weight")
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        parts = [F.conv2d(y[:, :, ::2, ::2], w[:, :, None, None]) for y, w in ((x, first), (shifted, second))]
-        return (self / name).norm(torch.cat(parts, 1), "norm")
+        return (self / name).norm(halves(x, (self / name)("factorized/weight")), "norm")
+
+    def reduced_of(self, x: Tensor, source: int) -> Tensor:
+        return self.norm(halves(x, self("factorized/weight", source)), "norms", source=source)
 
     def logits(self, x: Tensor) -> Tensor:
         return F.linear(x.mean((2, 3)), self("head/classifier/linear/weight"))
+
+
+def halves(x: Tensor, weight: Tensor) -> Tensor:
+    shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+    parts = [F.conv2d(y[:, :, ::2, ::2], w[:, :, None, None]) for y, w in zip((x, shifted), weight, strict=True)]
+    return torch.cat(parts, 1)
 
 
 def pool(x: Tensor, operation: str, stride: int = 1) -> Tensor:
@@ -64,22 +70,24 @@ MICRO = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "identi
 
 
 def macro_child(v: Variables, operations: Any, skips: Any, pools: Any, x: Tensor) -> Tensor:
-    maps = [v.conv_norm(x, "stem")]
+    maps, stage, row = [v.conv_norm(x, "stem")], 0, 0
     for layer, (number, bits) in enumerate(zip(operations, skips, strict=True)):
-        name = MACRO[number]
-        own = v / f"layer_{layer}" / name
-        y = F.relu(own.conv_norm(maps[-1], "inputs"))
+        name, own = MACRO[number], v / f"stage_{stage}"
+        y = F.relu(own.norm(own.conv(maps[-1], f"{name}_inputs", row), f"{name}_norm_inputs", source=row))
         if number < 4:
-            y = own.conv(y, "kernel/conv")
-            y = own.conv(y, "pointwise/conv") if "sep" in name else y
-            y = F.relu(own.norm(y, "norm", 1e-3))
+            y = own.conv(y, f"{name}_kernel", row)
+            y = own.conv(y, f"{name}_pointwise", row) if "sep" in name else y
+            y = F.relu(own.norm(y, f"{name}_norm", 1e-3, row))
         else:
             y = pool(y, name)
         if layer:
-            y = v.norm(y + sum(m for m, bit in zip(maps, bits, strict=False) if bit), f"norm_{layer}")
+            y = y + sum(m for m, bit in zip(maps, bits, strict=False) if bit)
+            y = own.norm(y, "norms", source=row - (stage == 0))
         maps.append(y)
+        row += 1
         if layer in pools:
-            maps = [v.reduced(m, f"pool_{layer}_{i}") for i, m in enumerate(maps)]
+            stage, row = stage + 1, 0
+            maps = [(v / f"halving_{stage}").reduced_of(m, i) for i, m in enumerate(maps)]
     return v.logits(maps[-1])
 
 

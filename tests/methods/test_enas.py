@@ -1,0 +1,178 @@
+"""ENAS: the score-function gradient against enumeration, what moves in a search, deriving, and resumption."""
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dass_jax import bilevel, config
+from dass_jax.errors import UserError
+from dass_jax.methods import enas, sampled
+from dass_jax.methods.enas import BASELINE, CONTROLLER
+from dass_jax.methods.sampled import SAMPLED
+from dass_jax.policies import enas_macro
+from dass_jax.tasks import Batch
+from dass_jax.variables import BATCH_STATS, PARAMS
+from tests import supernets
+
+POLICY = enas_macro.policy(2, 2)
+CHOICES = [
+    {"operations": np.array([a, b], np.int32), "skips": np.array([bit], np.int32)}
+    for a, b, bit in itertools.product(range(2), range(2), range(2))
+]
+RIGHT = np.array([1, 7, 3, 2, 8, 4, 0, 5])
+"""Of eight images, for each choice."""
+
+
+def place(choice: Any) -> Any:
+    return 4 * choice["operations"][0] + 2 * choice["operations"][1] + choice["skips"][0]
+
+
+def apply(params: Any, stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
+    """Class 0 for so many images as `RIGHT` says; the scale is that of the params."""
+    right = jnp.arange(8) < jnp.asarray(RIGHT)[place(choice)]
+    return params["scale"] * jnp.stack([right, ~right], -1).astype(images.dtype), stats
+
+
+SPACE = SimpleNamespace(apply=apply, sampled=SimpleNamespace(policy=POLICY))
+PROBLEM = supernets.problem(SPACE, 2, (1, 1, 1))
+
+
+def begin() -> dict[str, Any]:
+    params = jax.eval_shape(lambda: POLICY.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    controller = jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape)), params)
+    start = {PARAMS: {"scale": jnp.ones(())}, BATCH_STATS: {}, CONTROLLER: controller}
+    return {**start, BASELINE: jnp.zeros(()), SAMPLED: None}
+
+
+def batches(samples: int) -> Batch:
+    return Batch(jnp.zeros((samples, 1, 1, 1, 8)), jnp.zeros((samples, 8), jnp.int32))
+
+
+def expected(controller: Any) -> jax.Array:
+    """The expected accuracy, by enumeration of all eight choices."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *CHOICES)
+    return (jnp.exp(-jax.vmap(POLICY.score, (None, 0))(controller, stacked).nll) * RIGHT / 8).sum()
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_is_that_of_the_expected_reward() -> None:
+    """Over enough samples within five standard deviations of the estimate, direction by direction."""
+    fields = enas.Fields(samples=8000, entropy_weight=0, skip_weight=0, baseline_rate=0)
+    loss, v = enas.reinforce(fields, PROBLEM, SPACE), begin()
+
+    @jax.jit
+    def both(controller: Any, key: jax.Array) -> Any:
+        def of(controller: Any) -> Any:
+            return loss({**v, CONTROLLER: controller}, batches(fields.samples), key)[0]
+
+        return jax.grad(of)(controller), jax.grad(expected)(controller)
+
+    found, wanted = both(v[CONTROLLER], jax.random.key(1))
+    for name, leaf in wanted.items():
+        error = np.linalg.norm(found[name] + leaf) / max(np.linalg.norm(leaf), 1e-3)
+        assert error < 0.15, (name, error)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_update_is_its_definition() -> None:
+    """Baseline, advantages, surrogate and its gradient, each recomputed from the samples that it hands back."""
+    fields = enas.Fields(samples=5, entropy_weight=0.01, skip_weight=0.8, baseline_rate=0.25)
+    loss, v = enas.reinforce(fields, PROBLEM, SPACE), {**begin(), BASELINE: jnp.asarray(0.3)}
+
+    @jax.jit
+    def run(controller: Any) -> Any:
+        def of(controller: Any) -> Any:
+            return loss({**v, CONTROLLER: controller}, batches(5), jax.random.key(2))
+
+        return jax.value_and_grad(of, has_aux=True)(controller)
+
+    (value, (metrics, updates)), gradient = run(v[CONTROLLER])
+    choices = [jax.tree.map(lambda x, n=n: x[n], updates[SAMPLED]["choices"]) for n in range(5)]
+    accuracies = np.array([RIGHT[int(place(choice))] / 8 for choice in choices])
+    np.testing.assert_allclose(updates[SAMPLED]["value"], accuracies)
+    assert len(set(accuracies)) > 1
+
+    @jax.jit
+    def score(controller: Any) -> Any:
+        return jax.vmap(POLICY.score, (None, 0))(controller, updates[SAMPLED]["choices"])
+
+    scores, baseline, advantages = score(v[CONTROLLER]), 0.3, []
+    rewards = accuracies + 0.01 * np.asarray(scores.entropy)
+    for reward in rewards:
+        baseline = baseline + 0.25 * (reward - baseline)
+        advantages.append(reward - baseline)
+    np.testing.assert_allclose(updates[BASELINE], baseline, rtol=1e-12)
+    np.testing.assert_allclose(metrics["reward"], rewards.mean(), rtol=1e-12)
+
+    def surrogate(controller: Any) -> Any:
+        again = score(controller)
+        return (again.nll * jnp.asarray(advantages) + 0.8 * again.penalty).mean()
+
+    np.testing.assert_allclose(value, surrogate(v[CONTROLLER]), rtol=1e-12)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        gradient,
+        jax.grad(surrogate)(v[CONTROLLER]),
+    )
+
+
+def test_updates_find_the_best_choice_of_a_small_space() -> None:
+    """Half of the policy's probability goes to the two best of eight choices, from a quarter."""
+    fields = enas.Fields(samples=20, skip_weight=0, controller_lr=0.02)
+    algorithm, v = enas.controller(fields, PROBLEM, SPACE), {**begin(), CONTROLLER: POLICY.init(jax.random.key(0))}
+    v = {**v, BASELINE: jnp.float32(0)}
+    state = algorithm.init({name: leaf for name, leaf in v.items() if leaf is not None})
+    given = {"learning_rate": {CONTROLLER: jnp.float32(fields.controller_lr)}}
+
+    def step(carry: Any, key: jax.Array) -> Any:
+        variables, optimizers = carry
+        after, _ = algorithm.update(bilevel.State(variables, optimizers), batches(20), key, **given)
+        return (after.variables, after.optimizers), None
+
+    state, _ = algorithm.update(state, batches(20), jax.random.key(5), **given)
+    keys = jax.random.split(jax.random.key(1), 150)
+    (variables, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(tuple(state))
+    before, after = (float(jax.jit(expected)(params)) for params in (v[CONTROLLER], variables[CONTROLLER]))
+    assert before < 0.5 < 0.65 < after
+
+
+def test_the_value_is_a_share_and_more_is_better() -> None:
+    task = PROBLEM.task
+    assert sampled.value_of(task, {"accuracy": 85.0}) == 0.85
+    lower = task._replace(metrics=(task.metrics[0]._replace(name="miss", unit="ticks", higher_is_better=False),))
+    assert sampled.value_of(lower, {"miss": 3.0}) == -3
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"space": {"name": "enas_macro"}, "method": {"name": "darts"}},
+            "method.name = 'darts' in 'enas_macro', a sampled space; allowed: enas, shared_random, random, given",
+        ),
+        (
+            {"space": {"name": "darts"}, "method": {"name": "enas"}},
+            "method.name = 'enas' in 'darts', a relaxed space; allowed: dass, ",
+        ),
+        (
+            {"space": {"name": "enas_micro"}, "method": {"name": "enas"}, "controls": ["dass"]},
+            "controls = 'dass' in 'enas_micro', a sampled space; allowed: enas, ",
+        ),
+    ],
+)
+def test_a_method_of_another_kind_of_space_is_one_line(tables: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.from_dict(tables)
+    assert str(caught.value).startswith(message)
+
+
+def test_usual_controls_are_those_that_can_search_the_space() -> None:
+    found = config.from_dict({"space": {"name": "enas_macro"}, "method": {"name": "enas"}})
+    assert found.controls == ("shared_random", "random")
+    assert config.control(found, "shared_random").method.fields.epochs == found.method.fields.epochs == 310
