@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, config
+from dass_jax import bilevel, compose, config, feed
+from dass_jax.bilevel.by_turns import TURN
 from dass_jax.errors import UserError
-from dass_jax.methods import enas, sampled
+from dass_jax.methods import enas, sampled, shared_random
 from dass_jax.methods.enas import BASELINE, CONTROLLER
-from dass_jax.methods.sampled import SAMPLED
+from dass_jax.methods.sampled import CHILD, SAMPLED
 from dass_jax.policies import enas_macro
+from dass_jax.runtime import epoch
 from dass_jax.tasks import Batch
 from dass_jax.variables import BATCH_STATS, PARAMS
 from tests import supernets
@@ -63,7 +65,7 @@ def expected(controller: Any) -> jax.Array:
 @pytest.mark.usefixtures("x64")
 def test_the_gradient_is_that_of_the_expected_reward() -> None:
     """Over enough samples within five standard deviations of the estimate, direction by direction."""
-    fields = enas.Fields(samples=8000, entropy_weight=0, skip_weight=0, baseline_rate=0)
+    fields = enas.Fields(samples=4000, entropy_weight=0, skip_weight=0, baseline_rate=0)
     loss, v = enas.reinforce(fields, PROBLEM, SPACE), begin()
 
     @jax.jit
@@ -76,7 +78,7 @@ def test_the_gradient_is_that_of_the_expected_reward() -> None:
     found, wanted = both(v[CONTROLLER], jax.random.key(1))
     for name, leaf in wanted.items():
         error = np.linalg.norm(found[name] + leaf) / max(np.linalg.norm(leaf), 1e-3)
-        assert error < 0.15, (name, error)
+        assert error < 0.2, (name, error)
 
 
 @pytest.mark.usefixtures("x64")
@@ -124,7 +126,7 @@ def test_an_update_is_its_definition() -> None:
 
 def test_updates_find_the_best_choice_of_a_small_space() -> None:
     """Half of the policy's probability goes to the two best of eight choices, from a quarter."""
-    fields = enas.Fields(samples=20, skip_weight=0, controller_lr=0.02)
+    fields = enas.Fields(samples=20, skip_weight=0, controller_lr=0.05)
     algorithm, v = enas.controller(fields, PROBLEM, SPACE), {**begin(), CONTROLLER: POLICY.init(jax.random.key(0))}
     v = {**v, BASELINE: jnp.float32(0)}
     state = algorithm.init({name: leaf for name, leaf in v.items() if leaf is not None})
@@ -136,7 +138,7 @@ def test_updates_find_the_best_choice_of_a_small_space() -> None:
         return (after.variables, after.optimizers), None
 
     state, _ = algorithm.update(state, batches(20), jax.random.key(5), **given)
-    keys = jax.random.split(jax.random.key(1), 150)
+    keys = jax.random.split(jax.random.key(1), 50)
     (variables, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(tuple(state))
     before, after = (float(jax.jit(expected)(params)) for params in (v[CONTROLLER], variables[CONTROLLER]))
     assert before < 0.5 < 0.65 < after
@@ -176,3 +178,117 @@ def test_usual_controls_are_those_that_can_search_the_space() -> None:
     found = config.from_dict({"space": {"name": "enas_macro"}, "method": {"name": "enas"}})
     assert found.controls == ("shared_random", "random")
     assert config.control(found, "shared_random").method.fields.epochs == found.method.fields.epochs == 310
+
+
+def whole_space() -> Any:
+    """The small space with all that a search asks of one."""
+    part = SimpleNamespace(
+        policy=POLICY,
+        uniform=lambda key: jax.tree.map(
+            lambda x: jax.random.bernoulli(key, shape=x.shape).astype("int32"), CHOICES[0]
+        ),
+        moving=lambda params, choice: jax.tree.map(lambda leaf: choice["skips"][0] > 0, params),
+    )
+    return SimpleNamespace(
+        init=lambda key, image: {PARAMS: {"scale": jnp.ones(())}, BATCH_STATS: {}},
+        apply=apply,
+        sampled=part,
+        choices={},
+        decode=lambda choice: tuple(np.concatenate([choice["operations"], choice["skips"]]).tolist()),
+    )
+
+
+def prepared(examples: Any, rows: jax.Array, key: jax.Array, rates: Any) -> Batch:
+    return Batch(jnp.zeros((1, 1, 1, len(rows))), examples.targets[rows], None, jnp.ones(len(rows)))
+
+
+def test_a_search_that_stops_between_updates_of_the_controller_goes_on_with_the_same_bits() -> None:
+    fields, space = enas.Fields(samples=2, controller_steps=4), whole_space()
+    algorithm, child = enas.step(fields, PROBLEM, space), np.arange(7) < 3
+    rows = np.random.default_rng(0).integers(16, size=(1, 7, 2, 8)).astype(np.int32)
+    indices = {CHILD: feed.spread(rows[:, :3, 0], child)[0], CONTROLLER: feed.spread(rows[:, :4], ~child)[0]}
+    learning = {CHILD: np.full(7, 0.1, np.float32), CONTROLLER: np.full(7, 0.01, np.float32)}
+    rates = {"learning_rate": learning, TURN: (~child).astype(np.float32)}
+    given = epoch.Examples(np.zeros((16, 1)), np.arange(16) % 2), indices, jax.random.key(3), rates
+    run = jax.jit(epoch.epoch(algorithm.update, dict.fromkeys(indices, prepared), by_turns=True))
+    begun = algorithm.init(enas.fresh(fields, PROBLEM, space, jax.random.key(0)))
+    whole, infos = run(begun, *given, 0, 7)
+    np.testing.assert_array_equal(infos[CHILD].taken, child)
+    np.testing.assert_array_equal(infos[CONTROLLER].taken, ~child)
+    for stop in (2, 5):
+        there, first = run(begun, *given, 0, stop)
+        kept = jax.tree.map(np.asarray, there)
+        again, second = run(kept, *given, stop, 7)
+        for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+        for one, other, wanted in zip(*map(jax.tree.leaves, (first, second, infos)), strict=True):
+            np.testing.assert_array_equal(one + other, wanted)
+    after, _ = run(begun, *given, 0, 3)
+    assert all(jax.tree.map(np.array_equal, after.variables[CONTROLLER], begun.variables[CONTROLLER]).values())
+    assert not np.array_equal(whole.variables[BASELINE], begun.variables[BASELINE])
+    assert not np.array_equal(whole.variables[CONTROLLER]["lstm"], begun.variables[CONTROLLER]["lstm"])
+
+
+def test_the_best_of_the_candidates_on_the_whole_split_is_found() -> None:
+    """On three batches, of which the last one is filled up: what fills it up does not count."""
+    fields, space = sampled.Fields(candidates=6), whole_space()
+    choices = jax.tree.map(lambda *x: jnp.stack(x), *CHOICES[:6])
+    phase = sampled.deriving(fields, PROBLEM, space, lambda v, key: CHOICES[0])
+    state = phase.begin(jax.random.key(0), SimpleNamespace(variables={**begin(), SAMPLED: {}}))
+    assert (phase.epochs, phase.feeds["candidates"].whole, phase.feeds["candidates"].augment) == (1, True, False)
+    variables = {**state.variables, SAMPLED: {**state.variables[SAMPLED], "choices": choices}}
+    state, update = state._replace(variables=variables), jax.jit(phase.algorithm.update)
+    for counted in (8, 8, 3):
+        part = Batch(
+            jnp.zeros((1, 1, 1, 8)), jnp.zeros(8, jnp.int32), None, (jnp.arange(8) < counted).astype("float32")
+        )
+        state, infos = update(state, {"candidates": part}, jax.random.key(1))
+        assert float(infos["candidates"].metrics["images"]) == counted
+    after = phase.after_epoch(jax.tree.map(np.asarray, state))
+    wanted = (2 * RIGHT[:6] + np.minimum(RIGHT[:6], 3)) / 19
+    np.testing.assert_allclose(after.variables[SAMPLED]["value"], wanted, rtol=1e-6)
+    best = sampled.found(space)(after.variables, 0)
+    assert best == space.decode(CHOICES[int(wanted.argmax())])
+
+
+def test_random_search_shares_all_but_the_controller() -> None:
+    space = whole_space()
+    problem = supernets.problem(space, 2, (1, 1, 1))
+    training, deriving = shared_random.search(sampled.Fields(epochs=3), problem).phases
+    searching, same = enas.search(enas.Fields(epochs=3), problem).phases
+    progress = np.arange(4) / 12
+    ours, theirs = (phase.rates(progress)["learning_rate"][CHILD] for phase in (training, searching))
+    np.testing.assert_array_equal(ours, theirs)
+    assert training.feeds[CHILD] == searching.feeds[CHILD] and deriving.feeds == same.feeds
+    drawn = jax.jit(deriving.begin)(jax.random.key(0), jax.jit(training.begin)(jax.random.key(0), None))
+    bits = np.asarray(drawn.variables[SAMPLED]["choices"]["skips"])
+    assert bits.shape == (100, 1) and 20 < bits.sum() < 80
+
+
+def test_what_an_epoch_sees() -> None:
+    """The child its split once; the controller as many batches as it asks for; the candidates each image once."""
+    text = {
+        "space": {"name": "enas_macro", "layers": 3, "channels": 2},
+        "method": {"name": "enas", "epochs": 2, "batch_size": 16, "controller_steps": 3, "samples": 5},
+        "data": {"source": "digits", "limit": 101},
+        "network": {"channels": 2},
+        "train": {"batch_size": 16},
+        "controls": [],
+    }
+    s = compose.setting(config.from_dict(text))
+    searching, deriving = compose.search(s, "enas").phases
+    training, validation = (set(compose.split_rows(s, split, 0).tolist()) for split in ("training", "validation"))
+    found, later = (feed.inputs(s, searching, number) for number in (0, 1))
+    assert (found.steps, found.rates[TURN].tolist()) == (6, [0, 0, 0, 1, 1, 1])
+    assert found.indices[CHILD].shape == (1, 6, 16) and found.indices[CONTROLLER].shape == (1, 6, 5, 16)
+    rows = found.indices[CHILD][0, :3].ravel().tolist()
+    assert len(set(rows)) == 48 and set(rows) <= training and not found.indices[CHILD][0, 3:].any()
+    rewarded = found.indices[CONTROLLER][0, 3:].reshape(-1, 16)
+    assert not found.indices[CONTROLLER][0, :3].any() and {*rewarded.ravel().tolist()} <= validation
+    passes = rewarded.reshape(5, 48)  # each three batches are a pass of its own
+    assert all(len(set(row)) == 48 for row in passes.tolist()) and len({tuple(row) for row in passes.tolist()}) == 5
+    assert not np.array_equal(found.indices[CONTROLLER], later.indices[CONTROLLER])
+    scored = feed.inputs(s, deriving, 0)
+    counted = scored.rates["counted"]["candidates"].astype(int)
+    seen = [row for rows, n in zip(scored.indices["candidates"][0], counted, strict=True) for row in rows[:n].tolist()]
+    assert sorted(seen) == sorted(validation) and counted.tolist() == [16, 16, 16, len(validation) - 48]
