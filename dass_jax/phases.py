@@ -107,9 +107,6 @@ class Phase(NamedTuple):
     """(key, the last phase's state or None) → the first state."""
     feeds: Mapping[str, Feed | None]
     """Level → what it sees; None: no batch. The shortest feed ends an epoch; without any, an epoch is one update."""
-    by_turns: bool = False
-    """An epoch is all steps of the first level, then all of the next one, and so on; which level a step is of, is the
-    rate "turn" (`bilevel.by_turns`). The batches of the others are zeros."""
     rates: Rates = lambda progress: {}
     program: str = ""
     """Phases of equal name here share one compiled program, so all that it is made of must be equal: loss, network,
@@ -128,6 +125,9 @@ class Phase(NamedTuple):
     unread: tuple[str, ...] = ()
     """Fields of the configuration, by their dotted names, which neither this phase nor one before it reads. Runs that
     differ in nothing else share the phase's end; empty: it is not shared."""
+    by_turns: bool = False
+    """An epoch is all steps of the first level, then all of the next one, and so on; which level a step is of, is the
+    rate "turn" (`bilevel.by_turns`). The batches of the others are zeros."""
 
 
 class Search(NamedTuple):

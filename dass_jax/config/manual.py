@@ -6,7 +6,7 @@ import itertools
 import textwrap
 from collections.abc import Iterator
 
-from dass_jax.config.axes import AXES, names
+from dass_jax.config.axes import AXES
 from dass_jax.config.rules import allowed, hints
 from dass_jax.config.run import Config
 
@@ -28,7 +28,7 @@ def others(config: Config) -> str:
     sections = []
     for axis in AXES:
         by_schema: dict[type, list[str]] = {}
-        for name in names(axis, config.space.name):
+        for name in AXES[axis].members:
             by_schema.setdefault(AXES[axis].schema(name), []).append(name)
         by_schema.pop(type(getattr(config, axis).fields), None)
         sections += [_section(axis, schema, members) for schema, members in by_schema.items() if hints(schema)]

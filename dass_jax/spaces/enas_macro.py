@@ -87,7 +87,9 @@ def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) ->
     branches = [functools.partial(branch, operation) for operation in OPERATIONS]
     if isinstance(index, int):
         return branches[index](x, weights)
-    found: jax.Array = jax.lax.switch(index, branches, x, weights)
+    # Only x is kept for the way back: kept by a loop, what all branches keep would be written for each of them.
+    chosen = jax.checkpoint(lambda index, x, weights: jax.lax.switch(index, branches, x, weights), prevent_cse=False)
+    found: jax.Array = chosen(index, x, weights)
     return found
 
 

@@ -86,7 +86,7 @@ RIGHT = list(MICRO.reduce)
         ({"normal": RIGHT}, "f: reduce = None; allowed: 20 integers, (input, operation) twice a block"),
         (
             {"normal": RIGHT, "reduce": RIGHT[:-1]},
-            "f: reduce = [1, 0, 1, 0, 0, 3, 0, 2, 1, 1, 3, 1, 1,...; allowed: 20 ",
+            "f: reduce = [1, 0, 1, 0, 0, 3, 0, 2, 1, 1, 3, 1, ...; allowed: 20 ",
         ),
         ({"normal": [2, *RIGHT[1:]], "reduce": RIGHT}, "f: normal: input of block 0 = 2; allowed: 0 to 1"),
         ({"normal": [*RIGHT[:-1], 5], "reduce": RIGHT}, "f: normal: operation of block 4 = 5; allowed: 0 to 4"),
