@@ -12,6 +12,7 @@ from dass_jax.methods import (
     entmax,
     sampled,
     scas_darts,
+    scas_enas,
     shared_random,
     unsearched,
 )
@@ -27,6 +28,7 @@ METHODS: dict[str, Entry] = {
     "scas_darts": Entry("pruned by magnitude as it goes on", scas_darts.Fields, scas_darts.search, one_phase, True),
     "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
     "enas": Entry("shared weights, REINFORCE", enas.Fields, enas.search, one_phase, sampled=True),
+    "scas_enas": Entry("ENAS, pruned by magnitude", scas_enas.Fields, scas_enas.search, one_phase, sampled=True),
     "shared_random": Entry("shared weights", sampled.Fields, shared_random.search, one_phase, sampled=True),
     "random": Entry("drawn at random", Empty, unsearched.random, sampled=None),
     "given": Entry(

@@ -108,9 +108,11 @@ def draw(space: Any) -> sampled.Draw:
     return lambda v, key: space.sampled.policy.sample(v[CONTROLLER], key)
 
 
-def step(c: Fields, problem: Problem, space: Any, project: Any = None) -> bilevel.Algorithm:
-    """θ or the controller, whose turn it is."""
-    child = sampled.child(c, problem, space, draw(space), project)
+def step(
+    c: Fields, problem: Problem, space: Any, weights: sampled.Weights = sampled.dense_weights, project: Any = None
+) -> bilevel.Algorithm:
+    """θ or the controller, whose turn it is; see `sampled.child`."""
+    child = sampled.child(c, problem, space, draw(space), weights, project)
     return bilevel.by_turns({CHILD: child, CONTROLLER: controller(c, problem, space)})
 
 

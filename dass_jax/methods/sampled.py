@@ -31,6 +31,8 @@ CHILD, CANDIDATES = "child", "candidates"
 """Levels."""
 Draw = Callable[[Variables, jax.Array], Any]
 """(variables, key) → choice."""
+Weights = Callable[[Variables], Any]
+"""variables → the θ that the network sees."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,25 +68,33 @@ def space_of(problem: Problem) -> Any:
     return space
 
 
-def child_loss(space: Any, task: Task) -> bilevel.Loss:
+def dense_weights(v: Variables) -> Any:
+    """θ."""
+    return v[PARAMS]
+
+
+def child_loss(space: Any, task: Task, weights: Weights) -> bilevel.Loss:
     """The task's loss of the network that was drawn."""
 
     def loss(v: Variables, batch: Batch, key: Any) -> Any:
-        outputs, batch_stats = space.apply(v[PARAMS], v[BATCH_STATS], v[ARCHITECTURE], batch.images, True)
+        outputs, batch_stats = space.apply(weights(v), v[BATCH_STATS], v[ARCHITECTURE], batch.images, True)
         metrics = task.measured(outputs, batch.targets)
         return task.loss(outputs, batch.targets), (metrics, {BATCH_STATS: batch_stats} if batch_stats else {})
 
     return loss
 
 
-def child(c: Fields, problem: Problem, space: Any, draw: Draw, project: Any = None) -> bilevel.Algorithm:
+def child(
+    c: Fields, problem: Problem, space: Any, draw: Draw, weights: Weights = dense_weights, project: Any = None
+) -> bilevel.Algorithm:
     """A step of θ for one architecture that it draws.
 
     Args:
+      weights: variables → the θ that the network sees.
       project: what follows the step, see `bilevel.Level`.
     """
     transform = bilevel.with_rate(bilevel.sgd_of_parts(c.momentum, c.weight_decay), CHILD)
-    level = bilevel.Level(PARAMS, child_loss(space, problem.task), transform, project=project)
+    level = bilevel.Level(PARAMS, child_loss(space, problem.task, weights), transform, project=project)
     descent = bilevel.descend(level, problem.average)
 
     def update(state: State, batch: Any, key: jax.Array, **extra: Any) -> Any:

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, compose, config, feed
+from dass_jax import bilevel, compose, config, feed, spaces, sparsity, variables
 from dass_jax.bilevel.by_turns import TURN
 from dass_jax.errors import UserError
-from dass_jax.methods import enas, sampled, shared_random
+from dass_jax.methods import enas, sampled, scas_enas, shared_random
 from dass_jax.methods.enas import BASELINE, CONTROLLER
 from dass_jax.methods.sampled import CHILD, SAMPLED
 from dass_jax.policies import enas_macro
 from dass_jax.runtime import epoch
+from dass_jax.sparsity.gradual import PRUNING
 from dass_jax.tasks import Batch
-from dass_jax.variables import BATCH_STATS, PARAMS
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, RATES
 from tests import supernets
 
 POLICY = enas_macro.policy(2, 2)
@@ -156,7 +157,7 @@ def test_the_value_is_a_share_and_more_is_better() -> None:
     [
         (
             {"space": {"name": "enas_macro"}, "method": {"name": "darts"}},
-            "method.name = 'darts' in 'enas_macro', a sampled space; allowed: enas, shared_random, random, given",
+            "method.name = 'darts' in 'enas_macro', a sampled space; allowed: enas, scas_enas, ",
         ),
         (
             {"space": {"name": "darts"}, "method": {"name": "enas"}},
@@ -292,3 +293,51 @@ def test_what_an_epoch_sees() -> None:
     counted = scored.rates["counted"]["candidates"].astype(int)
     seen = [row for rows, n in zip(scored.indices["candidates"][0], counted, strict=True) for row in rows[:n].tolist()]
     assert sorted(seen) == sorted(validation) and counted.tolist() == [16, 16, 16, len(validation) - 48]
+
+
+def test_the_pruner_follows_the_child_alone_and_rests_in_the_controllers_turn() -> None:
+    """Each operation of each layer keeps its share of the weights, pruned ones stay 0, and all layers end sparse."""
+    space = spaces.SPACES["enas_macro"].make(spaces.SPACES["enas_macro"].schema(3, 4), 2, lambda tree: tree, None)
+    problem = supernets.problem(space, 2, (8, 8, 1), keep=0.25)
+    c = scas_enas.Fields(epochs=4, controller_steps=3, samples=2, prune_every=2, retrain_steps=1, ramp=0.5)
+    searching, _ = scas_enas.search(c, problem).phases
+    rates = [searching.rates((epoch + np.arange(8) / 8) / 4)[PRUNING] for epoch in range(4)]
+    assert [rate["renew"].tolist() for rate in rates] == [[False, True, False, True, False, False, False, False]] * 4
+    shapes = problem.shapes(space)[PARAMS]
+    for size in sparsity.layer_sizes(shapes, variables.prunable(shapes, space.rules)):
+        kept = np.stack([rate["kept"][size] for rate in rates])
+        wanted = [sparsity.kept_in_layer(size, 0.25 + 0.75 * max(0.0, 1 - n / 10) ** 3) for n in range(1, 21)]
+        assert kept[:, :5].ravel().tolist() == wanted and (kept[:, 5:] == kept[:, 4:5]).all()
+    assert searching.rates(np.array([0.25]))[PRUNING]["renew"].tolist() == [True]
+
+
+def test_a_pruned_search_keeps_every_child_sparse() -> None:
+    space = spaces.SPACES["enas_macro"].make(spaces.SPACES["enas_macro"].schema(3, 2), 2, lambda tree: tree, None)
+    problem = supernets.problem(space, 2, (4, 4, 1), keep=0.25)
+    c = scas_enas.Fields(epochs=2, controller_steps=1, samples=2, prune_every=1, batch_size=4)
+    searching, _ = scas_enas.search(c, problem).phases
+    state, update = searching.begin(jax.random.key(0), None), jax.jit(searching.algorithm.update)
+    rng = np.random.default_rng(0)
+
+    def part(*leading: int) -> Batch:
+        labels = rng.integers(2, size=(*leading, 4)).astype(np.int32)
+        return Batch(rng.normal(size=(*leading, 1, 4, 4, 4)).astype(np.float32), labels)
+
+    stacks = variables.flatten(variables.prunable(state.variables[PARAMS], space.rules))
+    for epoch_ in range(2):
+        rates = {**searching.rates((epoch_ + np.arange(4) / 4) / 2), TURN: np.array([0, 0, 0, 1])}
+        for number in range(4):
+            now = jax.tree.map(lambda x, n=number: jnp.float32(x[n]), rates)
+            seeing = state._replace(variables={**state.variables, RATES: now})
+            given = {CHILD: part(), CONTROLLER: part(2)}
+            after, _ = update(seeing, given, jax.random.key(number), learning_rate=now["learning_rate"])
+            if number == 3:  # the controller's turn
+                for name in (PARAMS, MASKS):
+                    for one, other in zip(*(jax.tree.leaves(s.variables[name]) for s in (after, state)), strict=True):
+                        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+            state = after
+    masks, params = (variables.flatten(state.variables[name]) for name in (MASKS, PARAMS))
+    for path, stack in stacks.items():
+        rows = np.asarray(masks[path]).reshape(-1, int(np.prod(masks[path].shape[stack:])))
+        assert (rows.sum(1) == sparsity.kept_in_layer(rows.shape[1], 0.25)).all(), path
+        assert not np.asarray(params[path])[np.asarray(masks[path]) == 0].any(), path

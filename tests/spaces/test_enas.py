@@ -116,13 +116,17 @@ def test_an_architecture_of_plain_numbers_is_a_program_of_its_own(name: str, ran
 
 
 NETWORKS = {
-    "macro, plain": (macro_arcs.of_flat([1, 4, 1, 3, 0, 1, 5, 1, 0, 1]), macro_networks.Fields(4)),
-    "macro, separable": (macro_arcs.of_flat([1, 4, 1, 3, 0, 1, 0, 0, 0, 0]), macro_networks.Fields(4, separable=True)),
-    "macro, legacy": (macro_arcs.of_flat([2, 1, 0, 3, 0, 0, 4, 0, 1, 0]), macro_networks.Fields(4, legacy=True)),
-    "micro": (MICRO, micro_networks.Fields(layers=1, channels=4, auxiliary=False)),
-    # Both inputs of the reduction are unused; its operations are all five.
-    "micro, inputs put out": (
-        micro_arcs.Arc((0, 4, 1, 3, 1, 2, 2, 1, 3, 0, 0, 4, 4, 4, 2, 3, 5, 1, 1, 0), (0, 4, 0, 2) + (2, 1, 2, 3) * 4),
+    "macro": (macro_arcs.of_flat([1, 4, 1, 3, 0, 1, 5, 1, 0, 1]), macro_networks.Fields(4)),
+    "macro, separable and legacy": (
+        macro_arcs.of_flat([1, 2, 1, 3, 0, 0, 0, 0, 0, 0]),
+        macro_networks.Fields(4, separable=True, legacy=True),
+    ),
+    # Of the reduction's inputs one has all five operations with stride 2; the other one is put out, reduced.
+    "micro": (
+        micro_arcs.Arc(
+            (0, 4, 1, 3, 1, 2, 2, 1, 3, 0, 0, 4, 4, 4, 2, 3, 5, 1, 1, 0),
+            (0, 4, 0, 2, 0, 0, 0, 3, 0, 1, 2, 4, 2, 1, 2, 3, 2, 0, 3, 1),
+        ),
         micro_networks.Fields(layers=1, channels=4),
     ),
 }
