@@ -30,7 +30,7 @@ def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
         draws = random_draws(image_key, rows.shape[0], s.image_shape[:2], augmentation)
         scale = None
         if feed.paths is not None:
-            dropped = jnp.broadcast_to(rates["drop_path"] * feed.drops, feed.paths)[..., None]
+            dropped = jnp.broadcast_to(rates["drop_path"] * jnp.asarray(feed.drops), feed.paths)[..., None]
             kept = jax.random.bernoulli(path_key, 1 - dropped, (*feed.paths, rows.shape[0]))
             scale = parallel.own_slice(kept / (1 - dropped), devices)
         own, draws = jax.tree.map(lambda x: parallel.own_slice(x, devices), (rows, draws))

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dass_jax.architectures.enas_micro import BLOCKS, OPERATIONS, Arc, Cell, blocks, reductions, unused
 from dass_jax.errors import UserError
@@ -133,7 +132,7 @@ def enas_micro(
     """
     cells = sizes.layers + 2
     model = of_module(Network(arc, sizes, outputs, average, dtype), (cells, BLOCKS, 2), he_normal=True)
-    return model._replace(drops=(np.arange(1, cells + 1, dtype=np.float32) / cells)[:, None, None])
+    return model._replace(drops=tuple((((index + 1) / cells,),) for index in range(cells)))
 
 
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:

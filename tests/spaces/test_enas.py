@@ -213,12 +213,16 @@ def test_counts_of_networks_are_the_published_builders(arc: Any, fields: Any, wa
     assert figures(count.network_count(name, arc, fields, CIFAR, 1.0)) == wanted
 
 
-def test_the_auxiliary_head_is_the_published_one() -> None:
+def test_the_auxiliary_head_and_the_dropping_of_paths_are_the_published_ones() -> None:
     def parts(auxiliary: bool) -> dict[str, int]:
         model = micro_networks.enas_micro(MICRO, micro_networks.Fields(auxiliary=auxiliary), 10)
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), (32, 32, 3)))
         return {path: math.prod(leaf.shape) for path, leaf in flatten(shapes[PARAMS]).items()}
 
+    cells = micro_networks.enas_micro(MICRO, micro_networks.Fields(), 10).drops
+    np.testing.assert_allclose(
+        [1 - 0.4 * cells[n][0][0] for n in (0, 5, 11, 16)], [0.97647, 0.85882, 0.71765, 0.6], atol=1e-5
+    )
     beside = {path: size for path, size in parts(True).items() if path not in parts(False)}
     weights = sum(size for path, size in beside.items() if path.endswith("weight"))
     assert (weights, sum(beside.values()) - weights) == (493_056, 1_792)
