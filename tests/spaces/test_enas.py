@@ -223,7 +223,8 @@ def test_the_auxiliary_head_and_the_dropping_of_paths_are_the_published_ones() -
     np.testing.assert_allclose(
         [1 - 0.4 * cells[n][0][0] for n in (0, 5, 11, 16)], [0.97647, 0.85882, 0.71765, 0.6], atol=1e-5
     )
-    beside = {path: size for path, size in parts(True).items() if path not in parts(False)}
+    without = parts(False)
+    beside = {path: size for path, size in parts(True).items() if path not in without}
     weights = sum(size for path, size in beside.items() if path.endswith("weight"))
     assert (weights, sum(beside.values()) - weights) == (493_056, 1_792)
 
