@@ -14,6 +14,8 @@ import pytest
 from dass_jax import config
 from dass_jax.config import AXES, Chosen, Config
 from dass_jax.errors import UserError
+from dass_jax.methods import METHODS
+from dass_jax.spaces import SPACES
 from tests.config_files import one_line, written
 
 
@@ -59,6 +61,20 @@ MEMBER_OF = {
     for field in config.hints(AXES[axis].schema(name))
 }
 """A field's first member: it cannot be set without it."""
+
+
+def chosen(axis: str, member: str) -> list[str]:
+    """The flags that choose a member, and with it a space or a method that goes with it."""
+    flags = [f"--{AXES[axis].short}", member]
+    if axis == "method" and METHODS[member].sampled:
+        flags += ["--space", "enas_macro"]
+    if axis == "network" and member in SPACES:
+        flags += ["--space", member]
+    if axis in ("space", "network") and member in SPACES and SPACES[member].sampled:
+        flags += ["--method", "enas"]
+    return flags
+
+
 NEEDED = {"data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--data.crop_padding", "0"]}
 """Fields that can only be changed together with others."""
 SPECIAL = {
@@ -85,9 +101,7 @@ LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for
 @pytest.mark.parametrize("name", sorted({*LEAVES, *(f"{axis}.{field}" for axis, field in MEMBER_OF)} - {"plugins"}))
 def test_every_field_can_be_overridden_and_reaches_the_config(name: str, tmp_path: pathlib.Path) -> None:
     axis, _, field = name.partition(".")
-    member = MEMBER_OF.get((axis, field))
-    of_space = axis == "network" and member in AXES["space"].members  # the space brings its network along
-    tags = [f"--{AXES['space' if of_space else axis].short}", member] if member else []
+    tags = chosen(axis, MEMBER_OF[axis, field]) if axis in AXES else []
     before = config.flatten(_parse(tmp_path, *tags, text="").config)
     flag, default = f"--{name}", before[name]
     if isinstance(default, bool):

@@ -101,7 +101,9 @@ def _conv(module: Any, x: jax.Array) -> jax.Array:
 
 def _linear(module: Any, x: jax.Array) -> jax.Array:
     values = module.variables["params"]
-    return _bind(Layer("linear"), (module.features, x.shape[1]), x, values["linear"]["weight"], values["bias"])
+    weight = values["linear"]["weight"]
+    bias = values.get("bias", jnp.zeros(len(weight), weight.dtype))
+    return _bind(Layer("linear"), (module.features, x.shape[1]), x, weight, bias)
 
 
 def _norm(module: Any, x: jax.Array) -> jax.Array:
@@ -117,7 +119,7 @@ def _factorized(module: Any, x: jax.Array) -> jax.Array:
     params, statistics = module.variables["params"], module.variables["batch_stats"]["norm"]
     sizes = (-(-size // 2) for size in x.shape[1:3])
     shape = (module.channels, *sizes, x.shape[3])
-    y = _bind(Layer("factorized"), shape, nn.relu(x), params["factorized"]["weight"])
+    y = _bind(Layer("factorized"), shape, nn.relu(x) if module.relu else x, params["factorized"]["weight"])
     norm = params["norm"]
     arguments = norm["scale"], norm["bias"], statistics["mean"], statistics["var"]
     return _bind(Layer("norm", option=layers.BatchNorm.epsilon), shape, y, *arguments)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from dass_jax.architectures.darts import Cell, Genotype, connected, reductions
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, of_module
+from dass_jax.networks.model import Model, check_auxiliary, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced, stride_of
 from dass_jax.schema import Decay, NotNegative, Range
-from dass_jax.tasks import Outputs, Pixels
+from dass_jax.tasks import Outputs
 from dass_jax.variables import BATCH_STATS, PARAMS
 
 
@@ -113,7 +113,7 @@ class Network(nn.Module):
             scale = None if path_scale is None else path_scale[index]
             before, previous, reduced, at = previous, cell(before, previous, scale), halves, then
             if c.auxiliary and train and index == 2 * c.cells // 3:
-                assert isinstance(c.classes, int)  # `sizes` refuses others
+                assert isinstance(c.classes, int)  # `check_auxiliary`
                 auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name="auxiliary")(previous)
         return heads.head(c.classes, norm, size)(previous), auxiliary
 
@@ -147,8 +147,7 @@ def derived(
 
 def sizes(c: Fields, outputs: Outputs, auxiliary: bool) -> NetworkConfig:
     """The sizes that a configuration names. Raises UserError for an auxiliary head where outputs are for pixels."""
-    if isinstance(outputs, Pixels) and auxiliary and c.auxiliary:
-        raise UserError("network.auxiliary = true where each pixel has outputs; allowed: false")
+    check_auxiliary(outputs, auxiliary and c.auxiliary)
     return NetworkConfig(outputs, c.cells, c.channels, c.stem, auxiliary and c.auxiliary)
 
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import variables
+from dass_jax.errors import UserError
 from dass_jax.nn.initial import UNIFORM, Scheme, initialise
+from dass_jax.tasks import Outputs, Pixels
 
 RULES: variables.Rules = (
     (r".*/factorized/weight", 1),
@@ -26,12 +28,20 @@ class Model(NamedTuple):
       → (logits, auxiliary logits or None, batch_stats);
       path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
     paths: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual one
+    drops: what the probability that a path is dropped is multiplied by, broadcast over `paths`
     """
 
     init: Callable[..., variables.Variables]
     apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
     paths: tuple[int, ...]
     rules: variables.Rules
+    drops: Any = 1.0
+
+
+def check_auxiliary(outputs: Outputs, auxiliary: bool) -> None:
+    """Raises UserError if a network whose outputs are for pixels is to have an auxiliary head."""
+    if auxiliary and isinstance(outputs, Pixels):
+        raise UserError("network.auxiliary = true where each pixel has outputs; allowed: false")
 
 
 def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:

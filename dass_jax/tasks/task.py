@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dass_jax.phases import Curve
 
 
 class Batch(NamedTuple):
-    """images [C, H, W, N] float, targets […, N], path_scale [*paths, N] or None (no drop-path)."""
+    """images [C, H, W, N] float, targets […, N], path_scale [*paths, N] or None (no drop-path), counted [N], 0 for what
+    only fills up a batch, or None (all count)."""
 
     images: jax.Array
     targets: jax.Array
     path_scale: Any = None
+    counted: Any = None
 
 
 class Pixels(NamedTuple):
@@ -31,6 +34,14 @@ class Pixels(NamedTuple):
 
 Outputs = int | Pixels
 """How many outputs a network has for an image, [N, O], or for each of its pixels."""
+
+
+def blank(outputs: Outputs, image_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Outputs and targets of zeros for one image [H, W, C]."""
+    if isinstance(outputs, Pixels):
+        size = image_shape[:2]
+        return jnp.zeros((outputs.number, *size, 1)), jnp.zeros((*size, 1), jnp.int32)
+    return jnp.zeros((1, outputs)), jnp.zeros(1, jnp.int32)
 
 
 class Metric(NamedTuple):
