@@ -29,10 +29,11 @@ from dass_jax.deploy.graph import (
     Pool,
     Shape,
     Subsample,
+    Take,
     append,
     scale,
 )
-from dass_jax.nn import layers
+from dass_jax.nn import grouped, layers
 
 
 class Layer(NamedTuple):
@@ -99,6 +100,11 @@ def _conv(module: Any, x: jax.Array) -> jax.Array:
     return _bind(layer, (module.features, *sizes, x.shape[3]), x, weight)
 
 
+def _grouped(module: Any, x: jax.Array) -> jax.Array:
+    weight = grouped.dense(module.variables["params"]["conv"]["weight"], module.groups, module.dilation)
+    return _bind(Layer("conv", padding=weight.shape[-1] // 2), (module.features, *x.shape[1:]), x, weight)
+
+
 def _linear(module: Any, x: jax.Array) -> jax.Array:
     values = module.variables["params"]
     return _bind(Layer("linear"), (module.features, x.shape[1]), x, values["linear"]["weight"], values["bias"])
@@ -134,6 +140,7 @@ def _halved(module: Any, x: jax.Array) -> jax.Array:
 
 RECORDS: dict[type, Callable[..., jax.Array]] = {
     layers.SparseConv: _conv,
+    grouped.GroupedConv: _grouped,
     layers.SparseLinear: _linear,
     layers.BatchNorm: _norm,
     layers.FactorizedReduce: _factorized,
@@ -195,6 +202,9 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
             return [x]
     if name == "concatenate" and params["dimension"] == 0 and all(isinstance(value, Symbol) for value in inputs):
         return [Symbol(append(nodes, Concat(), *(_node(nodes, value) for value in inputs)))]
+    if name == "slice" and shape[1:] == equation.invars[0].aval.shape[1:] and params["strides"] is None:
+        channels = np.arange(params["start_indices"][0], params["limit_indices"][0])
+        return [Symbol(append(nodes, Take(channels), _node(nodes, x)))]
     if name == "reduce_sum" and tuple(params["axes"]) == (1, 2):
         return [_summed(nodes, x)]
     if name == "logistic":

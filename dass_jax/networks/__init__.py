@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived, nasbench201
+from dass_jax.networks import baselines, derived, nasbench201, smash
 from dass_jax.networks.model import Model
 
 
@@ -39,6 +39,10 @@ def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: b
     return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
 
 
+def _of_banks(a: Any, c: smash.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return smash.smash(a, c, outputs, average, dtype)
+
+
 def _baseline(
     name: str, architecture: None, c: baselines.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any
 ) -> Model:
@@ -55,6 +59,7 @@ NETWORKS: dict[str, Entry] = {
         maps=_maps_of_cells,
     ),
     "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
+    "smash": Entry(smash.Fields, _of_banks, smash.check),
     **{
         name: Entry(
             baselines.Fields,
