@@ -125,7 +125,7 @@ def _operation(r: Ranges, bounds: Bounds, standing: Standing, key: jax.Array) ->
     kernels = [_integer(x, bounds.windows) for x in rest[1:3]]
     largest = jnp.asarray(r.dilations, jnp.int32)
     dilations = [1 + _integer(x, largest[kernel]) for x, kernel in zip(rest[3:5], kernels, strict=True)]
-    row = Rows(read, write, units, kernels[0], kernels[1], *dilations, _integer(rest[5], len(r.groups)))
+    row = Rows(read, write, units, kernels[0], kernels[1], dilations[0], dilations[1], _integer(rest[5], len(r.groups)))
     return row, Standing(written_after(standing.written, write), standing.left - number * bounds.size)
 
 
@@ -222,7 +222,7 @@ def _changed(r: Ranges, memory: Memory, size: Any, rows: Rows, key: jax.Array) -
         for kernel, dilation in ((0, 2), (1, 3)):
             picked[dilation] = jnp.minimum(picked[dilation], largest[picked[kernel]])
         read = jnp.where(again[0] | unwritten, new.read, old.read)
-        row = Rows(read, rewritten, units, *picked)
+        row = Rows(read, rewritten, units, picked[0], picked[1], picked[2], picked[3], picked[4])
         live = old.units > 0
         after = jnp.where(live, written_after(written, rewritten), written)
         return (after, number + 1), jnp.where(live, flat(row), jnp.zeros(r.fields, jnp.int32))
