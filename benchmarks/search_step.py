@@ -135,6 +135,7 @@ def problem_of(size: Size, dtype: Any = None) -> methods.Problem:
         hypergradient=bilevel.first_order(),
         average=bilevel.levels.same,
         macs=lambda supernet: 0,
+        size=lambda architecture: None,
     )
 
 

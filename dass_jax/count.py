@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,9 @@ def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: 
     for flag, base in flags.items():
         if base is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction)
+        elif get_origin(base) is tuple:
+            item = config.split_hint(get_args(base)[0])[0]
+            parser.add_argument(flag, nargs="*", type=item if item in (int, float) else str)
         else:
             parser.add_argument(flag, type=base if base in (int, float) else str)
     given, rest = parser.parse_known_args(argv)

@@ -26,6 +26,7 @@ def problem(space: Any, classes: int, image_shape: tuple[int, int, int], /, **gi
         "hypergradient": bilevel.first_order(),
         "average": bilevel.levels.same,
         "macs": lambda space: 0,
+        "size": lambda architecture: None,
     }
     return methods.Problem(**{**usual, **given})
 

@@ -64,7 +64,9 @@ NEEDED = {"data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--
 SPECIAL = {
     "architecture": "dass_99",
     "data.statistics": "imagenet",
+    "method.budget": "flops",
     "method.entmax": "2.5",
+    "method.form": "prox",
     "method.order": "lower_first",
     "method.rebuild": "0.5",
     "method.removal": "never",
@@ -72,6 +74,8 @@ SPECIAL = {
     "parallel.axis": "seeds",
     "runtime.nonfinite": "skip",
     "runtime.precision": "bfloat16",
+    "space.operations": "sep7",
+    "space.scope": "full",
     "space.stem": "imagenet",
 }
 """Other values of fields that take only some texts."""
@@ -81,7 +85,9 @@ LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for
 @pytest.mark.parametrize("name", sorted({*LEAVES, *(f"{axis}.{field}" for axis, field in MEMBER_OF)} - {"plugins"}))
 def test_every_field_can_be_overridden_and_reaches_the_config(name: str, tmp_path: pathlib.Path) -> None:
     axis, _, field = name.partition(".")
-    tags = [f"--{AXES[axis].short}", MEMBER_OF[axis, field]] if axis in AXES else []
+    member = MEMBER_OF.get((axis, field))
+    of_space = axis == "network" and member in AXES["space"].members  # the space brings its network along
+    tags = [f"--{AXES['space' if of_space else axis].short}", member] if member else []
     before = config.flatten(_parse(tmp_path, *tags, text="").config)
     flag, default = f"--{name}", before[name]
     if isinstance(default, bool):
@@ -89,7 +95,7 @@ def test_every_field_can_be_overridden_and_reaches_the_config(name: str, tmp_pat
     elif name == "controls":
         argv = [flag, "random"]
     else:
-        argv = [flag, SPECIAL.get(name, {int: "6", float: "0.25", str: "other"}[type(default)])]
+        argv = [flag, SPECIAL.get(name, {int: "6", tuple: "6", float: "0.25", str: "other"}[type(default)])]
     extra = NEEDED.get(name, [])
     changed = config.flatten(_parse(tmp_path, *tags, *argv, *extra, text="").config)
     expected = {name} | {flag.removeprefix("--") for flag in extra if flag.startswith("--")}

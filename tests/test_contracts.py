@@ -18,7 +18,7 @@ import pytest
 
 from dass_jax import bilevel, methods, recipes, relaxation, sparsity, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, relaxed, scas_darts
+from dass_jax.methods import darts, dass, dass_joint, dass_op, dso, entmax, relaxed, scas_darts
 from dass_jax.networks.model import Model
 from dass_jax.recipes import gradual, prune, recipe
 from dass_jax.runtime import parallel
@@ -28,8 +28,9 @@ from dass_jax.tasks.classification import accuracy, classification, cross_entrop
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, RATES, SCORES
 from tests import supernets
 
-RELAXATION = entmax.RELAXATION
+RELAXATION, CONNECTIONS = entmax.RELAXATION, dso.CONNECTIONS
 STACKS = {"first": {"weight": 0}, "second": {"weight": 0}}
+RULES = ((r".*/weight", 0), (r".*/bias", None))
 KEEP = 0.5
 LEARNING_RATES = {"upper": 0.1, "lower": 0.3, "scores": 0.2, PARAMS: 0.3, SCORES: 0.2}
 """Of all levels by their names."""
@@ -61,6 +62,7 @@ def begin(seed: int = 0) -> variables.Variables:
         MASKS: jax.tree.map(lambda w: (rng.random(w.shape) < 0.7).astype(float), weights),
         BATCH_STATS: {"seen": rng.normal(size=2)},
         RELAXATION: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "alpha": np.float64(1.5)},
+        CONNECTIONS: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "epochs": np.int32(seed)},
         RATES: {
             "entmax": rng.uniform(1.3, 1.7, ()),
             PRUNING: {"renew": 1.0, "kept": kept},
@@ -98,7 +100,7 @@ def derived(reduce: Reduce) -> Model:
         branches, stats = network(params, stats, images, reduce)
         return branches[0].T, branches[1].T, stats
 
-    return Model(lambda key, image_shape: begin(), apply, (), ((r".*/weight", 0), (r".*/bias", None)))
+    return Model(lambda key, image_shape: begin(), apply, (), RULES)
 
 
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
@@ -205,10 +207,21 @@ def removing(**fields: Any) -> Any:
     return make
 
 
+def optimising(**fields: Any) -> Any:
+    costs = {"uniform": jnp.ones_like, "flops": lambda factor: 1 + factor**2}
+
+    def make(reduce: Reduce) -> bilevel.Algorithm:
+        tables = {name: lambda choice, cost=cost: jax.tree.map(cost, choice) for name, cost in costs.items()}
+        space = SimpleNamespace(apply=supernet(reduce), costs=tables)
+        return dso.step(dso.Fields(**fields), searched(reduce), space)
+
+    return make
+
+
 def pruned(hypergradient: Any = None, **fields: Any) -> Any:
     def make(reduce: Reduce) -> bilevel.Algorithm:
         loss = noisy_loss(sparsity.masked_weights, reduce)
-        return scas_darts.step(loss, scas_darts.Fields(**fields), searched(reduce, hypergradient), STACKS)
+        return scas_darts.step(loss, scas_darts.Fields(**fields), searched(reduce, hypergradient), RULES)
 
     return make
 
@@ -242,6 +255,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 PRUNED_PARTS, WITH_ASIDE = {ALPHA, PARAMS, MASKS, RATES}, {ALPHA, PARAMS, MASKS, RATES, ASIDE}
 DENSE_PARTS, SPARSE_PARTS, LIVING_PARTS = {ALPHA, PARAMS}, {ALPHA, PARAMS, SCORES}, {ALPHA, PARAMS, RELAXATION}
+OPTIMISED_PARTS = {ALPHA, PARAMS, CONNECTIONS}
 THETA, SCORED = {"upper": ALPHA, "lower": PARAMS}, {"upper": ALPHA, "lower": SCORES}
 TABLE = {
     **{
@@ -270,12 +284,14 @@ TABLE = {
     "entmax, bi-level": Case(removing(entmax=1.5, bilevel=True), BOTH, THETA, LIVING_PARTS, uses_key=False),
     "entmax, removal per step": Case(removing(entmax=1.5, removal="step"), BELOW, THETA, LIVING_PARTS, uses_key=False),
     "entmax, rising": Case(removing(entmax=1.3, entmax_end=1.7), BELOW, THETA, {*LIVING_PARTS, RATES}, uses_key=False),
+    "dso, by cost": Case(optimising(budget="flops", form="prox"), BOTH, THETA, OPTIMISED_PARTS, uses_key=False),
+    "dso, two steps of w": Case(optimising(weight_steps=2), SEVERAL, THETA, OPTIMISED_PARTS, uses_key=False),
     "scas_darts": Case(pruned(), BOTH, THETA, PRUNED_PARTS, renews=frozenset({MASKS})),
     "scas_darts, unrolled, with regrowth": Case(
         pruned(bilevel.unrolled(1), regrow=True), BOTH, THETA, WITH_ASIDE, renews=frozenset({MASKS, ASIDE})
     ),
     "gradual": Case(
-        trained(lambda c, problem: gradual.train_weights(c, problem, STACKS), gradual.Fields, nesterov=True),
+        trained(gradual.train_weights, gradual.Fields, nesterov=True),
         {PARAMS: batch(0)},
         {PARAMS: PARAMS},
         {PARAMS, MASKS, RATES},

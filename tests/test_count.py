@@ -213,3 +213,11 @@ def test_a_damaged_genotype_file_is_one_line(
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert str(path) in printed.err and named in printed.err
+
+
+def test_fields_that_are_lists_take_several_values() -> None:
+    """[2, 2, 2] blocks of the paper's: docs/papers/dso.md."""
+    found = counted("--space dso --stages 2 2 2 --channels 8 --keep 1")
+    assert (found["prunable"], found["macs"]) == (88_024, 14_410_048)
+    other = counted("--space dso --stages 2 2 2 --channels 8 --keep 1 --operations sep3 max3")
+    assert other["prunable"] < found["prunable"]

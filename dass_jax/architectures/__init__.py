@@ -4,11 +4,16 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.architectures import darts, nasbench201, smash
+from dass_jax.architectures import darts, dso, nasbench201, smash
 from dass_jax.architectures.family import Edge, Family, Graph, Json
 from dass_jax.errors import UserError, nearest
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (darts.FAMILY, nasbench201.FAMILY, smash.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    "darts": darts.FAMILY,
+    "nasbench201": nasbench201.FAMILY,
+    "dso": dso.FAMILY,
+    "smash": smash.FAMILY,
+}
 """By the name of the space."""
 
 SPACE = "space"

@@ -14,6 +14,7 @@ from dass_jax.bilevel.hypergradients import (
     unrolled,
 )
 from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample, State
+from dass_jax.bilevel.proximal import apg_nag, nesterov_sgd
 from dass_jax.bilevel.transforms import (
     adam,
     freeze_pruned,
@@ -40,6 +41,7 @@ __all__ = [
     "adam",
     "alternate",
     "amended",
+    "apg_nag",
     "conjugate_gradient",
     "descend",
     "finite_difference",
@@ -48,6 +50,7 @@ __all__ = [
     "implicit",
     "in_turn",
     "joint",
+    "nesterov_sgd",
     "neumann",
     "scale_by_given_learning_rate",
     "sgd",

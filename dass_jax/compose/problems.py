@@ -1,11 +1,13 @@
 """From a configuration to searches, networks and trainings: the one room that knows both."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dass_jax import accounting, architectures, bilevel, config, sparsity
 from dass_jax.compose.setting import Setting, load_data, split_rows
@@ -16,7 +18,7 @@ from dass_jax.errors import UserError
 from dass_jax.methods import METHODS
 from dass_jax.methods import Problem as SearchProblem
 from dass_jax.networks import NETWORKS, Model
-from dass_jax.nn.layers import Average
+from dass_jax.nn.layers import Average, one_device
 from dass_jax.phases import WHOLE, Search, Training
 from dass_jax.recipes import RECIPES
 from dass_jax.recipes import Problem as TrainingProblem
@@ -48,7 +50,17 @@ def setting(c: Config) -> Setting:
     trained = c.train.fields
     _check_batch(found, "train", trained.batch_size, trained.accumulate, dataset.train.size, "the training images")
     NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
+    if NETWORKS[c.network.name].of_architecture:
+        model(found, _some_architecture(found), False, one_device)  # raises for sizes that do not fit the space's
     return found
+
+
+def _some_architecture(s: Setting) -> Any:
+    """One that a run may come to train: the given one, or any of the space."""
+    if s.config.architecture:
+        return architectures.load(s.config.architecture)
+    space = make_space(s)
+    return space.sample(np.random.default_rng(0)) if space.whole is None else space.whole
 
 
 def methods(c: Config) -> tuple[str, ...]:
@@ -107,6 +119,7 @@ def search(s: Setting, method: str) -> Search:
         hypergradient=hypergradient_of(s.config),
         average=s.layout.over_devices(parallel.mean),
         macs=lambda space: macs(s, space),
+        size=functools.cache(lambda architecture: size(s, architecture)),
         given=architectures.load(given) if given else None,
     )
     return METHODS[method].search(method_fields(s.config, method), problem)
@@ -125,6 +138,20 @@ def macs(s: Setting, space: Space) -> int:
 
     kept = accounting.kept_of_fraction(shapes[PARAMS], space.rules, 1.0)
     return accounting.count(shapes[PARAMS], space.rules, kept, 1.0, forward).macs
+
+
+def size(s: Setting, architecture: Any) -> accounting.Count:
+    """The size of the network that the configuration makes of an architecture, with all of its weights."""
+    net = model(s, architecture, False, one_device)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), s.image_shape))
+    height, width, channels = s.image_shape
+
+    def forward() -> Any:
+        values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return net.apply(values[PARAMS], values[BATCH_STATS], jnp.zeros((channels, height, width, 1)), False)
+
+    kept = accounting.kept_of_fraction(shapes[PARAMS], net.rules, 1.0)
+    return accounting.count(shapes[PARAMS], net.rules, kept, 1.0, forward)
 
 
 def model(s: Setting, architecture: Any, auxiliary: bool, average: Average) -> Model:

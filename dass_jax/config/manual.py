@@ -24,20 +24,25 @@ def docstrings(schema: type) -> dict[str, str]:
 
 
 def others(config: Config) -> str:
-    """A section for each table of fields that members of an axis have and the configuration's member has not."""
+    """A section for each table of fields that members of an axis have and the configuration's member has not. The
+    network of another space comes with that space."""
     sections = []
     for axis in AXES:
         by_schema: dict[type, list[str]] = {}
-        for name in names(axis, config.space.name):
+        for name in AXES[axis].members:
             by_schema.setdefault(AXES[axis].schema(name), []).append(name)
         by_schema.pop(type(getattr(config, axis).fields), None)
-        sections += [_section(axis, schema, members) for schema, members in by_schema.items() if hints(schema)]
+        here = names(axis, config.space.name)
+        for schema, members in by_schema.items():
+            if hints(schema):
+                flag = AXES[axis].short if members[0] in here else AXES["space"].short
+                sections.append(_section(axis, f"--{flag} {' | '.join(members)}", schema))
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def _section(axis: str, schema: type, members: list[str]) -> Iterator[str]:
+def _section(axis: str, flag: str, schema: type) -> Iterator[str]:
     texts = docstrings(schema)
-    yield from _wrapped(f"--{AXES[axis].short} {' | '.join(members)}: {inspect.getdoc(schema)}", "")
+    yield from _wrapped(f"{flag}: {inspect.getdoc(schema)}", "")
     for field, hint in hints(schema).items():
         yield f"  --{axis}.{field.replace('_', '-')}  {allowed(hint)}; default: {getattr(schema(), field)}"
         yield from _wrapped(texts.get(field, ""), "      ")

@@ -267,6 +267,10 @@ def _node(nodes: list[Node], symbol: Symbol) -> int:
 
 
 def _layer(nodes: list[Node], layer: Layer, x: int, weights: list[np.ndarray]) -> int:
+    if layer.kind == "pool" and layer.option == "padded_avg":  # a depthwise convolution with constant weights
+        channels = nodes[x].shape[0]
+        window = Conv(np.full((channels, 1, 3, 3), 1 / 9), np.zeros((channels, 1, 1)), layer.stride, 1)
+        return append(nodes, window._replace(groups=channels), x)
     if layer.kind == "pool":
         return append(nodes, Pool(layer.option, layer.stride), x)
     if layer.kind == "halve":

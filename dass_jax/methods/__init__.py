@@ -3,7 +3,7 @@
 A paper is a short composition of the axes: relaxation, sparsity, update.
 """
 
-from dass_jax.methods import darts, dass, dass_joint, dass_op, entmax, scas_darts, unsearched
+from dass_jax.methods import darts, dass, dass_joint, dass_op, dso, entmax, scas_darts, unsearched
 from dass_jax.methods.method import Entry, Problem, one_phase
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.schema import Empty
@@ -15,7 +15,9 @@ METHODS: dict[str, Entry] = {
     "darts": Entry("dense", Bilevel, darts.search, one_phase, hypergradient=True),
     "scas_darts": Entry("pruned by magnitude as it goes on", scas_darts.Fields, scas_darts.search, one_phase, True),
     "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
+    "dso": Entry("factors of connections, L1", dso.Fields, dso.search, one_phase),
     "random": Entry("drawn at random", Empty, unsearched.random),
+    "whole": Entry("all that the space has", Empty, unsearched.whole),
     "given": Entry("no search; implied by `architecture` and by a published network", Empty, unsearched.given),
 }
 

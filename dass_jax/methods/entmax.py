@@ -18,7 +18,6 @@ under equal weights.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import jax
@@ -33,7 +32,7 @@ from dass_jax.methods.relaxed import Relaxed
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Observation, Phase, Rebuild, Search, single
 from dass_jax.schedules import Schedule, by_epoch, cosine, linear
 from dass_jax.schema import Count, CountOrZero, Range
-from dass_jax.variables import ALPHA, BATCH_STATS, PARAMS, RATES, Variables
+from dass_jax.variables import ALPHA, PARAMS, RATES, Variables
 
 RELAXATION = "relaxation"
 """The collection of what shapes p(z) and is not trained: {"alive": {matrix: bool [rows, columns]}, "alpha": []}."""
@@ -179,7 +178,7 @@ def search(c: Fields, problem: Problem) -> Search:
 
         def begin(key: jax.Array, state: Any) -> State:
             if live is not None:
-                return carried(whole, state, live, before)
+                return relaxed.carried(whole, state, live, before)
             if not begun:
                 return algorithm.init(fresh(c, problem, space, key))
             started = algorithm.init(state.variables)
@@ -238,18 +237,3 @@ def remove(state: State) -> State:
     """Without the operations of weight 0, at the end of an epoch."""
     v = removed(state.variables, jnp.asarray(state.variables[RELAXATION]["alpha"]))
     return state._replace(variables=jax.tree.map(np.asarray, v))
-
-
-def carried(whole: Any, state: State, live: Mapping[str, Any], before: Mapping[str, Any] | None) -> State:
-    """What a smaller program keeps of a state: θ, statistics and momentum of what lives."""
-
-    def smaller(tree: Any) -> Any:
-        return whole.carried(tree, live, before)
-
-    v = {**state.variables, **{name: smaller(state.variables[name]) for name in (PARAMS, BATCH_STATS)}}
-    momentum = jax.tree.map(
-        lambda x: smaller(x) if isinstance(x, dict) else x,
-        state.optimizers[PARAMS],
-        is_leaf=lambda x: isinstance(x, dict),
-    )
-    return State(v, {**state.optimizers, PARAMS: momentum})

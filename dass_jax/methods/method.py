@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dass_jax import bilevel
+from dass_jax.accounting import Count
 from dass_jax.phases import Search
 from dass_jax.tasks import Task
 from dass_jax.variables import Variables
@@ -26,6 +27,8 @@ class Problem(NamedTuple):
     """The mean over the devices that share a batch."""
     macs: Callable[[Any], int]
     """Space → multiply-accumulates of its supernet for one image."""
+    size: Callable[[Any], Count]
+    """Architecture → the size of the network that will be trained of it."""
     given: Any = None
     """The architecture that the configuration names; None: none."""
 

@@ -174,3 +174,18 @@ def stopping(c: Bilevel, space: Any) -> Callable[[Mapping[str, float]], bool] | 
     if c.stop_at_skips and first not in space.skips(space.sample(np.random.default_rng(0))):
         raise UserError(f"method.stop_at_skips = {c.stop_at_skips} in a space without skip connections; allowed: 0")
     return (lambda metrics: metrics[f"skips_{first}"] >= c.stop_at_skips) if c.stop_at_skips else None
+
+
+def carried(whole: Any, state: bilevel.State, live: Mapping[str, Any], before: Any) -> bilevel.State:
+    """What a smaller program keeps of a state: θ, statistics and momentum of what lives."""
+
+    def smaller(tree: Any) -> Any:
+        return whole.carried(tree, live, before)
+
+    v = {**state.variables, **{name: smaller(state.variables[name]) for name in (PARAMS, BATCH_STATS)}}
+    momentum = jax.tree.map(
+        lambda x: smaller(x) if isinstance(x, dict) else x,
+        state.optimizers[PARAMS],
+        is_leaf=lambda x: isinstance(x, dict),
+    )
+    return bilevel.State(v, {**state.optimizers, PARAMS: momentum})

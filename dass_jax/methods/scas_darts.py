@@ -9,17 +9,19 @@ be compared in one run, and dense searches stay shared between runs of different
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
-from dass_jax import bilevel, sparsity, variables
+from dass_jax import bilevel, sparsity
 from dass_jax.methods import darts, relaxed
 from dass_jax.methods.method import Problem
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.phases import Curve, Observation, Search
 from dass_jax.schema import Count
-from dass_jax.variables import MASKS, PARAMS, Variables
+from dass_jax.variables import MASKS, PARAMS, Rules, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +35,28 @@ class Fields(sparsity.Gradual, Bilevel):
     pruning)."""
 
 
-def step(loss: bilevel.Loss, c: Fields, problem: Problem, stacks: Any) -> bilevel.Algorithm:
+def step(loss: bilevel.Loss, c: Fields, problem: Problem, rules: Rules) -> bilevel.Algorithm:
     """`darts.step` with θ pruned after its own; `loss` sees `sparsity.masked_weights`."""
-    return darts.step(PARAMS, loss, c, problem, project=sparsity.pruner(stacks, c.regrow))
+    return darts.step(PARAMS, loss, c, problem, project=sparsity.pruner(rules, c.regrow))
 
 
 def search(c: Fields, problem: Problem) -> Search:
     """One phase."""
     space = problem.space()
-    params = problem.shapes(space)[PARAMS]
-    stacks = variables.prunable(params, space.rules)
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, sparsity.masked_weights)
-    algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem, stacks)
-    pruning = sparsity.pruning_rates(c, problem.keep, sparsity.layer_sizes(params, stacks), c.epochs)
+    algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem, space.rules)
     dense = darts.dense_phase(c, problem, space, "search", "Architecture search under gradual pruning", c.epochs)
     seen = relaxed.observing(space, relaxed.softmax_choice, space.decode)
 
+    def begin(key: jax.Array, _: Any) -> bilevel.State:
+        return algorithm.init(sparsity.unpruned(relaxed.fresh(problem, space, key), space.rules, c.regrow))
+
+    @functools.cache  # it takes seconds to trace a supernet
+    def sizes() -> tuple[int, ...]:
+        return sparsity.layer_sizes(problem.shapes(space)[PARAMS], space.rules)
+
     def rates(progress: np.ndarray) -> dict[str, Any]:
-        return {**dense.rates(progress), **pruning(progress)}
+        return {**dense.rates(progress), **sparsity.pruning_rates(c, problem.keep, sizes(), c.epochs)(progress)}
 
     def observe(v: Variables) -> Observation:
         metrics, matrices = seen(v)
@@ -58,7 +64,9 @@ def search(c: Fields, problem: Problem) -> Search:
 
     phase = dense._replace(
         algorithm=algorithm,
-        begin=lambda key, _: algorithm.init(sparsity.unpruned(relaxed.fresh(problem, space, key), stacks, c.regrow)),
+        begin=lambda key, _: algorithm.init(
+            sparsity.unpruned(relaxed.fresh(problem, space, key), space.rules, c.regrow)
+        ),
         rates=rates,
         program="",
         curves=(*dense.curves, Curve("sparsity", "pruned weights", "", "%")),

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived, nasbench201, smash
+from dass_jax.networks import baselines, derived, dso, nasbench201, smash
 from dass_jax.networks.model import Model
 
 
@@ -39,6 +39,10 @@ def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: b
     return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
 
 
+def _of_blocks(a: Any, c: dso.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return dso.dso(a, c, outputs, average, dtype)
+
+
 def _of_banks(a: Any, c: smash.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return smash.smash(a, c, outputs, average, dtype)
 
@@ -59,6 +63,7 @@ NETWORKS: dict[str, Entry] = {
         maps=_maps_of_cells,
     ),
     "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
+    "dso": Entry(dso.Fields, _of_blocks, dso.check),
     "smash": Entry(smash.Fields, _of_banks, smash.check),
     **{
         name: Entry(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import variables
-from dass_jax.nn.initial import initialise
+from dass_jax.nn.initial import UNIFORM, Scheme, initialise
 
 RULES: variables.Rules = (
     (r".*/factorized/weight", 1),
@@ -34,13 +34,13 @@ class Model(NamedTuple):
     rules: variables.Rules
 
 
-def of_module(network: nn.Module, paths: tuple[int, ...]) -> Model:
+def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:
     """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
         images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES)
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES, scheme)
 
     def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
         (logits, auxiliary), updates = network.apply(

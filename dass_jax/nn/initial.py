@@ -3,7 +3,9 @@
 One generator per leaf, as Linen's initialisers would have it, takes half a minute to compile for a small supernet.
 """
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,33 @@ import numpy as np
 from dass_jax import variables
 
 
-def initialise(key: jax.Array, shapes: Any, rules: variables.Rules) -> variables.Variables:
+class Scheme(NamedTuple):
+    """How the weights of layers are drawn."""
+
+    draw: Callable[[jax.Array, tuple[int]], jax.Array]
+    """(key, shape) → numbers."""
+    scale: Callable[[str, tuple[int, ...]], float]
+    """(path, shape of the layer) → what they are multiplied by."""
+
+
+def _by_outputs(path: str, layer: tuple[int, ...]) -> float:
+    window = math.prod(layer[-2:]) if len(layer) > 2 else 1
+    return 0.01 if "/linear/" in path else math.sqrt(2 / (layer[0] * window))
+
+
+UNIFORM = Scheme(
+    lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0),
+    lambda _, layer: variables.fan_in(layer) ** -0.5,
+)
+"""U(−b, b) with b = 1/√fan_in, the default of the framework that DARTS and DASS were written in."""
+NORMAL = Scheme(jax.random.normal, _by_outputs)
+"""N(0, 2/(O·k²)) for O channels out, of depthwise convolutions too; linear layers N(0, 0.01²). DSO-NAS' code."""
+
+
+def initialise(key: jax.Array, shapes: Any, rules: variables.Rules, scheme: Scheme = UNIFORM) -> variables.Variables:
     """Values for the collections "params" and "batch_stats".
 
-    Prunable weights: U(−b, b) with b = 1/√fan_in, the default of the framework that DARTS and DASS were written in.
-    BN scales and running variances: 1. Biases and running means: 0.
+    Prunable weights: as the scheme says. BN scales and running variances: 1. Biases and running means: 0.
 
     Args:
       shapes: the collections as `jax.ShapeDtypeStruct`s, from `jax.eval_shape(module.init, …)`; a network without BN
@@ -27,9 +51,9 @@ def initialise(key: jax.Array, shapes: Any, rules: variables.Rules) -> variables
     prunable = variables.prunable(params, rules)
     stacks, weights = variables.flatten(prunable), variables.flatten(variables.select(params, prunable))
     ends = np.cumsum([leaf.size for leaf in weights.values()])
-    draws = jnp.split(jax.random.uniform(key, (int(ends[-1]),), minval=-1.0, maxval=1.0), ends[:-1])
+    draws = jnp.split(scheme.draw(key, (int(ends[-1]),)), ends[:-1])
     drawn = {
-        path: (draw * variables.fan_in(leaf.shape, stacks[path]) ** -0.5).reshape(leaf.shape).astype(leaf.dtype)
+        path: (draw * scheme.scale(path, leaf.shape[stacks[path] :])).reshape(leaf.shape).astype(leaf.dtype)
         for (path, leaf), draw in zip(weights.items(), draws, strict=True)
     }
 

@@ -36,6 +36,8 @@ class BatchNorm(nn.Module):
     average: Average = one_device
     epsilon: float = 1e-5
     momentum: float = 0.9
+    scaled: bool = True
+    """Of an affine one: learn a scale beside the offset; else it is 1."""
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -44,7 +46,8 @@ class BatchNorm(nn.Module):
         if weights is not None:
             affine = jnp.broadcast_to(weights[..., None], features), jnp.zeros(features, weights.dtype)
         elif self.affine:
-            scale = self.param("scale", nn.initializers.ones, features)
+            ones = nn.initializers.ones
+            scale = self.param("scale", ones, features) if self.scaled else jnp.ones(features, widened(x).dtype)
             affine = scale, self.param("bias", nn.initializers.zeros, features)
         running = mean, var = self._running(features)
         if self.is_initializing():
@@ -110,13 +113,15 @@ class SparseConv(nn.Module):
     depthwise: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, factors: jax.Array | None = None) -> jax.Array:
+        """`factors` [C]: what the channels of x are multiplied by; for a dense kernel of one pixel only."""
         k = self.kernel
         if self.depthwise:
             weight = SparseWeight((self.features, k, k), name="conv")()
             return kernels.depthwise(x, weight, self.stride, self.dilation)
         if k == 1:
-            return kernels.pointwise(x, SparseWeight((self.features, x.shape[0]), name="conv")(), self.stride)
+            weight = SparseWeight((self.features, x.shape[0]), name="conv")()
+            return kernels.pointwise(x, weight if factors is None else weight * factors, self.stride)
         weight = SparseWeight((self.features, x.shape[0], k, k), name="conv")()
         return kernels.convolution(x, weight, self.stride, self.padding)
 
@@ -134,13 +139,16 @@ class SparseLinear(nn.Module):
 
 
 class Pool(nn.Module):
-    """3×3 pooling: the maximum or the mean (`kind` "max", "avg") of the pixels inside the image."""
+    """3×3 pooling: the maximum or the mean (`kind` "max", "avg") of the pixels inside the image; "padded_avg": the mean
+    with zeros outside of it."""
 
     kind: str
     stride: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return {"max": kernels.max_pool, "avg": kernels.avg_pool}[self.kind](x, self.stride)
+        if self.kind == "max":
+            return kernels.max_pool(x, self.stride)
+        return kernels.avg_pool(x, self.stride, self.kind == "padded_avg")
 
 
 class Halved(nn.Module):

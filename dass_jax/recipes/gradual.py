@@ -8,6 +8,7 @@ restarts (SGDR). The defaults are those of DARTS (arXiv 1806.09055).
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -39,11 +40,17 @@ class Fields(sparsity.Gradual, recipe.Fields):
     """Nesterov's momentum in the place of the plain one. ENAS."""
 
 
-def train_weights(c: Fields, problem: Problem, stacks: Any) -> bilevel.Algorithm:
+def train_weights(c: Fields, problem: Problem) -> bilevel.Algorithm:
     """θ, pruned after each step."""
     transform = bilevel.sgd(c.momentum, c.weight_decay, c.clip, c.nesterov)
     loss = recipe.network_loss(problem, sparsity.masked_weights, c.accumulate)
-    return recipe.descending(PARAMS, loss, transform, problem, sparsity.pruner(stacks, c.regrow))
+    return recipe.descending(PARAMS, loss, transform, problem, sparsity.pruner(problem.net.rules, c.regrow))
+
+
+def fresh(c: Fields, problem: Problem, key: jax.Array) -> Variables:
+    """A network's first variables, all of its weights kept."""
+    v = problem.net.init(key, problem.image_shape)
+    return sparsity.unpruned(v, problem.net.rules, c.regrow)
 
 
 def learning_rate(c: Fields) -> Schedule:
@@ -54,10 +61,7 @@ def learning_rate(c: Fields) -> Schedule:
 
 def train(c: Fields, problem: Problem) -> Training:
     """One phase."""
-    params = jax.eval_shape(lambda: problem.net.init(jax.random.key(0), problem.image_shape))[PARAMS]
-    stacks = problem.stacks(params)
-    weights = train_weights(c, problem, stacks)
-    pruning = sparsity.pruning_rates(c, problem.keep, sparsity.layer_sizes(params, stacks), c.epochs)
+    weights = train_weights(c, problem)
 
     def observe(v: Variables) -> Observation:
         return Observation({"sparsity": sparsity.sparsity_of(v[MASKS])})
@@ -71,15 +75,20 @@ def train(c: Fields, problem: Problem) -> Training:
         title="Training under gradual pruning",
         epochs=c.epochs,
         algorithm=weights,
-        begin=lambda key, _: weights.init(sparsity.unpruned(recipe.fresh(problem, key), stacks, c.regrow)),
+        begin=lambda key, _: weights.init(fresh(c, problem, key)),
         program=f"weights of {problem.name}",
         observe=observe,
         network=recipe.masked,
     )
     learning = phase.rates
 
+    @functools.cache  # it takes seconds to trace a network
+    def sizes() -> tuple[int, ...]:
+        shapes = jax.eval_shape(lambda: fresh(c, problem, jax.random.key(0)))
+        return sparsity.layer_sizes(shapes[PARAMS], problem.net.rules)
+
     def rates(progress: np.ndarray) -> dict[str, Any]:
-        return {**learning(progress), **pruning(progress)}
+        return {**learning(progress), **sparsity.pruning_rates(c, problem.keep, sizes(), c.epochs)(progress)}
 
     phase = phase._replace(rates=rates, curves=(*phase.curves, Curve("sparsity", "pruned weights", "", "%")))
     return Training((phase,), recipe.outputs(problem), {"gradual": "sparse"})

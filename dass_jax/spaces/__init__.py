@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.spaces import darts, nasbench201, smash
+from dass_jax.spaces import darts, dso, nasbench201, smash
 from dass_jax.spaces.lookup import Lookup
 from dass_jax.spaces.space import Choice, Space
 
@@ -26,6 +26,7 @@ class Entry(NamedTuple):
 SPACES: dict[str, Entry] = {
     "darts": Entry(darts.Fields, darts.from_fields, darts.check),
     "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields, lookup=nasbench201.table),
+    "dso": Entry(dso.Fields, dso.from_fields, dso.check),
     "smash": Entry(smash.Fields, smash.from_fields, smash.check),
 }
 

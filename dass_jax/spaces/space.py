@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
-from dass_jax.nn.initial import initialise
+from dass_jax.nn.initial import UNIFORM, Scheme, initialise
 
 
 class Choice(NamedTuple):
@@ -45,6 +45,8 @@ class Space(NamedTuple):
       of a tree (params, batch_stats, momentum, …) of the program of `before` (None: all operations); None: the space
       has no smaller programs
     skips(architecture) → {matrix: how many of the operations chosen there are skip connections}
+    whole: the architecture of everything that the space has; None: its operations exclude each other
+    costs: name → (choice → {matrix: for each entry what it costs, as a factor of at most 1})
     """
 
     init: Callable[..., variables.Variables]
@@ -57,10 +59,12 @@ class Space(NamedTuple):
     settle: Callable[[Any], Any]
     carried: Callable[..., Any] | None = None
     skips: Callable[[Any], dict[str, int]] = lambda architecture: {}
+    whole: Any = None
+    costs: Mapping[str, Callable[[Any], dict[str, Any]]] = {}
 
 
 def of_module(
-    network: nn.Module, choices: Mapping[str, Choice], rules: variables.Rules
+    network: nn.Module, choices: Mapping[str, Choice], rules: variables.Rules, scheme: Scheme = UNIFORM
 ) -> tuple[Callable[..., variables.Variables], Callable[..., tuple[jax.Array, Any]]]:
     """`init` and `apply` of a supernet: a module that maps (images, choice, train) to outputs."""
 
@@ -68,7 +72,7 @@ def of_module(
         height, width, channels = image_shape
         choice = {name: jnp.zeros(labels.shape) for name, labels in choices.items()}
         images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, choice, train=True)), rules)
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, choice, train=True)), rules, scheme)
 
     def apply(params: Any, batch_stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
         outputs, updates = network.apply(

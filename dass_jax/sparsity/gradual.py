@@ -26,7 +26,7 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.schema import Count, Range
 from dass_jax.sparsity.masks import Kept, dense_masks, kept_in_layer, magnitude_masks
-from dass_jax.variables import MASKS, PARAMS, RATES, Variables
+from dass_jax.variables import MASKS, PARAMS, RATES, Rules, Variables
 
 PRUNING = "pruning"
 """Among the rates of a step: {"renew": 0 or 1, "kept": {weights of a layer: how many survive}}."""
@@ -54,9 +54,9 @@ def keep_after(done: np.ndarray, keep: float, ramp: float) -> np.ndarray:
     return keep + (1 - keep) * left**3
 
 
-def layer_sizes(params: Any, stacks: Any) -> tuple[int, ...]:
-    """How many weights the layers of `params` (arrays or shapes) have, each number once."""
-    return tuple(sorted({size for _, _, size in variables.layers(params, stacks)}))
+def layer_sizes(params: Any, rules: Rules) -> tuple[int, ...]:
+    """How many weights the prunable layers of `params` (arrays or shapes) have, each number once."""
+    return tuple(sorted({size for _, _, size in variables.layers(params, variables.prunable(params, rules))}))
 
 
 def pruning_rates(
@@ -81,9 +81,9 @@ def pruning_rates(
     return at
 
 
-def unpruned(v: Variables, stacks: Any, regrow: bool = False) -> Variables:
+def unpruned(v: Variables, rules: Rules, regrow: bool = False) -> Variables:
     """The variables with masks that keep everything."""
-    masks = dense_masks(v[PARAMS], stacks)
+    masks = dense_masks(v[PARAMS], variables.prunable(v[PARAMS], rules))
     return {**v, MASKS: masks, **({ASIDE: jax.tree.map(jnp.zeros_like, masks)} if regrow else {})}
 
 
@@ -117,14 +117,16 @@ def zeroed(params: Any, masks: Any) -> Any:
     return variables.merge(params, kept)
 
 
-def pruner(stacks: Any, regrow: bool = False) -> Callable[[Any], Any]:
+def pruner(rules: Rules, regrow: bool = False) -> Callable[[Any], Any]:
     """What follows each step of θ (`bilevel.Level.project`): state → state, by `variables["rates"]["pruning"]`.
 
-    Whatever the optimizer of θ holds in the structure of θ (momenta of any kind) is 0 where θ is pruned.
+    The variables are first those of `unpruned`. Whatever the optimizer of θ holds in the structure of θ (momenta of any
+    kind) is 0 where θ is pruned.
     """
 
     def project(state: Any) -> Any:
         v, rates = state.variables, state.variables[RATES][PRUNING]
+        stacks = variables.prunable(v[PARAMS], rules)
 
         def kept(size: int) -> jax.Array:
             return rates["kept"][size].astype("int32")

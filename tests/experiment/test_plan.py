@@ -14,6 +14,7 @@ from tests.config_files import one_line
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
 COUNTS = {"table5": 45, "table6": 45, "fig2": 10, "fig5": 10, "fig9": 30, "fig10": 2, "fig12": 10}
 COUNTS |= {"cpu_cifar10": 60, "cpu_mnist": 60, "cpu_published": 20, "cpu_budget": 6, "nb201_cpu": 30}
+COUNTS |= {"entmax_table1": 36, "digits": 18, "scas_digits": 40}
 
 
 BASE_RUN = """

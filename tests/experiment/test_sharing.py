@@ -117,7 +117,7 @@ def test_only_phases_that_say_what_they_do_not_read_are_shared(tmp_path: pathlib
     shared = {
         name: {phase.name for phase in phases(name).values() if place(shelf)(phase) is not None}
         for name in METHODS
-        if name != "given"
+        if name not in ("given", "dso", "whole")  # of which DARTS' space has none
     }
     none = {"pretrain"}
     own = {"dass": {"step1"}, "darts": {"search"}, "entmax": {"warmup"}}

@@ -20,7 +20,7 @@ from dass_jax.variables import ALPHA, MASKS, PARAMS, RATES
 from tests import supernets
 
 KEY = jax.random.key(0)
-STACKS = {"layers": {"weight": 1}}
+RULES = ((r"layers/weight", 1),)
 A = np.random.default_rng(0).normal(size=(3, 2, 4, 2))
 """By which two logits move what two layers of four weights are drawn to; a third index is for the upper loss."""
 
@@ -58,7 +58,7 @@ C = Fields(clip=2.0, weight_decay=0.05)
 
 def ours(c: Fields, hypergradient: Any, counts: list[int] = COUNTS, make: Any = None) -> list[bilevel.State]:
     problem = supernets.problem(None, 2, (1, 1, 1), hypergradient=hypergradient)
-    algorithm = make(problem) if make else scas_darts.step(loss, c, problem, STACKS)
+    algorithm = make(problem) if make else scas_darts.step(loss, c, problem, RULES)
     state, found = algorithm.init(begin()), []
     learning = {level: jnp.asarray(rate) for level, rate in RATE.items()}
 
@@ -162,7 +162,7 @@ def test_every_slice_of_a_supernet_has_the_count_of_every_point_of_the_schedule(
     (phase,) = scas_darts.search(c, problem_of(space)).phases
     state = jax.jit(lambda: phase.begin(KEY, None))()
     stacks = variables.prunable(state.variables[PARAMS], SPACES[space][0].rules)
-    project = jax.jit(pruner(stacks))
+    project = jax.jit(pruner(SPACES[space][0].rules))
     masks, keep = variables.flatten(state.variables[MASKS]), 1.0
     assert all((mask == 1).all() for mask in masks.values())
     for epoch in range(c.epochs):

@@ -408,3 +408,15 @@ def test_in_bfloat16_a_kernel_rounds_its_operands_and_its_result_and_nothing_els
         assert found.dtype == jnp.bfloat16
         wanted = kernel(x.astype(jnp.float32), *operands)
         chex.assert_trees_all_close(np.float32(found), np.float32(wanted), rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [kernels.shifts, kernels.matrix, kernels.library])
+def test_a_padded_mean_counts_the_zeros_outside_of_the_image(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "form", lambda x: form)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    for stride in (1, 2):
+        wanted = sum(padded[:, i : i + 5 : stride, j : j + 4 : stride] for i in range(3) for j in range(3)) / 9
+        np.testing.assert_allclose(
+            kernels.avg_pool(jnp.asarray(x), stride, padded=True), wanted, rtol=1e-12, atol=1e-12
+        )

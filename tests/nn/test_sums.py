@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         (normal(3, 4, 2, 2), normal(3, 4, 2, 2), normal(3, 4, 2, 2)),
     ),
     "weighted_sum": (sums.weighted_sum, (normal(2, 2, 3, 2, 4, 2, 2), normal(2, 2, 3, 2))),
+    "combination": (lambda x, y, w: sums.combination((x, y), w), (*2 * (normal(3, 4, 2, 2),), normal(2))),
     "weighted_sum of shared maps": (sums.weighted_sum, (normal(2, 2, 1, 2, 4, 2, 2), normal(2, 2, 3, 2))),
 }
 
@@ -86,3 +87,14 @@ def test_multiples_and_their_gradients_are_those_of_their_definition() -> None:
     np.testing.assert_allclose(to_w, [(x * g[0]).sum(), (x * g[1]).sum()], rtol=1e-12, atol=1e-12)
     half = sums.multiples(jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.float32))
     assert [each.dtype for each in half] == [jnp.float32] * 2
+
+
+def test_a_combination_and_its_gradients_are_those_of_their_definition() -> None:
+    maps, w, g = [normal(3, 4, 2, 5) for _ in range(3)], normal(3), normal(3, 4, 2, 5)
+    found, back = jax.vjp(sums.combination, tuple(map(jnp.asarray, maps)), jnp.asarray(w))
+    np.testing.assert_allclose(found, sum(a * x for a, x in zip(w, maps, strict=True)), rtol=1e-12, atol=1e-12)
+    to_maps, to_w = back(jnp.asarray(g))
+    np.testing.assert_allclose(to_maps, [a * g for a in w], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(to_w, [(x * g).sum() for x in maps], rtol=1e-12, atol=1e-12)
+    half = sums.combination(tuple(jnp.asarray(x, jnp.bfloat16) for x in maps), jnp.asarray(w, jnp.float32))
+    assert half.dtype == jnp.float32

@@ -34,6 +34,7 @@ from dass_jax.sparsity import (
 from dass_jax.variables import MASKS, PARAMS, RATES
 
 STACKS = {"edges": {"weight": 2}, "last": {"weight": 0}}
+RULES = ((r"edges/weight", 2), (r".*/weight", 0), (r".*/bias", None))
 LAYERS = {"edges": 6, "last": 1}
 """How many layers each leaf has."""
 
@@ -113,8 +114,8 @@ MASKED = jax.jit(lambda w, m, kept: magnitude_masks({"w": w}, {"w": m}, {"w": 1}
 
 
 def test_every_layer_of_a_stack_is_pruned_on_its_own_by_a_count_of_its_size() -> None:
-    v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, STACKS)
-    assert layer_sizes(v[PARAMS], STACKS) == (18, 20)
+    v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES)
+    assert layer_sizes(v[PARAMS], RULES) == (18, 20)
     assert sparsity_of(v[MASKS]) == 0
     v[PARAMS]["edges"]["weight"] = v[PARAMS]["edges"]["weight"].at[1, 2].mul(1e3)
     found = pruned(v, STACKS, {18: 5, 20: 7}.__getitem__)
@@ -174,9 +175,9 @@ def trained(kind: Kind) -> list[bilevel.State]:
         return after._replace(variables={name: x for name, x in after.variables.items() if name != RATES})
 
     transform = bilevel.sgd(MOMENTUM, DECAY, kind.clip, kind.nesterov)
-    algorithm = bilevel.descend(bilevel.Level(PARAMS, loss, transform, project=pruner(STACKS, kind.regrow)))
+    algorithm = bilevel.descend(bilevel.Level(PARAMS, loss, transform, project=pruner(RULES, kind.regrow)))
     compiled = jax.jit(update)
-    states = [algorithm.init(unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, STACKS, kind.regrow))]
+    states = [algorithm.init(unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES, kind.regrow))]
     for step, (renew, kept) in enumerate(schedule()):
         rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": renew, "kept": kept})}
         states.append(compiled(states[-1], targets(step), rates))
@@ -284,11 +285,11 @@ def test_a_training_with_nesterov_momentum_is_pytorchs_with_its_pruned_entries_c
 
 def test_what_any_optimizer_remembers_of_a_pruned_weight_is_cleared_and_the_rest_is_not() -> None:
     """Adam: two moments in the structure of θ, and a count."""
-    v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, STACKS)
+    v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES)
     adam = optax.adam(0.1)
     memory = jax.tree.map(lambda x: x + 1, adam.init(v[PARAMS]))
     rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": 1, "kept": {18: 5, 20: 7}})}
-    state = pruner(STACKS)(bilevel.State({**v, RATES: rates}, {PARAMS: memory, "other": memory}))
+    state = pruner(RULES)(bilevel.State({**v, RATES: rates}, {PARAMS: memory, "other": memory}))
     masks = {"edges": state.variables[MASKS]["edges"], "last": {**state.variables[MASKS]["last"], "bias": jnp.ones(5)}}
     found = state.optimizers[PARAMS]
     chex.assert_trees_all_equal(optax.tree.get(found, "mu"), masks)

@@ -33,10 +33,11 @@ from dass_jax.nn.kernels.norms import scale_and_shift as scale_and_shift
 from dass_jax.nn.kernels.norms import scaled as scaled
 from dass_jax.nn.kernels.norms import weight_and_shift as weight_and_shift
 from dass_jax.nn.kernels.relu import relu as relu
+from dass_jax.nn.kernels.sums import combination as combination
 from dass_jax.nn.kernels.sums import multiples as multiples
 from dass_jax.nn.kernels.sums import spread as spread
 from dass_jax.nn.kernels.sums import weighted_sum as weighted_sum
-from dass_jax.nn.kernels.windows import pad
+from dass_jax.nn.kernels.windows import inside, pad
 from dass_jax.nn.precision import widened
 
 SMALL_IMAGE = 64
@@ -88,10 +89,13 @@ def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     return chosen.max_pool(_operand(x, chosen), stride).astype(x.dtype)
 
 
-def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
-    """3×3 mean over the pixels inside the image (padding is not counted); shapes as `max_pool`."""
+def avg_pool(x: jax.Array, stride: int = 1, padded: bool = False) -> jax.Array:
+    """3×3 mean over the pixels inside the image or, `padded`, over all nine, zeros outside; shapes as `max_pool`."""
     chosen = form(x)
-    return chosen.avg_pool(_operand(x, chosen), stride).astype(x.dtype)
+    y = chosen.avg_pool(_operand(x, chosen), stride)
+    if padded:
+        y = y * (inside(x, stride) / 9).astype(y.dtype)
+    return y.astype(x.dtype)
 
 
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:

@@ -125,3 +125,27 @@ def _products(x: jax.Array, views: tuple[jax.Array, ...]) -> tuple[jax.Array, ..
 
 
 multiples.defvjp(_multiples_forward, _multiples_backward)
+
+
+@jax.custom_vjp
+def combination(maps: tuple[jax.Array, ...], w: jax.Array) -> jax.Array:
+    """Σ of maps [C, H, W, N] times their entries of w [S]. The sum has the dtype of w, if that is the wider one."""
+    return _combined(maps, w)
+
+
+@compiled_once
+def _combined(maps: tuple[jax.Array, ...], w: jax.Array) -> jax.Array:
+    return functools.reduce(jnp.add, [factor * x for factor, x in zip(w, maps, strict=True)])
+
+
+def _combination_forward(maps: tuple[jax.Array, ...], w: jax.Array) -> tuple[jax.Array, tuple]:
+    return _combined(maps, w), (maps, w)
+
+
+def _combination_backward(residuals: tuple, g: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    maps, w = residuals
+    to_maps = tuple((factor * g).astype(x.dtype) for factor, x in zip(w, maps, strict=True))
+    return to_maps, jnp.stack(_products(g, maps)).sum(-1).astype(w.dtype)
+
+
+combination.defvjp(_combination_forward, _combination_backward)

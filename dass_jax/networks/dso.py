@@ -1,0 +1,163 @@
+"""The network of DSO-NAS' blocks at any size. Source: Zhang et al., TPAMI 2020, Section 4, and the published code.
+
+A connection that is left has no factor any more: what it carries is added up. Scales of BN are learned, and weights
+begin anew. The width is a whole number of channels, or the largest for which the network keeps within a budget.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+
+from dass_jax.architectures.dso import OUT, Blocks, living
+from dass_jax.errors import UserError
+from dass_jax.networks.model import Model, of_module
+from dass_jax.nn import layers
+from dass_jax.nn.initial import NORMAL
+from dass_jax.nn.level_blocks import EPSILON, Block, Reduction, Sizes, staged
+from dass_jax.schema import Range
+
+MOST_CHANNELS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """A network of the blocks that were found."""
+
+    stages: tuple[Annotated[int, Range(1, 100)], ...] = (8, 8, 8)
+    """Blocks of each stage. ImageNet: 2 2 13 6."""
+    channels: Annotated[int, Range(1, MOST_CHANNELS)] = 26
+    """Channels of the first stage (C); each stage has twice as many as the one before. With 26 the network of all
+    connections has the published 3.0 M weights."""
+    weights: Annotated[int, Range(0)] = 0
+    """Take the largest C with at most so many weights of convolutions and of the linear layer; 0: `channels`."""
+    macs: Annotated[int, Range(0)] = 0
+    """Take the largest C with at most so many multiply-accumulates for an image, and within `weights`; 0: any."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """`cifar` (one 3×3 convolution) or `imagenet` (two, each of stride 2)."""
+
+
+def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError for fields that do not go together."""
+    check_sizes("network", c.stages, c.stem, c.channels)
+
+
+def check_sizes(table: str, stages: tuple[int, ...], stem: str, channels: int) -> None:
+    """Raises UserError without a stage, or if the stem cannot halve the channels."""
+    if not stages:
+        raise UserError(f"{table}.stages = (); allowed: at least one number of blocks")
+    if stem == "imagenet" and channels % 2:
+        raise UserError(f"{table}.channels = {channels}; allowed: an even number, as the imagenet stem halves it")
+
+
+def size(a: Blocks, sizes: Sizes, image: tuple[int, int, int]) -> tuple[int, int]:
+    """(weights, multiply-accumulates for one image [C, H, W]) of convolutions and the linear layer, in closed form.
+
+    A block of width C has Σ over separable operations of k²C + C², and C² for each connection to its output and for the
+    convolution of a stage's first shortcut.
+    """
+    (inputs, height, width), c, weights, macs = image, sizes.channels, 0, 0
+
+    def add(count: int, stride: int = 1) -> None:
+        nonlocal height, width, weights, macs
+        height, width = -(-height // stride), -(-width // stride)
+        weights, macs = weights + count, macs + count * height * width
+
+    if sizes.stem == "cifar":
+        add(9 * inputs * c)
+    else:
+        add(9 * inputs * (c // 2), 2)
+        add(9 * (c // 2) * c, 2)
+    number = 0
+    for stage, blocks in enumerate(sizes.stages):
+        for place in range(blocks):
+            add(_of_block(a, number, c) + (c * c if place == 0 else 0))
+            number += 1
+        if stage + 1 < len(sizes.stages):
+            add(sum(2 * c * c * int(name[0]) ** 2 for name in a.reductions[stage]), 2)
+            c *= 2
+    return weights + c * sizes.outputs, macs + c * sizes.outputs
+
+
+def _of_block(a: Blocks, number: int, c: int) -> int:
+    connections = a.blocks[0 if a.scope == "share" else number]
+    names = [a.operations[int(node.split(".")[1])] for node in living(connections)]
+    kernels = [int(name[3:]) for name in names if name.startswith("sep")]
+    ends = sum(target == OUT for _, target in connections)
+    return sum(k * k * c + c * c for k in kernels) + ends * c * c
+
+
+def widest(fits: Callable[[int], bool], step: int) -> int:
+    """The largest multiple of `step`, up to 4096, for which an increasing demand fits; 0: not even the first."""
+    low, high = 0, MOST_CHANNELS // step
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * step) else (low, middle - 1)
+    return low * step
+
+
+def channels(a: Blocks, c: Fields, outputs: int, image: tuple[int, int, int]) -> int:
+    """C of the network for images [C, H, W]. Raises UserError if not even the narrowest keeps within the budgets."""
+    if not (c.weights or c.macs):
+        return c.channels
+
+    def fits(width: int) -> bool:
+        weights, macs = size(a, Sizes(outputs, c.stages, width, c.stem), image)
+        return not (c.weights and weights > c.weights) and not (c.macs and macs > c.macs)
+
+    step = 2 if c.stem == "imagenet" else 1
+    if found := widest(fits, step):
+        return found
+    weights, macs = size(a, Sizes(outputs, c.stages, step, c.stem), image)
+    name, least = ("weights", weights) if c.weights and weights > c.weights else ("macs", macs)
+    raise UserError(f"network.{name} = {getattr(c, name)}; allowed: at least {least}, the narrowest network's, or 0")
+
+
+class Network(nn.Module):
+    """The network; in the place of auxiliary logits it returns None."""
+
+    blocks: Blocks
+    fields: Fields
+    outputs: int
+    average: layers.Average = layers.one_device
+    dtype: Any = None
+    """Of the activations (`nn.precision`); None: as the images."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
+        a, c = self.blocks, self.fields
+        x = x if self.dtype is None else x.astype(self.dtype)
+        norm = layers.batch_norm(train, affine=True, average=self.average, epsilon=EPSILON)
+        width = channels(a, c, self.outputs, (x.shape[0], x.shape[1], x.shape[2]))
+
+        def block(number: int, first: bool) -> Any:
+            own = a.blocks[0 if a.scope == "share" else number]
+            module = Block(a.operations, a.levels, own, first, norm, norm, name=f"block_{number}")
+            return lambda x: module(x, None)
+
+        def reduction(number: int) -> Any:
+            module = Reduction(a.reductions[number], norm, name=f"reduction_{number}")
+            return lambda x: module(x, None)
+
+        return staged(x, Sizes(self.outputs, c.stages, width, c.stem), norm, block, reduction), None
+
+
+def dso(a: Blocks, c: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None) -> Model:
+    """The model of the given blocks and fields, without paths to drop.
+
+    Args:
+      average: averages BN statistics over devices.
+      dtype: of the activations; None: as the images. All variables and the outputs are float32 at least.
+
+    Raises:
+      UserError: if the architecture has blocks or reductions for another number of stages.
+    """
+    blocks, reductions = sum(c.stages), len(c.stages) - 1
+    if len(a.blocks) != (1 if a.scope == "share" else blocks) or len(a.reductions) != reductions:
+        raise UserError(
+            f"network.stages = {c.stages} with an architecture of {len(a.blocks)} blocks in scope {a.scope!r} and "
+            f"{len(a.reductions)} reductions; allowed: stages of so many"
+        )
+    return of_module(Network(a, c, outputs, average, dtype), (0,), NORMAL)

@@ -1,0 +1,170 @@
+"""Blocks of levels of operations, every one of which may read all levels before it, and the network around them.
+Source: DSO-NAS (Zhang et al., TPAMI 2020) Section 3.1; the stem is that of its published code.
+
+    h(m, j) = O_j(λ·x + Σ λ·h over the levels before m)          m ≥ 2; the first level reads x
+    y = x + ReLU(BN(Σ W·λ·h over all operations))
+
+Factors λ are given to a supernet; a network that was found has none. With them every scale of a BN that comes before
+another factor is fixed at 1, since λ has its part.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dass_jax.architectures.dso import IN, OUT, Connections, level, living, sources, targets
+from dass_jax.nn import kernels
+from dass_jax.nn.heads import Classifier
+from dass_jax.nn.layers import ConvNorm, Norm, Pool, SparseConv
+from dass_jax.nn.precision import widened
+
+EPSILON = 2e-5
+"""Of every BN. The published code."""
+
+Map = Callable[[jax.Array], jax.Array]
+Factors = jax.Array | None
+
+
+class Sizes(NamedTuple):
+    """Of the network; the defaults are the supernet's for CIFAR-10."""
+
+    outputs: int = 10
+    stages: tuple[int, ...] = (8, 8, 8)
+    """Blocks of each stage; stage s has C·2^s channels."""
+    channels: int = 48
+    """C."""
+    stem: str = "cifar"
+
+
+class Operation(nn.Module):
+    """`sep3` and the like: depthwise k×k, 1×1, BN, ReLU; `max3`, `avg3`: 3×3 pooling, BN, ReLU. [C, H, W, N] → same."""
+
+    operation: str
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kind, k = self.operation[:3], int(self.operation[3:])
+        if kind == "sep":
+            x = SparseConv(x.shape[0], k, depthwise=True, name="depthwise")(x)
+            x = SparseConv(x.shape[0], name="pointwise")(x)
+        else:
+            x = Pool("max" if kind == "max" else "padded_avg", name="pool")(x)
+        return kernels.relu(self.norm(name="norm")(x))
+
+
+def module_of(node: str) -> str:
+    """What an operation is called among a block's modules."""
+    return f"op_{node.replace('.', '_')}"
+
+
+def total(maps: list[jax.Array], factors: Factors) -> jax.Array:
+    """Σ of maps times factors [S], made once."""
+    dtype = maps[0].dtype
+    if factors is not None:
+        return kernels.combination(tuple(maps), factors).astype(dtype)
+    return maps[0] if len(maps) == 1 else kernels.apart(functools.reduce(jnp.add, map(widened, maps)).astype(dtype))
+
+
+class Block(nn.Module):
+    """[C, H, W, N] → same. Of the block without connections the shortcut is left."""
+
+    operations: tuple[str, ...]
+    levels: int
+    connections: Connections
+    """Swept (`architectures.dso.swept`)."""
+    first: bool
+    """Of its stage: its shortcut is a 1×1 convolution, BN and ReLU."""
+    norm: Norm
+    """Of operations and shortcut."""
+    last_norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, factors: Factors) -> jax.Array:
+        """`factors` [targets, sources], see `targets` and `columns`."""
+        known = {IN: x}
+        for node in living(self.connections):
+            operation = Operation(self.operations[int(node.split(".")[1])], self.norm, name=module_of(node))
+            read = x if level(node) == 1 else self._read(known, node, factors)
+            known[node] = operation(read)
+        shortcut = x
+        if self.first:
+            shortcut = ConvNorm(x.shape[0], self.norm, activation=kernels.relu, name="shortcut")(x)
+        ends = self._into(OUT)
+        if not ends:
+            return shortcut
+        own = [] if factors is None else [jnp.repeat(self._own(OUT, factors), x.shape[0])]
+        maps = jnp.concatenate([known[source] for source in ends])
+        y = SparseConv(x.shape[0], name="outputs")(maps, *own)
+        return shortcut + kernels.relu(self.last_norm(name="norm")(y))
+
+    def _into(self, target: str) -> list[str]:
+        return [source for source, own in self.connections if own == target]
+
+    def _read(self, known: dict[str, jax.Array], target: str, factors: Factors) -> jax.Array:
+        maps = [known[source] for source in self._into(target)]
+        return total(maps, None if factors is None else self._own(target, factors))
+
+    def _own(self, target: str, factors: jax.Array) -> jax.Array:
+        """The factors of a node's connections."""
+        number = len(self.operations)
+        row, names = targets(self.levels, number).index(target), columns(self.levels, number)
+        own = np.array([names.index(source) for source in self._into(target)])
+        return jnp.asarray(factors)[row, own]
+
+
+def columns(levels: int, operations: int) -> tuple[str, ...]:
+    """The sources of a block's connections, in the order of the columns of its factors."""
+    return (IN, *sources(OUT, levels, operations))
+
+
+class Reduction(nn.Module):
+    """[C, H, W, N] → [2C, ⌈H/2⌉, ⌈W/2⌉, N]: the sum over branches of k×k convolution with stride 2, BN, ReLU."""
+
+    branches: tuple[str, ...]
+    """Of `architectures.dso.BRANCHES`."""
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, factors: Factors) -> jax.Array:
+        """`factors` [branches]."""
+
+        def branch(name: str) -> jax.Array:
+            conv = ConvNorm(2 * x.shape[0], self.norm, int(name[0]), 2, activation=kernels.relu, name=f"conv_{name}")
+            return conv(x)
+
+        return total([branch(name) for name in self.branches], factors)
+
+
+def staged(
+    x: jax.Array,
+    sizes: Sizes,
+    norm: Norm,
+    block: Callable[[int, bool], Map],
+    reduction: Callable[[int], Map],
+) -> jax.Array:
+    """images [C, H, W, N] → outputs [N, O]; to be called by a module, whose parts it makes.
+
+    Args:
+      norm: of the stem and before the head.
+      block: (its number, whether it is the first of its stage) → what it maps.
+      reduction: its number → what it maps.
+    """
+    if sizes.stem == "cifar":
+        x = ConvNorm(sizes.channels, norm, 3, activation=kernels.relu, name="stem")(x)
+    else:
+        for part, channels in ((1, sizes.channels // 2), (2, sizes.channels)):
+            x = ConvNorm(channels, norm, 3, 2, activation=kernels.relu, name=f"stem_{part}")(x)
+    number = 0
+    for stage, blocks in enumerate(sizes.stages):
+        for place in range(blocks):
+            x = block(number, place == 0)(x)
+            number += 1
+        if stage + 1 < len(sizes.stages):
+            x = reduction(stage)(x)
+    return Classifier(sizes.outputs, name="head")(kernels.relu(norm(name="norm")(x)))
