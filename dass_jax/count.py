@@ -56,7 +56,7 @@ def network_count(name: str, architecture: Any, fields: Any, images: Images, kee
 def supernet_count(name: str, fields: Any, images: Images, keep: float) -> accounting.Count:
     """Figures of a space's supernet, without α."""
     space = SPACES[name].make(fields, images.classes, layers.one_device, None)
-    choice = {matrix: jnp.zeros(labels.shape) for matrix, labels in space.choices.items()}
+    choice = {matrix: labels.zeros for matrix, labels in space.choices.items()}
 
     def outputs(values: Any, one: jax.Array) -> jax.Array:
         return space.apply(values["params"], values["batch_stats"], choice, one, False)[0]

@@ -5,6 +5,7 @@ Both run the same steps on the same examples in the same order. What is streamed
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dass_jax import compose
+from dass_jax import compose, phases
+from dass_jax.bilevel.by_turns import TURN
 from dass_jax.compose import Setting
 from dass_jax.data import stream
 from dass_jax.data.arrays import Source, Split
-from dass_jax.phases import Phase
+from dass_jax.phases import COUNTED, Phase
 from dass_jax.runtime import epoch, parallel
 from dass_jax.runtime.calls import Series
 from dass_jax.runtime.epoch import Examples
@@ -69,13 +71,22 @@ def inputs(s: Setting, phase: Phase, number: int) -> Inputs:
     for seed in s.seeds:
         for place, (level, feed) in enumerate(reversed(seen.items())):  # the lowest level draws first
             draw = (*compose.draw_seed(seed, draws), number, *([place] if len(seen) > 1 else []))
-            own = epoch.shuffled(compose.split_rows(s, feed.split, seed), feed.batch, draw)
-            whole = len(own) // feed.batches * feed.batches
-            rows[level].append(own[:whole].reshape(-1, feed.batches, feed.batch))
-    steps = min((len(own) for each in rows.values() for own in each), default=1)
-    indices = {level: np.stack([own[:steps] for own in each]) for level, each in rows.items()}
+            rows[level].append(rows_of_epoch(feed, compose.split_rows(s, feed.split, seed), draw))
+    lengths = {level: min(map(len, each)) for level, each in rows.items()}
+    indices = {level: np.stack([own[: lengths[level]] for own in each]) for level, each in rows.items()}
+    steps, beside = min(lengths.values(), default=1), {}
+    if phase.by_turns:
+        turns = np.repeat(np.arange(len(lengths)), list(lengths.values()))
+        steps, beside = len(turns), {TURN: turns}
+        indices = {level: spread(own, turns == turn) for turn, (level, own) in enumerate(indices.items())}
+    indices = {level: array[:, :steps] for level, array in indices.items()}
+    sizes = {level: len(compose.split_rows(s, feed.split, s.seeds[0])) for level, feed in seen.items() if feed.whole}
+    counted = {
+        level: np.clip(size - seen[level].batch * np.arange(steps), 0, seen[level].batch)
+        for level, size in sizes.items()
+    }
     progress = (number + np.arange(steps) / steps) / phase.epochs
-    rates = {"progress": progress, **phase.rates(progress)}
+    rates = {"progress": progress, **phase.rates(progress), **beside, **({COUNTED: counted} if counted else {})}
     return Inputs(
         {level: array[:, :, 0] if seen[level].batches == 1 else array for level, array in indices.items()},
         compose.key(s, draws, number),
@@ -84,10 +95,30 @@ def inputs(s: Setting, phase: Phase, number: int) -> Inputs:
     )
 
 
+def rows_of_epoch(feed: phases.Feed, split: np.ndarray, draw: tuple[int, ...]) -> np.ndarray:
+    """The rows of a level's steps in an epoch, int32 [steps, batches, B]: its split once through in an order of its
+    own, or as often as it takes, or all of it in order, filled up."""
+    if feed.whole:
+        return split[epoch.in_order(len(split), feed.batch)[0]].astype(np.int32)[:, None]
+    batches = epoch.shuffled(split, feed.batch, draw)
+    wanted = len(batches) // feed.batches if feed.steps is None else feed.steps
+    passes = itertools.count(1)
+    while len(batches) < wanted * feed.batches:
+        batches = np.concatenate([batches, epoch.shuffled(split, feed.batch, (*draw, next(passes)))])
+    return batches[: wanted * feed.batches].reshape(wanted, feed.batches, feed.batch)
+
+
+def spread(indices: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """A level's indices [seeds, its steps, …] at its own among all steps, `own` bool [steps]; zeros at the others."""
+    found = np.zeros((len(indices), len(own), *indices.shape[2:]), indices.dtype)
+    found[:, own] = indices
+    return found
+
+
 def epoch_of(s: Setting, phase: Phase) -> Callable[..., Any]:
     """`epoch.epoch` of a phase, for one seed."""
-    prepares = {level: None if feed is None else compose.prepare(s, feed) for level, feed in phase.feeds.items()}
-    return epoch.epoch(phase.algorithm.update, prepares, s.config.runtime.nonfinite == "skip")
+    prepares = {level: None if feed is None else compose.prepare(s, feed, level) for level, feed in phase.feeds.items()}
+    return epoch.epoch(phase.algorithm.update, prepares, s.config.runtime.nonfinite == "skip", phase.by_turns)
 
 
 def in_memory(s: Setting) -> Feed:

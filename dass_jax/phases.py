@@ -17,6 +17,9 @@ from dass_jax.variables import Variables
 WHOLE, TRAINING, VALIDATION = "whole", "training", "validation"
 """Splits of the training images: all of them, and the two parts of a search (`data.validation_fraction`)."""
 
+COUNTED = "counted"
+"""Among the rates: {level: how many of a batch's examples count}, for `Feed.whole`."""
+
 
 class Feed(NamedTuple):
     """What a level sees in one update."""
@@ -31,6 +34,15 @@ class Feed(NamedTuple):
     """With the augmentation that only the found network is trained with."""
     paths: tuple[int, ...] | None = None
     """The shape of the network's droppable paths; the rate "drop_path" says how many are dropped."""
+    drops: Any = 1.0
+    """What that rate is multiplied by, broadcast over `paths`."""
+    augment: bool = True
+    """False: the images as they are, but normalised."""
+    steps: int | None = None
+    """Of the level, in an epoch; its split is gone through as often as that takes, each time in another order. None: as
+    many as there are in its split."""
+    whole: bool = False
+    """The whole split, in its order: what fills up the last batch is marked in `Batch.counted`."""
 
 
 class Curve(NamedTuple):
@@ -113,6 +125,9 @@ class Phase(NamedTuple):
     unread: tuple[str, ...] = ()
     """Fields of the configuration, by their dotted names, which neither this phase nor one before it reads. Runs that
     differ in nothing else share the phase's end; empty: it is not shared."""
+    by_turns: bool = False
+    """An epoch is all steps of the first level, then all of the next one, and so on; which level a step is of, is the
+    rate "turn" (`bilevel.by_turns`). The batches of the others are zeros."""
 
 
 class Search(NamedTuple):

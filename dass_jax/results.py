@@ -113,7 +113,14 @@ def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:
     if architecture is None:
         return {}
     encoded = compose.make_space(s).encode(architecture)
-    return {name: np.argwhere(np.asarray(matrix) > 0).tolist() for name, matrix in encoded.items()}
+    return {name: _pairs(np.asarray(matrix)) for name, matrix in encoded.items()}
+
+
+def _pairs(choice: np.ndarray) -> list[list[int]]:
+    """The columns of each row, of weights [rows, columns] or of numbers of columns [rows]."""
+    if choice.ndim == 1:
+        return [[row, int(column)] for row, column in enumerate(choice)]
+    return np.argwhere(choice > 0).tolist()
 
 
 def tabled(s: Setting, architecture: Any) -> dict[str, Any]:

@@ -231,7 +231,10 @@ def _replaced(found: Config, name: str, value: Any) -> Config:
     return dataclasses.replace(found, **{table: new})
 
 
-SEARCHES = "'dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso', 'random', 'whole'"
+SEARCHES = (
+    "'dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso', 'enas', 'scas_enas', 'shared_random', "
+    "'smash', 'scas_smash', 'random', 'whole'"
+)
 BAD_FILES = {
     "not TOML": ("seed = 1\nseeds = two", "is not TOML: Invalid value (at line 2, column 9); allowed: TOML"),
     "given twice": ("seed = 1\nseed = 2\n", "is not TOML: Cannot overwrite a value (at line 2, "),
@@ -248,8 +251,9 @@ BAD_FILES = {
     ),
     "of several others": (
         '[method]\nname = "random"\nbatch_size = 8',
-        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso' have "
-        "it); allowed: none, as method 'random' has no fields",
+        "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso', "
+        "'enas', 'scas_enas', 'shared_random', 'smash', 'scas_smash' have it); "
+        "allowed: none, as method 'random' has no fields",
     ),
     "of another estimator": ("[hypergradient]\nsteps = 2", "'hypergradient.steps' ('unrolled' has it); allowed: none"),
     "of another network": (

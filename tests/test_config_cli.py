@@ -14,6 +14,8 @@ import pytest
 from dass_jax import config
 from dass_jax.config import AXES, Chosen, Config
 from dass_jax.errors import UserError
+from dass_jax.methods import METHODS
+from dass_jax.spaces import SPACES
 from tests.config_files import one_line, written
 
 
@@ -59,6 +61,24 @@ MEMBER_OF = {
     for field in config.hints(AXES[axis].schema(name))
 }
 """A field's first member: it cannot be set without it."""
+
+
+OF_A_KIND = {True: ("enas_macro", "enas"), "written": ("smash", "smash")}
+"""A space and a method, by the kind of what is sampled."""
+
+
+def chosen(axis: str, member: str) -> list[str]:
+    """The flags that choose a member, and with it a space or a method that goes with it."""
+    flags = [f"--{AXES[axis].short}", member]
+    if axis == "method" and METHODS[member].sampled:
+        flags += ["--space", OF_A_KIND[METHODS[member].sampled][0]]
+    if axis == "network" and member in SPACES:
+        flags += ["--space", member]
+    if axis in ("space", "network") and member in SPACES and SPACES[member].sampled:
+        flags += ["--method", OF_A_KIND[SPACES[member].sampled][1]]
+    return flags
+
+
 NEEDED = {"data.crop_scale": ["--data.streaming", "--data.image_size", "64", "--data.crop_padding", "0"]}
 """Fields that can only be changed together with others."""
 SPECIAL = {
@@ -74,9 +94,14 @@ SPECIAL = {
     "parallel.axis": "seeds",
     "runtime.nonfinite": "skip",
     "runtime.precision": "bfloat16",
+    "space.extent": "11",
+    "space.filters": "32",
+    "space.groups": "4",
+    "space.kernel": "5",
     "space.operations": "sep7",
     "space.scope": "full",
     "space.stem": "imagenet",
+    "space.unit": "16",
 }
 """Other values of fields that take only some texts."""
 LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for axis, its in AXES.items()})
@@ -85,9 +110,7 @@ LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for
 @pytest.mark.parametrize("name", sorted({*LEAVES, *(f"{axis}.{field}" for axis, field in MEMBER_OF)} - {"plugins"}))
 def test_every_field_can_be_overridden_and_reaches_the_config(name: str, tmp_path: pathlib.Path) -> None:
     axis, _, field = name.partition(".")
-    member = MEMBER_OF.get((axis, field))
-    of_space = axis == "network" and member in AXES["space"].members  # the space brings its network along
-    tags = [f"--{AXES['space' if of_space else axis].short}", member] if member else []
+    tags = chosen(axis, MEMBER_OF[axis, field]) if axis in AXES else []
     before = config.flatten(_parse(tmp_path, *tags, text="").config)
     flag, default = f"--{name}", before[name]
     if isinstance(default, bool):

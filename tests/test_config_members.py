@@ -57,7 +57,7 @@ def test_a_control_is_a_run_of_its_own() -> None:
 
 
 def test_every_method_but_the_given_one_can_be_a_control_of_dass() -> None:
-    for name in set(METHODS) - {"dass", "given"}:
+    for name in {name for name, entry in METHODS.items() if not entry.sampled} - {"dass", "given"}:
         assert config.control(config.from_dict({"controls": [name]}), name).method.name == name
 
 

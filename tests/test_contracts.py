@@ -16,10 +16,13 @@ import numpy as np
 import optax
 import pytest
 
-from dass_jax import bilevel, methods, recipes, relaxation, sparsity, variables
+from dass_jax import bilevel, methods, policies, recipes, relaxation, sparsity, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import darts, dass, dass_joint, dass_op, dso, entmax, relaxed, scas_darts
+from dass_jax.methods import darts, dass, dass_joint, dass_op, dso, enas, entmax, relaxed, sampled, scas_darts
+from dass_jax.methods.enas import BASELINE, CONTROLLER
+from dass_jax.methods.sampled import ARCHITECTURE, CHILD, SAMPLED
 from dass_jax.networks.model import Model
+from dass_jax.phases import single
 from dass_jax.recipes import gradual, prune, recipe
 from dass_jax.runtime import parallel
 from dass_jax.sparsity import ASIDE, PRUNING
@@ -32,9 +35,12 @@ RELAXATION, CONNECTIONS = entmax.RELAXATION, dso.CONNECTIONS
 STACKS = {"first": {"weight": 0}, "second": {"weight": 0}}
 RULES = ((r".*/weight", 0), (r".*/bias", None))
 KEEP = 0.5
-LEARNING_RATES = {"upper": 0.1, "lower": 0.3, "scores": 0.2, PARAMS: 0.3, SCORES: 0.2}
+LEARNING_RATES = {"upper": 0.1, "lower": 0.3, "scores": 0.2, PARAMS: 0.3, SCORES: 0.2, CHILD: 0.3, CONTROLLER: 0.1}
 """Of all levels by their names."""
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+PLACES = 8
+"""Of a sampled architecture."""
 
 Reduce = Callable[[Any], Any]
 
@@ -63,6 +69,10 @@ def begin(seed: int = 0) -> variables.Variables:
         BATCH_STATS: {"seen": rng.normal(size=2)},
         RELAXATION: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "alpha": np.float64(1.5)},
         CONNECTIONS: {"alive": {"normal": np.arange(4)[None] != seed % 4}, "epochs": np.int32(seed)},
+        CONTROLLER: {"logits": 0.3 * rng.normal(size=(PLACES, 4))},
+        BASELINE: np.float64(0.1 + 0.1 * seed),
+        ARCHITECTURE: {"branch": np.zeros(PLACES, np.int32)},
+        SAMPLED: {"choices": {"branch": np.zeros((2, PLACES), np.int32)}, "value": np.zeros(2)},
         RATES: {
             "entmax": rng.uniform(1.3, 1.7, ()),
             PRUNING: {"renew": 1.0, "kept": kept},
@@ -103,6 +113,39 @@ def derived(reduce: Reduce) -> Model:
     return Model(lambda key, image_shape: begin(), apply, (), RULES)
 
 
+def drawn_space(reduce: Reduce) -> Any:
+    """The network as a sampled space: all places together say which branch is taken."""
+
+    def apply(params: Any, stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
+        branches, stats = network(params, stats, images, reduce)
+        return branches[choice["branch"].sum() % 4].T, stats
+
+    def score(params: Any, choice: Any) -> policies.Score:
+        logp = jax.nn.log_softmax(params["logits"])
+        nll = -jnp.take_along_axis(logp, choice["branch"][:, None], 1).sum()
+        entropy = jax.lax.stop_gradient(-(jnp.exp(logp) * logp).sum())
+        return policies.Score(nll, entropy, (params["logits"] ** 2).sum())
+
+    def sample(params: Any, key: jax.Array) -> Any:
+        return {"branch": jax.random.categorical(key, params["logits"]).astype(jnp.int32)}
+
+    def moving(params: Any, choice: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.arange(len(leaf)) != choice["branch"][0], params)
+
+    policy = policies.Policy(lambda key: begin()[CONTROLLER], sample, score)
+    return SimpleNamespace(apply=apply, sampled=SimpleNamespace(policy=policy, moving=moving))
+
+
+def drawing(reduce: Reduce) -> bilevel.Algorithm:
+    problem, space = searched(reduce), drawn_space(reduce)
+    return single(sampled.child(sampled.Fields(), problem, space, enas.draw(space)), CHILD)
+
+
+def learning_to_draw(reduce: Reduce) -> bilevel.Algorithm:
+    fields = enas.Fields(samples=2, entropy_weight=0.1)
+    return single(enas.controller(fields, searched(reduce), drawn_space(reduce)), CONTROLLER)
+
+
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
     """The supernet's loss under noise made of the key's own bits (the same on all devices): a random number generator
     would be most of what is compiled."""
@@ -134,6 +177,8 @@ class Case(NamedTuple):
     uses_key: bool = True
     renews: frozenset[str] = frozenset()
     """Collections that no level trains, and that an update writes anew."""
+    running: bool = True
+    """Whether running statistics move."""
 
 
 def sgd(level: str) -> optax.GradientTransformation:
@@ -254,6 +299,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """For every estimator."""
 
 PRUNED_PARTS, WITH_ASIDE = {ALPHA, PARAMS, MASKS, RATES}, {ALPHA, PARAMS, MASKS, RATES, ASIDE}
+STACKED = jax.tree.map(lambda *x: np.stack(x), batch(1), batch(2))
 DENSE_PARTS, SPARSE_PARTS, LIVING_PARTS = {ALPHA, PARAMS}, {ALPHA, PARAMS, SCORES}, {ALPHA, PARAMS, RELAXATION}
 OPTIMISED_PARTS = {ALPHA, PARAMS, CONNECTIONS}
 THETA, SCORED = {"upper": ALPHA, "lower": PARAMS}, {"upper": ALPHA, "lower": SCORES}
@@ -297,6 +343,17 @@ TABLE = {
         {PARAMS, MASKS, RATES},
         uses_key=False,
         renews=frozenset({MASKS}),
+    ),
+    "enas, child": Case(
+        drawing, {CHILD: batch(0)}, {CHILD: PARAMS}, {PARAMS, CONTROLLER}, renews=frozenset({ARCHITECTURE})
+    ),
+    "enas, controller": Case(
+        learning_to_draw,
+        {CONTROLLER: STACKED},
+        {CONTROLLER: CONTROLLER},
+        {PARAMS, CONTROLLER, BASELINE},
+        renews=frozenset({BASELINE, SAMPLED}),
+        running=False,
     ),
     "train weights": Case(
         trained(recipe.train_weights), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False
@@ -383,7 +440,7 @@ def test_an_update_touches_its_own_collections_only(subject: Subject) -> None:
     chex.assert_trees_all_equal_structs(after, state)
     (untouched,) = subject.traces
     for name in state.variables:
-        if name in {*subject.case.levels.values(), BATCH_STATS}:
+        if name in {*subject.case.levels.values(), *([BATCH_STATS] if subject.case.running else [])}:
             assert not same_bits(after.variables[name], state.variables[name]), name
         elif name == RELAXATION in subject.case.reads:
             assert same_bits(after.variables[name], state.variables[name]), name  # noted anew

@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.r
 FLOORS = [
     ("errors",),
     ("schema", "architectures", "variables"),
-    ("relaxation", "sparsity", "bilevel"),
+    ("relaxation", "policies", "sparsity", "bilevel"),
     ("schedules", "phases"),
     ("tasks",),
     ("nn",),

@@ -4,15 +4,13 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.architectures import darts, dso, nasbench201, smash
+from dass_jax.architectures import darts, dso, enas_macro, enas_micro, nasbench201, smash
 from dass_jax.architectures.family import Edge, Family, Graph, Json
 from dass_jax.errors import UserError, nearest
 
 FAMILIES: dict[str, Family] = {
-    "darts": darts.FAMILY,
-    "nasbench201": nasbench201.FAMILY,
-    "dso": dso.FAMILY,
-    "smash": smash.FAMILY,
+    family.name: family
+    for family in (darts.FAMILY, nasbench201.FAMILY, dso.FAMILY, enas_macro.FAMILY, enas_micro.FAMILY, smash.FAMILY)
 }
 """By the name of the space."""
 

@@ -10,7 +10,7 @@ a node without edges is not connected: nothing reads it, and it is no part of th
 
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph
+from dass_jax.architectures.family import Edge, Family, Graph, short
 from dass_jax.errors import UserError, nearest
 
 PRIMITIVES = (
@@ -111,7 +111,7 @@ def from_json(data: Any, origin: str = "architecture") -> Genotype:
 
 def _cell(data: Any, place: str) -> Cell:
     if not isinstance(data, list) or not data:
-        raise UserError(f"{place} = {_short(data)}; allowed: a list of nodes, each a list of [operation, input] pairs")
+        raise UserError(f"{place} = {short(data)}; allowed: a list of nodes, each a list of [operation, input] pairs")
     found: list[Node] = []
     for index, node in enumerate(data, start=2):
         found.append(_node(node, f"{place}, node {index}", (0, 1, *connected(tuple(found)))))
@@ -120,25 +120,20 @@ def _cell(data: Any, place: str) -> Cell:
 
 def _node(data: Any, place: str, inputs: tuple[int, ...]) -> Node:
     if not isinstance(data, list):
-        raise UserError(f"{place} = {_short(data)}; allowed: a list of [operation, input] pairs")
+        raise UserError(f"{place} = {short(data)}; allowed: a list of [operation, input] pairs")
     return tuple(_pair(pair, place, inputs) for pair in data)
 
 
 def _pair(data: Any, place: str, inputs: tuple[int, ...]) -> tuple[str, int]:
     if not isinstance(data, list) or len(data) != 2:
-        raise UserError(f"{place}: {_short(data)}; allowed: a pair [operation, input]")
+        raise UserError(f"{place}: {short(data)}; allowed: a pair [operation, input]")
     operation, source = data
     if operation not in OPERATIONS:
         hint = nearest(operation, OPERATIONS) if isinstance(operation, str) else ""
-        raise UserError(f"{place}: operation {_short(operation)}{hint}; allowed: {', '.join(OPERATIONS)}")
+        raise UserError(f"{place}: operation {short(operation)}{hint}; allowed: {', '.join(OPERATIONS)}")
     if type(source) is not int or source not in inputs:
-        raise UserError(f"{place}: input {_short(source)}; allowed: {', '.join(map(str, inputs))}")
+        raise UserError(f"{place}: input {short(source)}; allowed: {', '.join(map(str, inputs))}")
     return operation, source
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 _SHORT = {

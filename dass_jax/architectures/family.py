@@ -9,6 +9,15 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
+_SHOWN = 40
+"""Characters of a wrong value that a message repeats."""
+
+
+def short(value: Any) -> str:
+    """A value as messages repeat it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
 
 class Edge(NamedTuple):
     """A labelled edge of a graph, between two of its nodes."""

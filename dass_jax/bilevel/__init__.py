@@ -1,6 +1,7 @@
 """Bi-level optimisation over named collections, as pure `(init, update)` pairs around optax transforms."""
 
 from dass_jax.bilevel.accumulation import accumulated
+from dass_jax.bilevel.by_turns import by_turns
 from dass_jax.bilevel.hypergradients import (
     ESTIMATORS,
     Hypergradient,
@@ -17,9 +18,11 @@ from dass_jax.bilevel.levels import Algorithm, Info, Level, Loss, Reduce, Sample
 from dass_jax.bilevel.proximal import apg_nag, nesterov_sgd
 from dass_jax.bilevel.transforms import (
     adam,
+    adam_of_tensorflow,
     freeze_pruned,
     scale_by_given_learning_rate,
     sgd,
+    sgd_of_parts,
     under_masks,
     with_rate,
 )
@@ -39,9 +42,11 @@ __all__ = [
     "Through",
     "accumulated",
     "adam",
+    "adam_of_tensorflow",
     "alternate",
     "amended",
     "apg_nag",
+    "by_turns",
     "conjugate_gradient",
     "descend",
     "finite_difference",
@@ -54,6 +59,7 @@ __all__ = [
     "neumann",
     "scale_by_given_learning_rate",
     "sgd",
+    "sgd_of_parts",
     "under_masks",
     "unrolled",
     "with_rate",

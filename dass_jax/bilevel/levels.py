@@ -63,11 +63,14 @@ class Info(NamedTuple):
     loss: jax.Array | None
     """None: another level of the step has it, and the metrics."""
     metrics: dict[str, jax.Array]
-    gradient_norm: jax.Array
+    gradient_norm: jax.Array | None
+    """None: there is no gradient."""
     cosine: jax.Array | None = None
     """Between the gradient that was followed and the first-order one, where that was asked for."""
     unsound: dict[str, jax.Array] | None = None
     """By collection, int32: which leaf of its gradient is the first that is not finite; −1 where all are."""
+    taken: jax.Array | None = None
+    """int32, 0 or 1: whether there was a step at all, where levels take turns; None: there was."""
 
 
 class Algorithm(NamedTuple):

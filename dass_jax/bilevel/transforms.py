@@ -1,8 +1,9 @@
 """Optax transforms whose knowledge arrives as data with each update, so that one compiled program serves all stages."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 
@@ -82,3 +83,58 @@ def under_masks(algorithm: Algorithm) -> Algorithm:
         return algorithm.update(state, batch, key, masks=state.variables[variables.MASKS], **extra)
 
     return Algorithm(algorithm.init, update)
+
+
+def sgd_of_parts(momentum: float, decay: float) -> optax.GradientTransformationExtraArgs:
+    """Nesterov's momentum with the penalty decay·Σw², whose gradient is 2·decay·w, on the parts of leaves that take
+    part in a step: the rest, weights and momenta, stay as they are to the last bit.
+
+    `update` takes the keyword argument `moving`: a tree like the parameters of bool, each with as many leading axes of
+    its leaf's as it needs.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, moving: Any, **_: Any) -> Any:
+        gradient = jax.tree.map(lambda g, w: g + 2 * decay * w, updates, params)
+        memory = jax.tree.map(lambda g, m, part: select(part, g + momentum * m, m), gradient, state, moving)
+
+        def step(g: Any, m: Any, part: Any) -> Any:
+            taken = -learning_rate.astype(g.dtype) * (g + momentum * m)
+            # x + (−0) is x to the last bit, also where x is −0.
+            return select(part, taken, lax.full_like(taken, -0.0))
+
+        return jax.tree.map(step, gradient, memory, moving), memory
+
+    def select(part: Any, one: Any, other: Any) -> Any:
+        part = jnp.asarray(part)
+        wide = jnp.broadcast_to(part.reshape(*part.shape, *[1] * (one.ndim - part.ndim)), one.shape)
+        return lax.select(wide, one, other)
+
+    return optax.GradientTransformationExtraArgs(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+
+
+class AdamState(NamedTuple):
+    """Steps so far, and the means of gradients and of their squares."""
+
+    steps: jax.Array
+    mean: Any
+    square: Any
+
+
+def adam_of_tensorflow(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformationExtraArgs:
+    """Adam as TensorFlow has it, with the "epsilon hat" of arXiv 1412.6980 Section 2: the step is
+    lr·√(1−β2^t)/(1−β1^t)·m/(√v + ε). Optax divides by √(v/(1−β2^t)) + ε: as long as t is small, ε counts less there."""
+
+    def init(params: Any) -> AdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(updates: Any, state: AdamState, params: Any = None, *, learning_rate: Any, **_: Any) -> Any:
+        count = state.steps + 1
+        mean = jax.tree.map(lambda g, m: beta1 * m + (1 - beta1) * g, updates, state.mean)
+        square = jax.tree.map(lambda g, v: beta2 * v + (1 - beta2) * g * g, updates, state.square)
+        correction = jnp.sqrt(1 - beta2 ** count.astype(learning_rate.dtype)) / (1 - beta1**count)
+        rate = learning_rate * correction
+        steps = jax.tree.map(lambda m, v: -(rate * m / (jnp.sqrt(v) + epsilon)).astype(m.dtype), mean, square)
+        return steps, AdamState(count, mean, square)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -10,16 +10,18 @@ import jax.numpy as jnp
 from dass_jax.compose.setting import Setting
 from dass_jax.data import colour
 from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
-from dass_jax.phases import Feed
+from dass_jax.phases import COUNTED, Feed
 from dass_jax.runtime import parallel
 from dass_jax.runtime.epoch import Examples, Prepare
 from dass_jax.tasks import Batch
 
 
-def prepare(s: Setting, feed: Feed) -> Prepare:
+def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
     """Draws for the global batch, then this device's part of it."""
     cutout = s.config.data.cutout if feed.cutout else 0
     augmentation = Augmentation(s.config.data.crop_padding, s.config.data.flip, cutout)
+    if not feed.augment:
+        augmentation = Augmentation(0, False, 0)
     mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.layout.sharing
     jitter = colour.Jitter(*(getattr(s.config.data, name) for name in colour.Jitter._fields))
 
@@ -28,17 +30,22 @@ def prepare(s: Setting, feed: Feed) -> Prepare:
         draws = random_draws(image_key, rows.shape[0], s.image_shape[:2], augmentation)
         scale = None
         if feed.paths is not None:
-            dropped = rates["drop_path"]
+            dropped = jnp.broadcast_to(rates["drop_path"] * jnp.asarray(feed.drops), feed.paths)[..., None]
             kept = jax.random.bernoulli(path_key, 1 - dropped, (*feed.paths, rows.shape[0]))
             scale = parallel.own_slice(kept / (1 - dropped), devices)
         own, draws = jax.tree.map(lambda x: parallel.own_slice(x, devices), (rows, draws))
         recolour = None
-        if any(jitter):
+        if any(jitter) and feed.augment:
             amounts, order = colour.random_draws(jax.random.fold_in(image_key, 0), rows.shape[0], jitter)
             amounts = jax.tree.map(lambda x: parallel.own_slice(x, devices), amounts)
             recolour = functools.partial(colour.recolour, draws=amounts, order=order)
         images = augment(data.images[own], draws, augmentation, mean, std, recolour=recolour)
-        return Batch(images, data.targets[own], scale)
+        counted = None
+        if feed.whole:
+            # Not from the examples: for those that are read part by part, the indices are of the part.
+            real = jnp.arange(rows.shape[0]) < rates[COUNTED][level]
+            counted = parallel.own_slice(real.astype(images.dtype), devices)
+        return Batch(images, data.targets[own], scale, counted)
 
     return batch
 

@@ -76,7 +76,8 @@ def _check_feeds(s: Setting, method: str) -> None:
             if feed is not None:
                 split = min(len(split_rows(s, feed.split, seed)) for seed in s.seeds)
                 what = "the training images" if feed.split == WHOLE else f"its split, {feed.split}"
-                _check_batch(s, "method", feed.batch, parts, split // feed.batches, what)
+                once = split if feed.steps is not None else split // feed.batches
+                _check_batch(s, "method", feed.batch, parts, once, what)
 
 
 def _check_batch(s: Setting, table: str, size: int, parts: int, most: int, what: str) -> None:
@@ -129,7 +130,7 @@ def macs(s: Setting, space: Space) -> int:
     """Multiply-accumulates of a supernet for one image."""
     shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), s.image_shape))
     height, width, channels = s.image_shape
-    choice = {name: jnp.zeros(labels.shape) for name, labels in space.choices.items()}
+    choice = {name: labels.zeros for name, labels in space.choices.items()}
 
     def forward() -> Any:
         values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

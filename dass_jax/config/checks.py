@@ -16,7 +16,21 @@ def check(config: Config) -> Config:
     _check_data(config)
     _check_search(config)
     SPACES[config.space.name].check(config.space.fields)
+    _check_space(config)
     return config
+
+
+def _check_space(config: Config) -> None:
+    """Whether the methods can search the space."""
+    sampled = SPACES[config.space.name].sampled
+    able = [name for name, entry in METHODS.items() if entry.sampled in (None, sampled)]
+    for name in (config.method.name, *config.controls):
+        if name not in able:
+            where = "method.name" if name == config.method.name else "controls"
+            raise UserError(
+                f"{where} = {name!r} in {config.space.name!r}, a {'sampled' if sampled else 'relaxed'} space; "
+                f"allowed: {', '.join(able)}"
+            )
 
 
 def _check_trained(config: Config) -> None:

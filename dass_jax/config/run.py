@@ -13,8 +13,13 @@ from dass_jax.config.axes import AXES, DEFAULTS, GIVEN, Chosen, is_published, ta
 from dass_jax.config.tables import Data, Parallel, Runtime, Sparsity
 from dass_jax.methods import METHODS
 from dass_jax.schema import Range, Text
+from dass_jax.spaces import SPACES
 
 LARGEST_SEED = 2**31 - 1
+
+
+CONTROLS = ("darts", "shared_random", "random")
+"""Those that a run has if it names none, as far as they can search its space."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Config:
     seed alone, up to rounding. Networks of equal architecture are then trained so too."""
     controls: tuple[str, ...] = ("darts", "random")
     """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none. If they
-    are not given: `darts` and `random` but for the main one, and none where nothing is searched."""
+    are not given: `darts`, or `shared_random` in a sampled space, and `random`, but for the main one, and none where
+    nothing is searched."""
     architecture: Annotated[str, Text("a published name or the path of a JSON file", empty=True)] = ""
     """Architecture to train in the place of a searched one: a published name (`dass_99`, `darts_v2`, …), a JSON file or
     what such a file holds. What a file holds is kept in the run's config.toml."""
@@ -60,7 +66,8 @@ def usual_controls(config: Config) -> tuple[str, ...]:
     """The controls of a run that names none; a method that searches nothing sets no budget for them."""
     if not METHODS[config.method.name].epochs(config.method.fields):
         return ()
-    return tuple(name for name in Config.controls if name != config.method.name)
+    searched = (None, SPACES[config.space.name].sampled)
+    return tuple(name for name in CONTROLS if METHODS[name].sampled in searched and name != config.method.name)
 
 
 def plain_hints() -> dict[str, Any]:

@@ -107,7 +107,9 @@ def _grouped(module: Any, x: jax.Array) -> jax.Array:
 
 def _linear(module: Any, x: jax.Array) -> jax.Array:
     values = module.variables["params"]
-    return _bind(Layer("linear"), (module.features, x.shape[1]), x, values["linear"]["weight"], values["bias"])
+    weight = values["linear"]["weight"]
+    bias = values.get("bias", jnp.zeros(len(weight), weight.dtype))
+    return _bind(Layer("linear"), (module.features, x.shape[1]), x, weight, bias)
 
 
 def _norm(module: Any, x: jax.Array) -> jax.Array:
@@ -123,7 +125,7 @@ def _factorized(module: Any, x: jax.Array) -> jax.Array:
     params, statistics = module.variables["params"], module.variables["batch_stats"]["norm"]
     sizes = (-(-size // 2) for size in x.shape[1:3])
     shape = (module.channels, *sizes, x.shape[3])
-    y = _bind(Layer("factorized"), shape, nn.relu(x), params["factorized"]["weight"])
+    y = _bind(Layer("factorized"), shape, nn.relu(x) if module.relu else x, params["factorized"]["weight"])
     norm = params["norm"]
     arguments = norm["scale"], norm["bias"], statistics["mean"], statistics["var"]
     return _bind(Layer("norm", option=layers.BatchNorm.epsilon), shape, y, *arguments)
@@ -200,8 +202,8 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         is_map = len(shape) == 4 and shape[0] == channels and (height, width) in ((1, 1), shape[1:3])
         if is_map or (height == width == 1 and sorted(shape) == sorted((channels, 1))):
             return [x]
-    if name == "concatenate" and params["dimension"] == 0 and all(isinstance(value, Symbol) for value in inputs):
-        return [Symbol(append(nodes, Concat(), *(_node(nodes, value) for value in inputs)))]
+    if name == "concatenate" and params["dimension"] == 0 and len(shape) == 4:
+        return [Symbol(append(nodes, Concat(), *(_node(nodes, _symbol(nodes, value)) for value in inputs)))]
     if name == "slice" and shape[1:] == equation.invars[0].aval.shape[1:] and params["strides"] is None:
         channels = np.arange(params["start_indices"][0], params["limit_indices"][0])
         return [Symbol(append(nodes, Take(channels), _node(nodes, x)))]
@@ -256,6 +258,13 @@ def _elementwise(nodes: list[Node], name: str, x: Any, y: Any) -> Symbol | None:
     if name == "min" and value == 6 and before.operation == Activation("relu") and x.factor == 1:
         return Symbol(append(nodes, Activation("relu6"), *before.inputs))
     return None
+
+
+def _symbol(nodes: list[Node], value: Any) -> Symbol:
+    """A map [C, H, W, 1], also of one that no image reaches (a bank that nothing was written into)."""
+    if isinstance(value, Symbol):
+        return value
+    return Symbol(append(nodes, Constant(np.asarray(value, np.float64)[..., 0])))
 
 
 def _node(nodes: list[Node], symbol: Symbol) -> int:

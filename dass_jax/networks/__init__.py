@@ -1,10 +1,11 @@
 """Trainable networks, made of a found architecture or published: one file for each, a line in `NETWORKS`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived, dso, nasbench201, smash
+from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, nasbench201, smash
 from dass_jax.networks.model import Model
 
 
@@ -39,8 +40,17 @@ def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: b
     return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
 
 
-def _of_blocks(a: Any, c: dso.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_levels(a: Any, c: dso.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return dso.dso(a, c, outputs, average, dtype)
+
+
+def _of_layers(arc: Any, c: enas_macro.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return enas_macro.enas_macro(arc, c, outputs, average, dtype)
+
+
+def _of_blocks(arc: Any, c: enas_micro.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    sizes = dataclasses.replace(c, auxiliary=auxiliary and c.auxiliary)
+    return enas_micro.enas_micro(arc, sizes, outputs, average, dtype)
 
 
 def _of_banks(a: Any, c: smash.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
@@ -63,7 +73,15 @@ NETWORKS: dict[str, Entry] = {
         maps=_maps_of_cells,
     ),
     "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
-    "dso": Entry(dso.Fields, _of_blocks, dso.check),
+    "dso": Entry(dso.Fields, _of_levels, dso.check),
+    "enas_macro": Entry(enas_macro.Fields, _of_layers, enas_macro.check),
+    "enas_micro": Entry(
+        enas_micro.Fields,
+        _of_blocks,
+        enas_micro.check,
+        drop_path=lambda c: c.drop_path,
+        auxiliary_weight=lambda c: c.auxiliary_weight,
+    ),
     "smash": Entry(smash.Fields, _of_banks, smash.check),
     **{
         name: Entry(

@@ -26,12 +26,14 @@ class Model(NamedTuple):
       → (logits, auxiliary logits or None, batch_stats);
       path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
     paths: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual one
+    drops: what the probability that a path is dropped is multiplied by, broadcast over `paths`
     """
 
     init: Callable[..., variables.Variables]
     apply: Callable[..., tuple[jax.Array, jax.Array | None, Any]]
     paths: tuple[int, ...]
     rules: variables.Rules
+    drops: Any = 1.0
 
 
 def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:

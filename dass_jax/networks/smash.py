@@ -33,7 +33,7 @@ class Fields:
     """Channels of a unit, of which banks and filters have whole numbers (N)."""
     filters: Annotated[int, Range(1, 4096)] = 64
     """Most filters of an operation (N_max)."""
-    max_bottleneck: Annotated[int, Range(1, 4)] = 1
+    max_bottleneck: Annotated[int, Range(1, 8)] = 1
     """Most channels between the two convolutions of an operation, in multiples of `filters`; the published networks
     have 2, of which the search sees 1."""
     stem: Annotated[int, Range(1, 15)] = 7

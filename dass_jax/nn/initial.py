@@ -35,6 +35,8 @@ UNIFORM = Scheme(
 """U(−b, b) with b = 1/√fan_in, the default of the framework that DARTS and DASS were written in."""
 NORMAL = Scheme(jax.random.normal, _by_outputs)
 """N(0, 2/(O·k²)) for O channels out, of depthwise convolutions too; linear layers N(0, 0.01²). DSO-NAS' code."""
+HE_NORMAL = Scheme(jax.random.normal, lambda _, layer: (2 / variables.fan_in(layer)) ** 0.5)
+"""N(0, 2/fan_in). Source: arXiv 1502.01852."""
 
 
 def initialise(key: jax.Array, shapes: Any, rules: variables.Rules, scheme: Scheme = UNIFORM) -> variables.Variables:

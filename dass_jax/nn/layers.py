@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dass_jax.errors import UserError
 from dass_jax.nn import kernels
 from dass_jax.nn.precision import widened
 
@@ -38,6 +39,9 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     scaled: bool = True
     """Of an affine one: learn a scale beside the offset; else it is 1."""
+    running: bool = True
+    """Keep running averages. Without, it always uses the batch's statistics: where one module serves many networks,
+    none would be any one's."""
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -49,6 +53,8 @@ class BatchNorm(nn.Module):
             ones = nn.initializers.ones
             scale = self.param("scale", ones, features) if self.scaled else jnp.ones(features, widened(x).dtype)
             affine = scale, self.param("bias", nn.initializers.zeros, features)
+        if not self.running:
+            return kernels.normalised(x, affine, self._average(), self.epsilon)[0]
         running = mean, var = self._running(features)
         if self.is_initializing():
             return x  # whose shape is all that is asked for
@@ -87,9 +93,15 @@ class BatchNorm(nn.Module):
                 old.value = moved.astype(old.value.dtype)
 
 
-def batch_norm(train: bool, affine: bool, average: Average = one_device, epsilon: float = BatchNorm.epsilon) -> Norm:
+def batch_norm(
+    train: bool,
+    affine: bool,
+    average: Average = one_device,
+    epsilon: float = BatchNorm.epsilon,
+    running: bool = BatchNorm.running,
+) -> Norm:
     """What the modules below call to make their `BatchNorm`s: `norm(name=…)`, with any field overridden."""
-    return functools.partial(BatchNorm, train=train, affine=affine, average=average, epsilon=epsilon)
+    return functools.partial(BatchNorm, train=train, affine=affine, average=average, epsilon=epsilon, running=running)
 
 
 class SparseWeight(nn.Module):
@@ -100,6 +112,17 @@ class SparseWeight(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         return self.param("weight", nn.initializers.zeros, self.shape)
+
+
+class ScaleAndBias(nn.Module):
+    """Of batch normalisations that are computed elsewhere (`kernels.normalised`)."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        scale = self.param("scale", nn.initializers.ones, self.shape)
+        return scale, self.param("bias", nn.initializers.zeros, self.shape)
 
 
 class SparseConv(nn.Module):
@@ -127,13 +150,16 @@ class SparseConv(nn.Module):
 
 
 class SparseLinear(nn.Module):
-    """x [I, N] → [features, N] in float32 at least, with a bias, which is never pruned."""
+    """x [I, N] → [features, N] in float32 at least, with a bias, which is never pruned, or without."""
 
     features: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = SparseWeight((self.features, x.shape[0]), name="linear")()
+        if not self.bias:
+            return weight @ widened(x)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return weight @ widened(x) + bias[:, None]
 
@@ -161,17 +187,25 @@ class Halved(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Halves H and W: ReLU, two stride-2 1×1 convolutions to half the channels, the second one pixel further, BN."""
+    """Halves H and W: ReLU, where there is one, two stride-2 1×1 convolutions to half the channels, the second one
+    pixel further, BN."""
 
     channels: int
     norm: Norm
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        pair = kernels.shifted_pair(kernels.relu(x))
+        pair = kernels.shifted_pair(kernels.relu(x) if self.relu else x)
         weight = SparseWeight((2, self.channels // 2, x.shape[0]), name="factorized")()
         y = kernels.pointwise(pair, weight)
         return self.norm(name="norm")(y.reshape(self.channels, *y.shape[2:]))
+
+
+def check_even(table: str, channels: int) -> None:
+    """Raises UserError if the halves of a factorized reduction are not equal; `table` is the configuration's."""
+    if channels % 2:
+        raise UserError(f"{table}.channels = {channels}; allowed: an even number, as reductions have two halves")
 
 
 class ReLUConvNorm(nn.Module):

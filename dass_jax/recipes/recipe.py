@@ -120,13 +120,14 @@ def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **giv
     epochs = given["epochs"]
     rate, dropped = by_epoch(falling, epochs), by_epoch(linear(0.0, problem.drop_path), epochs)
     drops = problem.drop_path > 0
+    paths = {"paths": problem.net.paths, "drops": problem.net.drops} if drops else {}
 
     def rates(progress: np.ndarray) -> dict[str, Any]:
         dropping = {"drop_path": dropped(progress)} if drops else {}
         return {"learning_rate": {collection: rate(progress)}, **dropping}
 
     return Phase(
-        feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, paths=problem.net.paths if drops else None)},
+        feeds={collection: Feed(WHOLE, c.batch_size, cutout=True, **paths)},
         rates=rates,
         curves=problem.task.curves("", "test_", "test"),
         **given,

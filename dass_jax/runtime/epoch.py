@@ -4,6 +4,7 @@ Which steps, which examples, which numbers (learning rates, drop-path) and which
 every epoch of a phase and every phase of equal structure. Everything here is of one seed.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax.bilevel import State
+from dass_jax.bilevel.by_turns import TURN
 from dass_jax.runtime import parallel
 from dass_jax.variables import RATES, Variables
 
@@ -28,7 +30,7 @@ Prepare = Callable[[Examples, jax.Array, jax.Array, Mapping[str, Any]], Any]
 
 
 def epoch(
-    update: Callable[..., Any], prepares: Mapping[str, Prepare | None], skip: bool = False
+    update: Callable[..., Any], prepares: Mapping[str, Prepare | None], skip: bool = False, by_turns: bool = False
 ) -> Callable[..., tuple[State, Any]]:
     """The function of one epoch, or of some of its steps: which ones is data, so that one program serves any part.
 
@@ -39,6 +41,7 @@ def epoch(
       update: of a phase's algorithm: (state, {level: batch}, key, learning_rate=…) → (state, {level: Info}).
       prepares: level → what makes one of its batches; None for a level without one.
       skip: go on after a step that is not finite.
+      by_turns: a step is of one level, whose number is the rate "turn": the batches of the others are zeros.
 
     Returns:
       (state, examples, indices, key, rates, first, last, begin) → (state, infos). indices are {level: int32 [steps, B],
@@ -50,15 +53,16 @@ def epoch(
     def batches(examples: Examples, rows: Mapping[str, jax.Array], draw: jax.Array, rates: Any) -> dict[str, Any]:
         keys = [draw] if len(prepares) == 1 else list(jax.random.split(draw, len(prepares)))
         found: dict[str, Any] = {}
-        for (level, prepare), key in zip(prepares.items(), keys, strict=True):
+        for number, ((level, prepare), key) in enumerate(zip(prepares.items(), keys, strict=True)):
             if prepare is None:
                 found[level] = None
-            elif rows[level].ndim == 1:
-                found[level] = prepare(examples, rows[level], key, rates)
+                continue
+            make = functools.partial(_prepared, prepare, examples, rows[level], key, rates)
+            if by_turns:
+                nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make))
+                found[level] = jax.lax.cond(rates[TURN] == number, make, lambda nothing=nothing: nothing)
             else:
-                own = zip(rows[level], jax.random.split(key, len(rows[level])), strict=True)
-                parts = [prepare(examples, row, each, rates) for row, each in own]
-                found[level] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+                found[level] = make()
         return found
 
     def run(
@@ -95,6 +99,15 @@ def epoch(
         return state, infos
 
     return run
+
+
+def _prepared(prepare: Prepare, examples: Examples, rows: jax.Array, key: jax.Array, rates: Any) -> Any:
+    """A level's batch of one step, or the stack of its several batches."""
+    if rows.ndim == 1:
+        return prepare(examples, rows, key, rates)
+    own = zip(rows, jax.random.split(key, len(rows)), strict=True)
+    parts = [prepare(examples, row, each, rates) for row, each in own]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
 
 
 def sound(info: Any) -> jax.Array:

@@ -29,12 +29,22 @@ class Unsound(NamedTuple):
 
 def named(infos: Infos) -> dict[str, Any]:
     """The figures by name, with a prefix for each level where there are several."""
-    found = {}
-    for level, info in sorted(infos.items()):
-        prefix = f"{level}_" if len(infos) > 1 else ""
-        figures = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm, "cosine": info.cosine}
-        found.update({prefix + name: value for name, value in figures.items() if value is not None})
-    return found
+    return {
+        name: value for level, info in sorted(infos.items()) for name, value in _of_level(infos, level, info).items()
+    }
+
+
+def taken(infos: Infos) -> dict[str, Any]:
+    """By the same names, for levels that take turns: int32 [seeds, steps], 1 where the level took its step."""
+    marked = {level: info._replace(taken=None) for level, info in infos.items() if info.taken is not None}
+    return {name: infos[level].taken for level, info in marked.items() for name in _of_level(infos, level, info)}
+
+
+def _of_level(infos: Infos, level: str, info: Info) -> dict[str, Any]:
+    """A level's figures by name."""
+    prefix = f"{level}_" if len(infos) > 1 else ""
+    figures = {"loss": info.loss, **info.metrics, "gradient_norm": info.gradient_norm, "cosine": info.cosine}
+    return {prefix + name: value for name, value in figures.items() if value is not None}
 
 
 def bad_steps(infos: Infos) -> np.ndarray:
@@ -89,13 +99,15 @@ def before(infos: Infos, found: Unsound) -> tuple[np.ndarray, ...]:
 
 
 def means(infos: Infos) -> list[dict[str, float]]:
-    """For each seed the figures, averaged over the steps that are finite, and "skipped_steps" where some are not. Where
-    no step is finite the averages are not either."""
-    wrong = bad_steps(infos)
-    good, found = (~wrong).sum(-1), [dict[str, float]() for _ in wrong]
+    """For each seed the figures, averaged over the steps that were taken and are finite, and "skipped_steps" where some
+    are not. Where no step is finite the averages are not either."""
+    wrong, turns = bad_steps(infos), taken(infos)
+    found = [dict[str, float]() for _ in wrong]
     for name, values in named(infos).items():
+        counted = ~wrong & (turns[name] > 0) if name in turns else ~wrong
+        good = counted.sum(-1)
         # Unsound steps of any size, so that the sum of the others is the same whatever they hold.
-        sums = np.where(wrong, 0, values).sum(-1, dtype=np.float64)
+        sums = np.where(counted, values, 0).sum(-1, dtype=np.float64)
         averages = np.where(good > 0, sums / np.maximum(good, 1), np.nan)
         for one, average in zip(found, averages, strict=True):
             one[name] = round(float(average), 6)

@@ -7,6 +7,7 @@ written; what is not part of an architecture is masked, and operations that it l
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ from dass_jax.nn.initial import initialise
 from dass_jax.spaces import smash_codes, smash_draws
 from dass_jax.spaces.smash_codes import BANK_SIZE, BLOCK_NAMES, NOISE, Fields, Ranges, Rows, rows_of
 from dass_jax.spaces.smash_hyper import HyperNet, encoding, layout, matrix, unit_norm
-from dass_jax.spaces.space import Choice, Space
+from dass_jax.spaces.space import Choice, Space, Written
 
 HYPER = "hyper"
 """The hyper-network's part of the parameters."""
@@ -231,8 +232,7 @@ def smash(c: Fields, outputs: int, average: layers.Average = layers.one_device, 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
         images = jnp.zeros((channels, height, width, 2))
-        nothing = {name: jnp.zeros(len(label.rows), jnp.int32) for name, label in labels.items()}
-        nothing[BANK_SIZE] = jnp.ones(3, jnp.int32)
+        nothing = {name: label.zeros for name, label in labels.items()}
         return initialise(key, jax.eval_shape(lambda: network.init(key, images, nothing, train=True)), _DRAWN)
 
     def apply(params: Any, batch_stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
@@ -245,7 +245,7 @@ def smash(c: Fields, outputs: int, average: layers.Average = layers.one_device, 
 
     def sample(generator: np.random.Generator) -> Architecture:
         key = jax.random.key(int(generator.integers(2**31)))
-        return decode(jax.jit(smash_draws.draw, static_argnums=0)(r, key, 1.0))
+        return decode(jax.jit(smash_draws.draw, static_argnums=0)(r, key, key, 1.0))
 
     return Space(
         init=init,
@@ -256,19 +256,40 @@ def smash(c: Fields, outputs: int, average: layers.Average = layers.one_device, 
         choices=labels,
         rules=RULES,
         settle=decode,
+        written=Written(
+            draw=functools.partial(smash_draws.draw, r),
+            perturb=functools.partial(smash_draws.perturb, r),
+            decays=decays,
+            kept=lambda choice, share: {**choice, KEPT: share},
+            beside=(NOISE, KEPT),
+        ),
     )
+
+
+def decays(params: Any) -> Any:
+    """Of each leaf whether it is learned as it is, not by the hyper-network."""
+    leaves = variables.flatten(params)
+    return variables.unflatten({path: not path.startswith(f"{HYPER}/") for path in leaves})
 
 
 def choices(r: Ranges) -> dict[str, Choice]:
     """What the integers of a choice are called."""
     banks = [f"{what} bank {bank}" for what in ("reads", "writes") for bank in range(r.sizes.banks)]
-    names = [*banks, *smash_codes.FIELDS]
+    names, k = [*banks, *smash_codes.FIELDS], len(r.kernels)
+    values = [2] * len(banks) + [r.sizes.most + 1, k, k, max(r.dilations) + 1, max(r.dilations) + 1, len(r.groups)]
+
+    def choice(title: str, rows: Iterable[str], allowed: tuple[int, ...]) -> Choice:
+        return Choice(title, tuple(rows), tuple(map(str, range(max(allowed)))), allowed=allowed)
+
     blocks = {
-        name: Choice(name.replace("_", " "), tuple(f"op {op}: {field}" for op in range(rows) for field in names), ())
+        name: choice(
+            name.replace("_", " "), (f"op {op}: {field}" for op in range(rows) for field in names), tuple(values) * rows
+        )
         for name, rows in zip(BLOCK_NAMES, r.rows, strict=True)
     }
-    noise = tuple(map(str, range(r.sizes.most * r.slices)))
-    return {BANK_SIZE: Choice("bank sizes", BLOCK_NAMES, ()), **blocks, NOISE: Choice("noise", noise, ())}
+    count = r.sizes.most * r.slices
+    noise = choice("noise, not integers", map(str, range(count)), (1,) * count)
+    return {BANK_SIZE: choice("bank sizes", BLOCK_NAMES, (r.sizes.most + 1,) * 3), **blocks, NOISE: noise}
 
 
 def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:

@@ -43,14 +43,15 @@ class Standing(NamedTuple):
     """Half slices of the budget."""
 
 
-def draw(r: Ranges, key: jax.Array, progress: Any) -> dict[str, jax.Array]:
+def draw(r: Ranges, key: jax.Array, of_noise: jax.Array, progress: Any) -> dict[str, jax.Array]:
     """A choice, see `smash_codes`.
 
     Args:
+      of_noise: the key of its noise.
       progress: p, in [0, 1].
     """
-    keys = jax.random.split(key, 4)
-    found: dict[str, Any] = {NOISE: jax.random.normal(keys[3], (r.sizes.most * r.slices,))}
+    keys = jax.random.split(key, 3)
+    found: dict[str, Any] = {NOISE: jax.random.normal(of_noise, (r.sizes.most * r.slices,))}
     blocks = [
         _block(r, memory, block, keys[block], progress) for block, memory in enumerate(smash_sizes.memories(r.sizes))
     ]

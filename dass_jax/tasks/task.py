@@ -9,11 +9,13 @@ from dass_jax.phases import Curve
 
 
 class Batch(NamedTuple):
-    """images [C, H, W, N] float, targets [N, …], path_scale [*paths, N] or None (no drop-path)."""
+    """images [C, H, W, N] float, targets [N, …], path_scale [*paths, N] or None (no drop-path), counted [N], 0 for what
+    only fills up a batch, or None (all count)."""
 
     images: jax.Array
     targets: jax.Array
     path_scale: Any = None
+    counted: Any = None
 
 
 class Metric(NamedTuple):

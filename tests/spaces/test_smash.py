@@ -35,7 +35,7 @@ WORKED = Architecture(
 
 @functools.cache
 def drawing(c: Fields) -> Any:
-    return jax.jit(functools.partial(draws.draw, codes.ranges(c)))
+    return jax.jit(lambda key, progress: draws.draw(codes.ranges(c), key, key, progress))
 
 
 def size(tree: Any) -> int:
