@@ -156,19 +156,16 @@ def test_masked_networks_are_the_cropped_ones_of_the_peer(random_like: Any) -> N
     assert objective._cache_size() == evaluated._cache_size() == 1
 
 
-def test_one_program_serves_fifty_architectures() -> None:
-    space, traces = smash(SMALL, 3), []
-    v = jax.jit(space.init, static_argnums=1)(jax.random.key(0), IMAGE)
-
-    @jax.jit
-    def outputs(choice: Any) -> Any:
-        traces.append(1)
-        return space.apply(v[PARAMS], v[BATCH_STATS], choice, jnp.ones((2, 8, 8, 2)), True)[0]
-
-    draw = drawing(SMALL)
-    found = np.stack([outputs(draw(jax.random.key(seed), 0.5)) for seed in range(50)])
-    assert len(traces) == 1 and np.isfinite(found).all()
-    assert len(np.unique(found[:, 0, 0])) == 50
+@pytest.mark.usefixtures("x64")
+def test_one_program_serves_fifty_architectures(random_like: Any) -> None:
+    space, _, evaluated = of_space()
+    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), IMAGE))
+    params, stats = random_like(shapes[PARAMS], 1), jax.tree.map(np.abs, random_like(shapes[BATCH_STATS], 2))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 5))
+    choices = [{**space.encode(a), KEPT: np.float32(1)} for a in architectures(50)]
+    found = np.stack([evaluated(params, stats, choice, images)[0] for choice in choices])
+    assert evaluated._cache_size() == 1, "traced once"
+    assert np.isfinite(found).all() and len(np.unique(found[:, 0, 0])) == 50
 
 
 def test_a_thousand_draws_keep_to_the_rules() -> None:
