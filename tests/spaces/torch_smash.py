@@ -41,11 +41,11 @@ def encoding(c: Fields, a: Architecture, noise: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image)[None]
 
 
-def generated(c: Fields, p: Tensors, image: torch.Tensor) -> torch.Tensor:
+def generated(c: Fields, params: Tensors, image: torch.Tensor) -> torch.Tensor:
     """The weights [input channels, output channels] of all operations, one after another."""
 
     def conv(x: torch.Tensor, name: str) -> torch.Tensor:
-        weight = p[f"hyper/{name}/weight"]
+        weight = params[f"hyper/{name}/weight"]
         return functional.conv2d(x, weight / weight.norm(), padding=weight.shape[-1] // 2)
 
     x = torch.cat([image, conv(image, "first")], 1)
@@ -54,11 +54,8 @@ def generated(c: Fields, p: Tensors, image: torch.Tensor) -> torch.Tensor:
             x = torch.cat([x, conv(functional.leaky_relu(x, 0.02), f"dense_{number}_{layer}")], 1)
         x = conv(functional.leaky_relu(x, 0.02), f"transition_{number}")
     inner, slices = 2 * c.unit, x.shape[-1]
-    rows = [
-        [x[0, (r % c.unit) * inner + p % inner, r // c.unit, p // inner] for r in range(c.filters)]
-        for p in range(inner * slices)
-    ]
-    return torch.stack([torch.stack(row) for row in rows])
+    p, r = np.indices((inner * slices, c.filters))
+    return x[0, (r % c.unit) * inner + p % inner, r // c.unit, p // inner]
 
 
 def outputs(c: Fields, a: Architecture, p: Tensors, stats: Tensors, noise: Any, x: torch.Tensor, train: bool,
