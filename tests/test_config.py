@@ -233,7 +233,7 @@ def _replaced(found: Config, name: str, value: Any) -> Config:
 
 SEARCHES = (
     "'dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso', 'enas', 'scas_enas', 'shared_random', "
-    "'random', 'whole'"
+    "'smash', 'scas_smash', 'random', 'whole'"
 )
 BAD_FILES = {
     "not TOML": ("seed = 1\nseeds = two", "is not TOML: Invalid value (at line 2, column 9); allowed: TOML"),
@@ -252,7 +252,7 @@ BAD_FILES = {
     "of several others": (
         '[method]\nname = "random"\nbatch_size = 8',
         "unknown key 'method.batch_size' ('dass', 'dass_op', 'dass_joint', 'darts', 'scas_darts', 'entmax', 'dso', "
-        "'enas', 'scas_enas', 'shared_random' have it); "
+        "'enas', 'scas_enas', 'shared_random', 'smash', 'scas_smash' have it); "
         "allowed: none, as method 'random' has no fields",
     ),
     "of another estimator": ("[hypergradient]\nsteps = 2", "'hypergradient.steps' ('unrolled' has it); allowed: none"),

@@ -63,15 +63,19 @@ MEMBER_OF = {
 """A field's first member: it cannot be set without it."""
 
 
+OF_A_KIND = {True: ("enas_macro", "enas"), "written": ("smash", "smash")}
+"""A space and a method, by the kind of what is sampled."""
+
+
 def chosen(axis: str, member: str) -> list[str]:
     """The flags that choose a member, and with it a space or a method that goes with it."""
     flags = [f"--{AXES[axis].short}", member]
     if axis == "method" and METHODS[member].sampled:
-        flags += ["--space", "enas_macro"]
+        flags += ["--space", OF_A_KIND[METHODS[member].sampled][0]]
     if axis == "network" and member in SPACES:
         flags += ["--space", member]
     if axis in ("space", "network") and member in SPACES and SPACES[member].sampled:
-        flags += ["--method", "enas"]
+        flags += ["--method", OF_A_KIND[SPACES[member].sampled][1]]
     return flags
 
 
@@ -90,9 +94,14 @@ SPECIAL = {
     "parallel.axis": "seeds",
     "runtime.nonfinite": "skip",
     "runtime.precision": "bfloat16",
+    "space.extent": "11",
+    "space.filters": "32",
+    "space.groups": "4",
+    "space.kernel": "5",
     "space.operations": "sep7",
     "space.scope": "full",
     "space.stem": "imagenet",
+    "space.unit": "16",
 }
 """Other values of fields that take only some texts."""
 LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for axis, its in AXES.items()})

@@ -29,10 +29,11 @@ from dass_jax.deploy.graph import (
     Pool,
     Shape,
     Subsample,
+    Take,
     append,
     scale,
 )
-from dass_jax.nn import layers
+from dass_jax.nn import grouped, layers
 
 
 class Layer(NamedTuple):
@@ -99,6 +100,11 @@ def _conv(module: Any, x: jax.Array) -> jax.Array:
     return _bind(layer, (module.features, *sizes, x.shape[3]), x, weight)
 
 
+def _grouped(module: Any, x: jax.Array) -> jax.Array:
+    weight = grouped.dense(module.variables["params"]["conv"]["weight"], module.groups, module.dilation)
+    return _bind(Layer("conv", padding=weight.shape[-1] // 2), (module.features, *x.shape[1:]), x, weight)
+
+
 def _linear(module: Any, x: jax.Array) -> jax.Array:
     values = module.variables["params"]
     weight = values["linear"]["weight"]
@@ -136,6 +142,7 @@ def _halved(module: Any, x: jax.Array) -> jax.Array:
 
 RECORDS: dict[type, Callable[..., jax.Array]] = {
     layers.SparseConv: _conv,
+    grouped.GroupedConv: _grouped,
     layers.SparseLinear: _linear,
     layers.BatchNorm: _norm,
     layers.FactorizedReduce: _factorized,
@@ -195,8 +202,11 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         is_map = len(shape) == 4 and shape[0] == channels and (height, width) in ((1, 1), shape[1:3])
         if is_map or (height == width == 1 and sorted(shape) == sorted((channels, 1))):
             return [x]
-    if name == "concatenate" and params["dimension"] == 0 and all(isinstance(value, Symbol) for value in inputs):
-        return [Symbol(append(nodes, Concat(), *(_node(nodes, value) for value in inputs)))]
+    if name == "concatenate" and params["dimension"] == 0 and len(shape) == 4:
+        return [Symbol(append(nodes, Concat(), *(_node(nodes, _symbol(nodes, value)) for value in inputs)))]
+    if name == "slice" and shape[1:] == equation.invars[0].aval.shape[1:] and params["strides"] is None:
+        channels = np.arange(params["start_indices"][0], params["limit_indices"][0])
+        return [Symbol(append(nodes, Take(channels), _node(nodes, x)))]
     if name == "reduce_sum" and tuple(params["axes"]) == (1, 2):
         return [_summed(nodes, x)]
     if name == "logistic":
@@ -248,6 +258,13 @@ def _elementwise(nodes: list[Node], name: str, x: Any, y: Any) -> Symbol | None:
     if name == "min" and value == 6 and before.operation == Activation("relu") and x.factor == 1:
         return Symbol(append(nodes, Activation("relu6"), *before.inputs))
     return None
+
+
+def _symbol(nodes: list[Node], value: Any) -> Symbol:
+    """A map [C, H, W, 1], also of one that no image reaches (a bank that nothing was written into)."""
+    if isinstance(value, Symbol):
+        return value
+    return Symbol(append(nodes, Constant(np.asarray(value, np.float64)[..., 0])))
 
 
 def _node(nodes: list[Node], symbol: Symbol) -> int:

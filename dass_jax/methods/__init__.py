@@ -14,7 +14,9 @@ from dass_jax.methods import (
     sampled,
     scas_darts,
     scas_enas,
+    scas_smash,
     shared_random,
+    smash,
     unsearched,
 )
 from dass_jax.methods.method import Entry, Problem, one_phase
@@ -32,6 +34,10 @@ METHODS: dict[str, Entry] = {
     "enas": Entry("shared weights, REINFORCE", enas.Fields, enas.search, one_phase, sampled=True),
     "scas_enas": Entry("ENAS, pruned by magnitude", scas_enas.Fields, scas_enas.search, one_phase, sampled=True),
     "shared_random": Entry("shared weights", sampled.Fields, shared_random.search, one_phase, sampled=True),
+    "smash": Entry("weights from a hyper-network", smash.Fields, smash.search, one_phase, sampled="written"),
+    "scas_smash": Entry(
+        "SMASH, written weights pruned", scas_smash.Fields, scas_smash.search, one_phase, sampled="written"
+    ),
     "random": Entry("drawn at random", Empty, unsearched.random, sampled=None),
     "whole": Entry("all that the space has", Empty, unsearched.whole),
     "given": Entry(

@@ -55,5 +55,6 @@ class Entry(NamedTuple):
     """Fields → epochs of the whole search, which a control gets as its `epochs`."""
     hypergradient: bool = False
     """Whether the search uses `Problem.hypergradient`: only then can `[hypergradient]` be set."""
-    sampled: bool | None = False
-    """Whether it searches a space whose architectures are drawn one at a time, or one that mixes them; None: any."""
+    sampled: bool | str | None = False
+    """Whether it searches a space whose architectures are drawn one at a time, or one that mixes them, as
+    `spaces.Entry.sampled` has it; None: any."""

@@ -132,14 +132,18 @@ def value_of(task: Task, metrics: Any) -> Any:
     return metrics[metric.name] * (sign / 100 if metric.unit == "%" else sign)
 
 
-def scoring(problem: Problem, space: Any) -> bilevel.Algorithm:
-    """Adds up the task's sums of each candidate, one batch of the validation split at a time; nothing is trained."""
+def scoring(problem: Problem, space: Any, train: bool = True) -> bilevel.Algorithm:
+    """Adds up the task's sums of each candidate, one batch of the validation split at a time; nothing is trained.
+
+    Args:
+      train: batch normalisation takes the batch's statistics; false: running averages.
+    """
 
     def update(state: State, batch: Batch, key: jax.Array, **extra: Any) -> Any:
         v = state.variables
 
         def of_one(choice: Any) -> Any:
-            outputs, _ = space.apply(v[PARAMS], v[BATCH_STATS], choice, batch.images, True)
+            outputs, _ = space.apply(v[PARAMS], v[BATCH_STATS], choice, batch.images, train)
             return problem.task.sums(outputs, batch.targets, batch.counted)
 
         # One after another: side by side, all operations would be computed. A mean over devices is as good as a sum,
@@ -152,6 +156,23 @@ def scoring(problem: Problem, space: Any) -> bilevel.Algorithm:
     return single(bilevel.Algorithm(lambda variables: State(dict(variables), {}), update), CANDIDATES)
 
 
+def unscored(problem: Problem, choices: Any, count: int) -> Variables:
+    """The collections of so many choices, before they are scored."""
+    blank = tasks.blank(problem.task.outputs, problem.image_shape)
+    shape = jax.eval_shape(lambda: problem.task.sums(*blank, jnp.zeros(1)))
+    # Counts too are means over devices.
+    sums = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), jnp.result_type(x, jnp.float32)), shape)
+    return {SAMPLED: {"choices": choices, "value": jnp.zeros(count)}, SUMS: sums}
+
+
+def scored(task: Task, v: Variables) -> Variables:
+    """The variables with the value of each choice, once the sums are of the whole split; on the host."""
+    before = np.asarray(v[SAMPLED]["value"])
+    parts = [jax.tree.map(lambda x, n=n: np.asarray(x)[n], v[SUMS]) for n in range(len(before))]
+    value = [value_of(task, task.figures(part)) for part in parts]
+    return {**v, SAMPLED: {**v[SAMPLED], "value": np.asarray(value, before.dtype)}}
+
+
 def deriving(c: Fields, problem: Problem, space: Any, draw: Draw) -> Phase:
     """The phase that draws candidates and scores them; its one epoch is the validation split."""
     algorithm = scoring(problem, space)
@@ -159,20 +180,10 @@ def deriving(c: Fields, problem: Problem, space: Any, draw: Draw) -> Phase:
     def begin(key: jax.Array, state: State) -> State:
         keys = jax.random.split(key, c.candidates)
         choices = jax.lax.map(lambda one: draw(state.variables, one), keys)
-        blank = tasks.blank(problem.task.outputs, problem.image_shape)
-        shape = jax.eval_shape(lambda: problem.task.sums(*blank, jnp.zeros(1)))
-        # Counts too are means over devices.
-        sums = jax.tree.map(lambda x: jnp.zeros((c.candidates, *x.shape), jnp.result_type(x, jnp.float32)), shape)
-        sampled = {"choices": choices, "value": jnp.zeros(c.candidates)}
-        return algorithm.init({**state.variables, SAMPLED: sampled, SUMS: sums})
+        return algorithm.init({**state.variables, **unscored(problem, choices, c.candidates)})
 
     def after_epoch(state: State) -> State:
-        """Their figures, on the host."""
-        v = state.variables
-        parts = [jax.tree.map(lambda x, n=n: np.asarray(x)[n], v[SUMS]) for n in range(c.candidates)]
-        value = [value_of(problem.task, problem.task.figures(part)) for part in parts]
-        sampled = {**v[SAMPLED], "value": np.asarray(value, np.asarray(v[SAMPLED]["value"]).dtype)}
-        return state._replace(variables={**v, SAMPLED: sampled})
+        return state._replace(variables=scored(problem.task, state.variables))
 
     return Phase(
         name="derive",

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, nasbench201
+from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, nasbench201, smash
 from dass_jax.networks.model import Model, check_auxiliary
 from dass_jax.tasks import Outputs
 
@@ -59,6 +59,10 @@ def _of_blocks(arc: Any, c: enas_micro.Fields, outputs: Outputs, auxiliary: bool
     return enas_micro.enas_micro(arc, sizes, outputs, average, dtype)
 
 
+def _of_banks(a: Any, c: smash.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return smash.smash(a, c, outputs, average, dtype)
+
+
 def _baseline(
     name: str, architecture: None, c: baselines.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
 ) -> Model:
@@ -84,6 +88,7 @@ NETWORKS: dict[str, Entry] = {
         drop_path=lambda c: c.drop_path,
         auxiliary_weight=lambda c: c.auxiliary_weight,
     ),
+    "smash": Entry(smash.Fields, _of_banks, smash.check),
     **{
         name: Entry(
             baselines.Fields,

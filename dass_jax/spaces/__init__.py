@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.spaces import darts, dso, enas_macro, enas_micro, nasbench201
+from dass_jax.spaces import darts, dso, enas_macro, enas_micro, nasbench201, smash
 from dass_jax.spaces.lookup import Lookup
 from dass_jax.spaces.space import Choice, Space
 
@@ -21,8 +21,9 @@ class Entry(NamedTuple):
     """Raises `UserError` for fields that do not go together."""
     lookup: Callable[[Any], Lookup | None] = lambda fields: None
     """Fields → what is known of its architectures without training them; raises `UserError` if that cannot be read."""
-    sampled: bool = False
-    """Whether architectures are drawn one at a time (`Space.sampled`) instead of being mixed."""
+    sampled: bool | str = False
+    """Whether architectures are drawn one at a time (`Space.sampled`) instead of being mixed; "written": with weights
+    that a hyper-network writes (`Space.written`)."""
 
 
 SPACES: dict[str, Entry] = {
@@ -31,6 +32,7 @@ SPACES: dict[str, Entry] = {
     "dso": Entry(dso.Fields, dso.from_fields, dso.check),
     "enas_macro": Entry(enas_macro.Fields, enas_macro.from_fields, enas_macro.check, sampled=True),
     "enas_micro": Entry(enas_micro.Fields, enas_micro.from_fields, enas_micro.check, sampled=True),
+    "smash": Entry(smash.Fields, smash.from_fields, smash.check, sampled="written"),
 }
 
 __all__ = ["SPACES", "Choice", "Entry", "Space"]

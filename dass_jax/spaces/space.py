@@ -50,6 +50,24 @@ class Sampled(NamedTuple):
     moving: Callable[[Any, Any], Any]
 
 
+class Written(NamedTuple):
+    """What a space offers for whose architectures a hyper-network writes weights.
+
+    draw(key, key of the noise, progress in [0, 1]) → choice, with the noise that the hyper-network sees beside it
+    perturb(choice, key) → a choice near it, of the same noise
+    decays(params) → a tree like params: bool, what is not of the hyper-network
+    kept(choice, share) → the choice with the share of the written weights that are kept, by magnitude, before they are
+      divided by their norm
+    beside: what of a choice is not of its architecture: noise, the share
+    """
+
+    draw: Callable[[jax.Array, jax.Array, Any], Any]
+    perturb: Callable[[Any, jax.Array], Any]
+    decays: Callable[[Any], Any]
+    kept: Callable[[Any, Any], Any]
+    beside: tuple[str, ...]
+
+
 class Space(NamedTuple):
     """A search space.
 
@@ -71,6 +89,7 @@ class Space(NamedTuple):
     whole: the architecture of everything that the space has; None: its operations exclude each other
     costs: name → (choice → {matrix: for each entry what it costs, as a factor of at most 1})
     sampled: None for a relaxed space
+    written: None but for a space with a hyper-network
     """
 
     init: Callable[..., variables.Variables]
@@ -86,6 +105,7 @@ class Space(NamedTuple):
     whole: Any = None
     costs: Mapping[str, Callable[[Any], dict[str, Any]]] = {}
     sampled: Sampled | None = None
+    written: Written | None = None
 
 
 def of_module(

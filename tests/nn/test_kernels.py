@@ -160,6 +160,7 @@ DENSE = {
     "patches": kernels.patches.convolution,
     "winograd": lambda x, w, stride, padding: kernels.winograd.convolution(x, w),
     "chosen": kernels.convolution,
+    "taps": lambda x, w, stride, padding: kernels.convolution_by_taps(x, w),
 }
 
 
@@ -168,6 +169,7 @@ DENSE = {
     [
         ("winograd", 3, 1, 1),
         ("chosen", 3, 1, 1),
+        ("taps", 5, 1, 2),
         *(
             ("patches", *sizes)
             for sizes in [(3, 1, 1), (3, 2, 1), (2, 1, 0), (5, 2, 2), (1, 2, 0), (4, 3, 2), (3, 1, 4)]

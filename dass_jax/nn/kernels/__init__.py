@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dass_jax.nn.kernels import dilated, library, matrix, patches, shifts, winograd
+from dass_jax.nn.kernels import dilated, library, matrix, patches, shifts, taps, winograd
 from dass_jax.nn.kernels.norms import Average as Average
 from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
 from dass_jax.nn.kernels.norms import normalised as normalised
@@ -128,6 +128,14 @@ def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0, d
     if _suits_tiles(x, w, stride, padding):
         return winograd.convolution(*wide).astype(x.dtype)
     return patches.convolution(*wide, stride, padding).astype(x.dtype)
+
+
+def convolution_by_taps(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`convolution` with stride 1 and padding k // 2, in a loop over many operations whose windows are mostly zero."""
+    w = w.astype(x.dtype)
+    if jax.default_backend() != "cpu":
+        return library.convolution(x, w, 1, w.shape[-1] // 2)
+    return taps.convolution(widened(x), widened(w)).astype(x.dtype)
 
 
 def _suits_tiles(x: jax.Array, w: jax.Array, stride: int, padding: int) -> bool:
