@@ -44,7 +44,7 @@ class Feed(NamedTuple):
     """(setting, with the seeds that run now, phase, state on the devices, compile) → the steps of its epochs."""
     evaluate: Callable[[Setting, str, Any, Any, int, Compile], Series]
     """(setting, name, `epoch.evaluation`, network on the devices, batch size, compile) → the steps over the test split,
-    on that network; their sums are [seeds, steps]."""
+    on that network; their sums are [seeds, steps, …]."""
 
 
 class Inputs(NamedTuple):
@@ -182,7 +182,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
         order = order[:, mine]
         flat = order.ravel()
         read = stream.batches(
-            source, rows[flat], lambda image, n: view(image, int(flat[n])), s.image_shape, order[0].size
+            source, rows[flat], lambda image, n, **how: view(image, int(flat[n]), **how), s.image_shape, order[0].size
         )
         for split in read:
             yield parallel.distribute(_shaped(split, len(mine)), s.devices)
@@ -274,7 +274,7 @@ def _in_parts(
     Args:
       read: number → that part and those after it.
       start: (state, part, its number, first, last) → (state, infos on the devices); first and last are counted from the
-        part's first step, and the infos are [seeds, steps of a part].
+        part's first step, and the infos are [seeds, steps of a part, …].
     """
     held: dict[int, Examples] = {}
     coming: list[Iterator[Examples]] = []
@@ -294,8 +294,8 @@ def _in_parts(
             del held[number]
 
         def placed(own: np.ndarray) -> np.ndarray:
-            whole = np.zeros((*own.shape[:-1], total), own.dtype)
-            whole[..., begin:end] = own
+            whole = np.zeros((own.shape[0], total, *own.shape[2:]), own.dtype)
+            whole[:, begin:end] = own
             return whole
 
         return state, jax.tree.map(placed, infos)
@@ -311,5 +311,5 @@ def _shaped(split: Split, devices: int) -> Examples:
 def _blank(images: tuple[int, ...], s: Setting) -> Examples:
     """[devices, images] black ones, to compile a program for. `pmap` of several processes takes no mere shapes."""
     here = len(parallel.own_devices(s.devices)), *images[1:]
-    black = Examples(np.zeros((*here, *s.image_shape), np.uint8), np.zeros(here, np.int32))
+    black = Examples(np.zeros((*here, *s.image_shape), np.uint8), s.dataset.no_labels(*here))
     return parallel.distribute(black, s.devices)

@@ -194,12 +194,13 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
 
 
 def keep_results(r: Runner, s: Setting, method: str, seed: int, known: dict[str, Any], v: Any) -> None:
-    """The network's file, and the method's row in TensorBoard's table."""
+    """The network's file, what it predicts of pixels, and the method's row in TensorBoard's table."""
     found = known["results"]
     metric = found["task"]["metric"]
     final = list(found["evaluations"].values())[-1][metric]
     architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
     keeping.network(r.keeper, networks.Network(method, seed, architecture, v, final))
+    keeping.pictures(r.keeper, method, seed, compose.shown(s, results.architecture_of(known), v))
     figures = {f"{name} {metric}": measured[metric] for name, measured in found["evaluations"].items()}
     figures |= {"kept weights": float(found["parameters"]["kept"]), "MACs non-zero": float(found["macs"]["nonzero"])}
     whose = seed if s.config.seeds > 1 else None

@@ -23,6 +23,7 @@ SHAPES = {
     "tfds:cifar10": (32, 32, 3),
     "mnist.npz": (28, 28, 1),
     "tfds:imagenet2012": (224, 224, 3),
+    "camvid": (360, 480, 3),
 }
 """By `data.source`."""
 IMAGES = 10_000
@@ -35,6 +36,10 @@ def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
         if shape[0] == 224:
             one = arrays.Source(IMAGES, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
             return one, one, 1000
+        if shape == SHAPES["camvid"]:
+            pair = np.zeros(shape, np.uint8), np.zeros(shape[:2], np.uint8)
+            one = arrays.Source(IMAGES, lambda row: pair, str, masks=True)
+            return one, one, 12
         images = np.broadcast_to(np.zeros(shape, np.uint8), (IMAGES, *shape))
         split = arrays.Split(images, np.arange(IMAGES, dtype=np.int32) % 10)
         return split, split, 10

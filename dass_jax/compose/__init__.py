@@ -15,6 +15,7 @@ from dass_jax.compose.problems import (
     training,
 )
 from dass_jax.compose.setting import Setting, centred, draw_seed, examples, key, split_rows, view
+from dass_jax.compose.shown import shown
 
 __all__ = [
     "Setting",
@@ -34,6 +35,7 @@ __all__ = [
     "prepare_evaluation",
     "search",
     "setting",
+    "shown",
     "split_rows",
     "training",
     "view",

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from dass_jax.compose.setting import Setting
 from dass_jax.data import colour
-from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
+from dass_jax.data.arrays import VOID
+from dass_jax.data.augment import Augmentation, augment, follow, normalise, random_draws
 from dass_jax.phases import COUNTED, Feed
 from dass_jax.runtime import parallel
 from dass_jax.runtime.epoch import Examples, Prepare
@@ -45,7 +46,9 @@ def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
             # Not from the examples: for those that are read part by part, the indices are of the part.
             real = jnp.arange(rows.shape[0]) < rates[COUNTED][level]
             counted = parallel.own_slice(real.astype(images.dtype), devices)
-        return Batch(images, data.targets[own], scale, counted)
+        targets = data.targets[own]
+        targets = follow(targets, draws, augmentation, VOID) if s.dataset.masks else targets
+        return Batch(images, targets, scale, counted)
 
     return batch
 
@@ -56,6 +59,7 @@ def prepare_evaluation(s: Setting) -> Callable[..., Any]:
 
     def part(data: Examples, rows: jax.Array, counted: jax.Array) -> Any:
         own, weight = (parallel.own_slice(x, devices) for x in (rows, counted))
-        return normalise(data.images[own], mean, std), data.targets[own], weight
+        targets = jnp.moveaxis(data.targets[own], 0, -1).astype(jnp.int32)
+        return normalise(data.images[own], mean, std), targets, weight
 
     return part

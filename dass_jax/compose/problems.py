@@ -25,6 +25,7 @@ from dass_jax.recipes import Problem as TrainingProblem
 from dass_jax.runtime import parallel
 from dass_jax.spaces import SPACES, Space
 from dass_jax.spaces.lookup import Lookup
+from dass_jax.tasks import Pixels
 from dass_jax.variables import BATCH_STATS, PARAMS, Variables
 
 
@@ -44,6 +45,7 @@ def setting(c: Config) -> Setting:
             f"data.{', data.'.join(colour.Jitter._fields)}: one is set and the images have {found.image_shape[2]} "
             "channels; allowed: 0 on anything but RGB"
         )
+    _check_targets(found)
     lookup(c)  # raises for a table that cannot be read
     for method in methods(c):
         _check_feeds(found, method)
@@ -66,6 +68,17 @@ def _some_architecture(s: Setting) -> Any:
 def methods(c: Config) -> tuple[str, ...]:
     """The methods of a run by their names in METHODS, the main one first."""
     return (c.method.name, *c.controls)
+
+
+def _check_targets(s: Setting) -> None:
+    """Raises UserError if the task's targets are not what the data have."""
+    per_pixel = isinstance(s.task.outputs, Pixels)
+    if per_pixel != s.dataset.masks:
+        has, wanted = ("a label for each image", "masks") if per_pixel else ("masks", "a label for each image")
+        raise UserError(
+            f"task.name = {s.config.task.name!r} with data.source = {s.config.data.source!r}, which has {has}; "
+            f"allowed: data with {wanted}"
+        )
 
 
 def _check_feeds(s: Setting, method: str) -> None:

@@ -113,10 +113,10 @@ def view(s: Setting, name: str, epoch: int, number: int) -> stream.View:
     if not least:
         return load.view(size, _margin(s.config))
 
-    def random(image: np.ndarray, place: int) -> np.ndarray:
+    def random(image: np.ndarray, place: int, exact: bool = False) -> np.ndarray:
         seed, own = divmod(place, number // len(s.seeds))
         draws = np.random.default_rng((*draw_seed(s.seeds[seed], name), epoch, own))
-        return pictures.cut(image, pictures.random_box(draws, image.shape[:2], least), size)
+        return pictures.cut(image, pictures.random_box(draws, image.shape[:2], least), size, exact)
 
     return random
 

@@ -17,8 +17,8 @@ class Data:
     source: Annotated[str, Text("'digits', 'tfds:NAME' or the path of an .npz file or a folder")] = "digits"
     """`digits` (8×8 grey images that come with scikit-learn); `tfds:NAME`, a data set that tensorflow-datasets has
     prepared; the path of an .npz file, or of a folder of .npy files, with the arrays train_images, train_labels,
-    test_images and test_labels; or the path of a folder with train/CLASS/*.jpg (or .png) and test/ or val/ beside it.
-    docs/data.md."""
+    test_images and test_labels; or the path of a folder with train/CLASS/*.jpg (or .png), or with train/images and
+    train/masks, and test/ or val/ beside train/. docs/data.md."""
     folder: Annotated[str, Text("the path of a folder, or '' for TFDS' own", empty=True)] = ""
     """Folder in which tensorflow-datasets keeps what it has prepared; empty = TFDS' own default."""
     image_size: Annotated[int, Range(0, 4096)] = 0

@@ -1,7 +1,7 @@
-"""Image classification data on the host: a split in memory or read image by image, its statistics, its halves."""
+"""Images with labels or masks on the host: a split in memory or read image by image, its statistics, its halves."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from dass_jax.errors import UserError
 
 MOST_CLASSES = 100_000
 """Labels from here on are taken for a mistake: the classifier would have this many outputs."""
+VOID = 255
+"""The label in a mask of what belongs to no class. PASCAL VOC's."""
 
 
 class Split(NamedTuple):
@@ -17,21 +19,29 @@ class Split(NamedTuple):
     images: np.ndarray
     """uint8 [N, H, W, C]; may be mapped from a file."""
     labels: np.ndarray
-    """int32 [N], 0 … classes − 1."""
+    """int32 [N], 0 … classes − 1; or masks, uint8 [N, H, W], with `VOID` where there is no label."""
 
     @property
     def size(self) -> int:
         return len(self.labels)
+
+    @property
+    def masks(self) -> bool:
+        """Whether each pixel has a label."""
+        return self.labels.ndim > 1
 
 
 class Source(NamedTuple):
     """One set of labelled images that are read when they are asked for. The functions may be called by any thread."""
 
     size: int
-    example: Callable[[int], tuple[np.ndarray, int]]
-    """Row → (uint8 [H, W, C], label); H and W may differ from row to row. Raises UserError, naming the image."""
+    example: Callable[[int], tuple[np.ndarray, Any]]
+    """Row → (uint8 [H, W, C], label, or mask uint8 [H, W]); H and W may differ from row to row. Raises UserError,
+    naming the image."""
     name: Callable[[int], str]
     """Row → what a user calls the image."""
+    masks: bool = False
+    """Whether each pixel has a label."""
 
 
 class Dataset(NamedTuple):
@@ -46,6 +56,15 @@ class Dataset(NamedTuple):
     """float32 [C]: standard deviation on the same scale, at least half a grey level."""
     shape: tuple[int, int, int]
     """(H, W, C) of the images as the network sees them."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether each pixel has a label."""
+        return self.train.masks
+
+    def no_labels(self, *number: int) -> np.ndarray:
+        """Zeros of the labels' type for so many images, [*number] or [*number, H, W]."""
+        return np.zeros((*number, *self.shape[:2]), np.uint8) if self.masks else np.zeros(number, np.int32)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,16 +116,16 @@ def limited(train: Split | Source, limit: int, seed: int) -> Split | Source:
     chosen = np.random.default_rng(seed).permutation(train.size)[:limit]
     if isinstance(train, Split):
         return Split(train.images[chosen], train.labels[chosen])
-    return Source(limit, lambda row: train.example(chosen[row]), lambda row: train.name(chosen[row]))
+    return Source(limit, lambda row: train.example(chosen[row]), lambda row: train.name(chosen[row]), train.masks)
 
 
 def one_by_one(split: Split, name: str) -> Source:
     """A split as a source; `name` says whose images they are."""
 
-    def example(row: int) -> tuple[np.ndarray, int]:
-        return np.asarray(split.images[row]), int(split.labels[row])
+    def example(row: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(split.images[row]), np.asarray(split.labels[row])
 
-    return Source(split.size, example, lambda row: f"{name}: image {row}")
+    return Source(split.size, example, lambda row: f"{name}: image {row}", split.masks)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, place: str) -> Split:
@@ -120,12 +139,17 @@ def checked(images: np.ndarray, labels: np.ndarray, place: str) -> Split:
         raise UserError(f"{place}_images has shape {_shape(images)}; allowed: at least one image and one pixel")
     if labels.dtype.kind not in "iu":
         raise UserError(f"{place}_labels has type {labels.dtype}; allowed: integers")
-    if labels.shape != images.shape[:1]:
-        raise UserError(f"{place}_labels has shape {_shape(labels)}; allowed: {len(images)}, one label for each image")
-    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+    masks = labels.ndim > 1
+    if labels.shape not in (images.shape[:1], images.shape[:3]):
+        raise UserError(
+            f"{place}_labels has shape {_shape(labels)}; allowed: {len(images)}, one label for each image, or "
+            f"{_shape(images[..., 0])}, one for each pixel"
+        )
+    most = VOID if masks else MOST_CLASSES - 1
+    if labels.min() < 0 or labels.max() > most:
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
-        raise UserError(f"{place}_labels holds {wrong}; allowed: 0 to {MOST_CLASSES - 1}")
-    return Split(images, labels.astype(np.int32))
+        raise UserError(f"{place}_labels holds {wrong}; allowed: 0 to {most}")
+    return Split(images, labels.astype(np.uint8 if masks else np.int32))
 
 
 def checked_pair(arrays: dict[str, np.ndarray], place: str) -> tuple[Split, Split, int]:
@@ -142,7 +166,15 @@ def checked_pair(arrays: dict[str, np.ndarray], place: str) -> tuple[Split, Spli
             f"{place}: test_images are {_shape(test.images)} and train_images {_shape(train.images)}; "
             "allowed: the same height, width and channels"
         )
-    return train, test, int(max(train.labels.max(), test.labels.max())) + 1
+    if train.masks != test.masks:
+        raise UserError(f"{place}: one of train_labels, test_labels has a label for each pixel; allowed: both or none")
+    return train, test, max(number_of_labels(part.labels) for part in (train, test))
+
+
+def number_of_labels(labels: np.ndarray) -> int:
+    """One more than the largest label, of masks than the largest but `VOID`; 0 without any."""
+    found = labels[labels != VOID] if labels.ndim > 1 else labels
+    return int(found.max()) + 1 if found.size else 0
 
 
 def _shape(array: np.ndarray) -> str:

@@ -82,6 +82,14 @@ def augment(
     return _cut_out(planes, draws, augmentation.cutout) if augmentation.cutout else planes
 
 
+def follow(masks: jax.Array, draws: Draws, augmentation: Augmentation, outside: int) -> jax.Array:
+    """Masks, bytes [N, H, W], cropped and mirrored as `augment` does with their images, as int32 [H, W, N]; what lies
+    outside of them is `outside`. Cutout leaves them as they are."""
+    if augmentation.padding or augmentation.flip:
+        masks = _crop_and_mirror(masks[..., None], draws, augmentation.padding, outside)[..., 0]
+    return jnp.moveaxis(masks, 0, -1).astype(jnp.int32)
+
+
 def _planes(images: jax.Array, dtype: Any) -> jax.Array:
     return jnp.transpose(images, (3, 1, 2, 0)).astype(dtype) / 255
 
@@ -94,8 +102,9 @@ def _per_channel(values: jax.Array, dtype: Any) -> jax.Array:
     return jnp.asarray(values, dtype)[:, None, None, None]
 
 
-def _crop_and_mirror(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
-    """Crop and mirror at once by one gather: the source of each pixel is computed, and is black outside the image."""
+def _crop_and_mirror(images: jax.Array, draws: Draws, padding: int, outside: int = 0) -> jax.Array:
+    """Crop and mirror at once by one gather: the source of each pixel is computed; outside the image it is black, or
+    `outside`."""
     number, height, width, _ = images.shape
     columns = jnp.arange(width, dtype=jnp.int32)
     columns = jnp.where(draws.mirror[:, None], columns[::-1], columns)
@@ -105,7 +114,7 @@ def _crop_and_mirror(images: jax.Array, draws: Draws, padding: int) -> jax.Array
     which = jnp.arange(number, dtype=jnp.int32)[:, None, None]
     # Clipped indices are in bounds; what they fetch from the border is masked.
     found = images[which, jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
-    return jnp.where(inside[..., None], found, jnp.zeros((), images.dtype))
+    return jnp.where(inside[..., None], found, jnp.asarray(outside, images.dtype))
 
 
 def _cut_out(planes: jax.Array, draws: Draws, side: int) -> jax.Array:

@@ -55,14 +55,15 @@ def _listed(path: pathlib.Path, classes: list[str], place: str) -> list[tuple[st
     for label, name in enumerate(classes):
         if (path / name).is_dir():
             with os.scandir(path / name) as entries:
-                files = sorted(entry.path for entry in entries if _is_picture(entry.name) and not entry.is_dir())
+                files = sorted(entry.path for entry in entries if is_picture(entry.name) and not entry.is_dir())
             found += [(file, label) for file in files]
     if not found:
         raise UserError(f"{place}: {path.name} has no pictures; allowed: {', '.join(ENDINGS)} files in class folders")
     return found
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is taken for a picture."""
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dass_jax.data import arrays, digits, folders, npz, pictures, stream, tfds
+from dass_jax.data import arrays, digits, folders, masks, npz, pictures, stream, tfds
 from dass_jax.errors import UserError
 
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Mean and standard deviation of ImageNet's training images (RGB, 0 … 1), as everyone uses them."""
 FORMS = (
     f"'digits', '{tfds.PREFIX}NAME', an .npz file or a folder of .npy files with {', '.join(npz.NAMES)}, "
-    "or a folder with train/<class>/ and test/ or val/"
+    "or a folder with train/<class>/, or train/images/ and train/masks/, and test/ or val/"
 )
 _BLOCK = 256
 """Images in a batch when all of a split are read."""
@@ -66,7 +66,7 @@ def opened(
     if path.is_file():
         return npz.opened(path, most_bytes)
     if (path / "train").is_dir():
-        return folders.opened(path)
+        return masks.opened(path) if masks.is_one(path) else folders.opened(path)
     if any((path / f"{name}.npy").exists() for name in npz.NAMES):
         return npz.opened_folder(path)
     found = "is a folder with neither" if path.is_dir() else "does not exist"
@@ -83,8 +83,10 @@ def _shape(train: arrays.Split | arrays.Source, image_size: int) -> tuple[int, i
 def view(image_size: int, margin: float) -> stream.View:
     """Every image as it is evaluated: the centre at `image_size`, or for 0 the image as it is."""
 
-    def centre(image: np.ndarray, place: int) -> np.ndarray:
-        return pictures.cut(image, pictures.centre_box(image.shape[:2], margin), image_size) if image_size else image
+    def centre(image: np.ndarray, place: int, exact: bool = False) -> np.ndarray:
+        if not image_size:
+            return image
+        return pictures.cut(image, pictures.centre_box(image.shape[:2], margin), image_size, exact)
 
     return centre
 
@@ -101,8 +103,8 @@ def _is_ready(part: arrays.Split | arrays.Source, wanted: Wanted) -> bool:
 def _in_memory(part: arrays.Split | arrays.Source, shape: tuple[int, int, int], wanted: Wanted) -> arrays.Split:
     if isinstance(part, arrays.Split) and _is_ready(part, wanted):
         return part
-    images, labels = np.empty((part.size, *shape), np.uint8), np.empty(part.size, np.int32)
-    start, source = 0, _source(part, wanted)
+    images, start, source = np.empty((part.size, *shape), np.uint8), 0, _source(part, wanted)
+    labels = np.empty((part.size, *shape[:2]), np.uint8) if part.masks else np.empty(part.size, np.int32)
     rows = np.arange(part.size)
     for found in stream.batches(source, rows, view(wanted.image_size, wanted.margin), shape, _BLOCK):
         images[start : start + found.size], labels[start : start + found.size] = found

@@ -3,10 +3,12 @@
 Every cut is a box in the picture, resampled once (Pillow's bilinear filter, which averages where it shrinks).
 """
 
+import contextlib
 import io
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -39,19 +41,40 @@ def decoded(file: pathlib.Path | bytes, name: str, channels: int = 3) -> np.ndar
     Raises:
       UserError: if it cannot be decoded or has more than `MOST_PIXELS`; `name` is what it is called.
     """
+    with _opened(file, name) as image:
+        width, height = image.size
+        return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(height, width, channels)
+
+
+def decoded_labels(file: pathlib.Path | bytes, name: str) -> np.ndarray:
+    """The mask in a PNG file, or its bytes, as uint8 [H, W]: grey values, or numbers of a palette's colours.
+
+    Raises:
+      UserError: as `decoded`, and for a picture of other kinds, whose values are no labels.
+    """
+    with _opened(file, name, ("PNG",)) as image:
+        if image.mode not in ("1", "L", "P"):
+            raise UserError(f"{name} has pixels of kind {image.mode}; allowed: a PNG of grey bytes or with a palette")
+        return np.asarray(image).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _opened(file: pathlib.Path | bytes, name: str, formats: tuple[str, ...] = ("JPEG", "PNG")) -> Iterator[Image.Image]:
+    """A picture to be decoded in the block. Raises UserError."""
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise UserError(f"{name} has {width}×{height} pixels; allowed: at most {MOST_PIXELS:,} in a picture")
-            return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(height, width, channels)
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{name} is too large; allowed: at most {MOST_PIXELS:,} pixels in a picture") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise each of them on damage
         reason = (
             os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "damaged or of another kind"
         )
-        raise UserError(f"{name} cannot be read: {reason}; allowed: a JPEG or PNG picture") from error
+        kinds = " or ".join(formats)
+        raise UserError(f"{name} cannot be read: {reason}; allowed: a {kinds} picture") from error
 
 
 def centre_box(size: tuple[int, int], margin: float = 1.0) -> Box:
@@ -83,16 +106,16 @@ def random_box(draws: np.random.Generator, size: tuple[int, int], least: float) 
     return Box(left, upper, left + across, upper + down)
 
 
-def cut(image: np.ndarray, box: Box, side: int) -> np.ndarray:
+def cut(image: np.ndarray, box: Box, side: int, exact: bool = False) -> np.ndarray:
     """The box of a picture uint8 [H, W, C] as uint8 [side, side, C]; a box that is the whole picture at that size
-    leaves it as it is."""
+    leaves it as it is. `exact`: of the nearest pixels, as labels need it."""
     if image.shape[:2] == (side, side) and box == (0, 0, side, side):
         return image
     if image.shape[2] == 3:
-        return np.asarray(_resample(image, box, side))
-    return np.stack([np.asarray(_resample(plane, box, side)) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+        return np.asarray(_resample(image, box, side, exact))
+    return np.stack([np.asarray(_resample(plane, box, side, exact)) for plane in np.moveaxis(image, -1, 0)], axis=-1)
 
 
-def _resample(pixels: np.ndarray, box: Box, side: int) -> Image.Image:
+def _resample(pixels: np.ndarray, box: Box, side: int, exact: bool) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return image.resize((side, side), Image.Resampling.NEAREST if exact else Image.Resampling.BILINEAR, box=box)

@@ -6,14 +6,16 @@ places alone, so what is read does not depend on threads or speed.
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from dass_jax.data.arrays import Source, Split
 from dass_jax.errors import UserError
 
-View = Callable[[np.ndarray, int], np.ndarray]
-"""(uint8 [H, W, C] as it was read, place in the order) → uint8 [S, S, C] as the network sees it."""
+View = Callable[..., np.ndarray]
+"""(uint8 [H, W, C] as it was read, place in the order) → uint8 [S, S, C] as the network sees it; with `exact=True` no
+value comes out that did not go in, as masks need it."""
 
 
 def batches(source: Source, rows: np.ndarray, view: View, shape: tuple[int, ...], size: int) -> Iterator[Split]:
@@ -36,14 +38,17 @@ def batches(source: Source, rows: np.ndarray, view: View, shape: tuple[int, ...]
             "allowed: after pip install 'dass_jax[data]'"
         ) from error
 
-    def example(place: int) -> tuple[np.ndarray, np.int32]:
+    def example(place: int) -> tuple[np.ndarray, Any]:
         row = int(rows[place])
         image, label = source.example(row)
+        if source.masks and label.shape != image.shape[:2]:
+            has, wanted = ("×".join(map(str, found)) for found in (label.shape, image.shape[:2]))
+            raise UserError(f"the mask of {source.name(row)} is {has}; allowed: {wanted}, as the image")
         image = view(image, place)
         if image.shape != tuple(shape):
             has, wanted = ("×".join(map(str, found)) for found in (image.shape, shape))
             raise UserError(f"{source.name(row)} is {has}; allowed: {wanted} as the first one, or data.image_size")
-        return image, np.int32(label)
+        return image, view(label[..., None], place, exact=True)[..., 0] if source.masks else np.int32(label)
 
     options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
     for images, labels in grain.MapDataset.range(len(rows)).map(example).to_iter_dataset(options).batch(size):

@@ -1,4 +1,4 @@
-"""A classification data set that tensorflow-datasets has prepared, read without TensorFlow.
+"""A data set of labelled images that tensorflow-datasets has prepared, read without TensorFlow.
 
 What is prepared is looked up in its folder, and TFDS is asked only to read it: its own answer to absent data is an
 attempt to download them, or an error about something else.
@@ -25,17 +25,20 @@ def opened(name: str, folder: str) -> tuple[arrays.Source, arrays.Source, int]:
     """(train, test, number of classes) of the prepared data set `name`, which may be "NAME/CONFIG".
 
     Args:
+      name: with "#FEATURE" behind it the labels are the masks of that name.
       folder: TFDS' data_dir; empty = its default, the variable TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
       UserError: if it is not prepared (with the command that does it), or has no images with labels.
     """
     place = f"data.source = {PREFIX + name!r}"
+    name, _, mask = name.partition("#")
     builder = _builder(_prepared(name, folder, place), place)
     features = builder.info.features
-    if not {"image", "label"} <= set(features or ()):
-        raise UserError(f"{place} has the features {', '.join(features or ()) or 'none'}; allowed: image and label")
-    classes, channels = features["label"].num_classes, features["image"].shape[-1]
+    if not {"image", mask or "label"} <= set(features or ()):
+        wanted = f"image and label, or image and a mask as {PREFIX}{name}#MASK"
+        raise UserError(f"{place} has the features {', '.join(features or ()) or 'none'}; allowed: {wanted}")
+    classes, channels = 0 if mask else features["label"].num_classes, features["image"].shape[-1]
     if classes is None or channels not in (1, 3):
         raise UserError(
             f"{place} has {classes} classes and {channels} channels; allowed: known classes, 1 or 3 channels"
@@ -45,7 +48,10 @@ def opened(name: str, folder: str) -> tuple[arrays.Source, arrays.Source, int]:
         raise UserError(
             f"{place} has the splits {', '.join(builder.info.splits)}; allowed: train and {' or '.join(TESTS)}"
         )
-    train, *tests = (_source(builder, split, channels, place) for split in ("train", *splits))
+    train, *tests = (_source(builder, split, channels, place, mask) for split in ("train", *splits))
+    if mask:
+        masks = (part.example(row)[1] for part in (train, tests[0]) for row in range(part.size))
+        return train, tests[0], max(map(arrays.number_of_labels, masks))
     with_labels = [test for test in tests if test.example(0)[1] >= 0]
     if not with_labels:
         raise UserError(f"{place}: {', '.join(splits)} has no labels; allowed: a split with labels")
@@ -100,10 +106,10 @@ def _builder(path: pathlib.Path, place: str) -> Any:
         raise UserError(f"{place}: {str(path)!r} cannot be read: {error}; allowed: a folder that TFDS wrote") from error
 
 
-def _source(builder: Any, split: str, channels: int, place: str) -> arrays.Source:
+def _source(builder: Any, split: str, channels: int, place: str, mask: str) -> arrays.Source:
     import tensorflow_datasets
 
-    skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    skip = {feature: tensorflow_datasets.decode.SkipDecoding() for feature in ("image", mask) if feature}
     try:
         rows = builder.as_data_source(split=split, decoders=skip)
         number = len(rows)
@@ -113,13 +119,15 @@ def _source(builder: Any, split: str, channels: int, place: str) -> arrays.Sourc
     def name(row: int) -> str:
         return f"{place}: image {row} of {split}"
 
-    def example(row: int) -> tuple[np.ndarray, int]:
+    def example(row: int) -> tuple[np.ndarray, Any]:
         try:
             found = rows[int(row)]
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{name(row)} cannot be read: {error}; allowed: the files that TFDS wrote") from error
         image = found["image"]
         pixels = pictures.decoded(image, name(row), channels) if isinstance(image, bytes) else np.asarray(image)
+        if mask:
+            return pixels, pictures.decoded_labels(found[mask], f"the mask of {name(row)}")
         return pixels, int(found["label"])
 
-    return arrays.Source(number, example, name)
+    return arrays.Source(number, example, name, bool(mask))

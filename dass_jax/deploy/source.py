@@ -18,6 +18,7 @@ from dass_jax.networks import Model
 from dass_jax.nn.layers import one_device
 from dass_jax.runner import TRAINING, template
 from dass_jax.runtime import checkpoint, keeping, networks, seeds
+from dass_jax.tasks import Pixels
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 ALLOWED = "the folder of a finished run, one of its files networks/*.npz, or one of its folders checkpoints/*"
@@ -116,6 +117,10 @@ def _seed(config: Config, seed: int | None) -> int:
 
 def _made(config: Config, network: networks.Network, after: str) -> Trained:
     setting = compose.setting(config)._replace(seeds=(network.seed,))
+    if isinstance(setting.task.outputs, Pixels):
+        raise UserError(
+            f"task.name = {config.task.name!r} has outputs for each pixel; allowed: a task with outputs for each image"
+        )
     found = None if network.architecture is None else architectures.from_json(network.architecture)
     net = compose.model(setting, found, auxiliary=False, average=one_device)
     own = variables.flatten(jax.eval_shape(lambda: net.init(jax.random.key(0), setting.image_shape))[PARAMS])

@@ -87,6 +87,10 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
             images = _chosen(s, wanted["kendall_images"]).images
             arrays["kendall"] = kendall(maps, _variables(s, training.phases[:1], kept), sparse, images)
         if "tsne_images" in wanted:
+            if s.dataset.masks:
+                raise UserError(
+                    "report: 'tsne' colours images by their labels, and these have masks; allowed: 'kendall'"
+                )
             split = _chosen(s, wanted["tsne_images"])
             features = pooled(maps, sparse, split.images, wanted["tsne_cell"] - 1)
             arrays |= {"embedding": embedded(features), "labels": split.labels}

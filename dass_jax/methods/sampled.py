@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax import bilevel, relaxation
+from dass_jax import bilevel, relaxation, tasks
 from dass_jax.bilevel import Info, State
 from dass_jax.methods.method import Problem
 from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Matrix, Observation, Phase, single
@@ -156,11 +156,12 @@ def scoring(problem: Problem, space: Any, train: bool = True) -> bilevel.Algorit
     return single(bilevel.Algorithm(lambda variables: State(dict(variables), {}), update), CANDIDATES)
 
 
-def unscored(task: Task, choices: Any, count: int) -> Variables:
+def unscored(problem: Problem, choices: Any, count: int) -> Variables:
     """The collections of so many choices, before they are scored."""
-    outputs = jnp.zeros((1, task.outputs))
-    shape = jax.eval_shape(lambda: task.sums(outputs, jnp.zeros(1, jnp.int32), jnp.zeros(1)))
-    sums = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shape)
+    blank = tasks.blank(problem.task.outputs, problem.image_shape)
+    shape = jax.eval_shape(lambda: problem.task.sums(*blank, jnp.zeros(1)))
+    # Counts too are means over devices.
+    sums = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), jnp.result_type(x, jnp.float32)), shape)
     return {SAMPLED: {"choices": choices, "value": jnp.zeros(count)}, SUMS: sums}
 
 
@@ -179,7 +180,7 @@ def deriving(c: Fields, problem: Problem, space: Any, draw: Draw) -> Phase:
     def begin(key: jax.Array, state: State) -> State:
         keys = jax.random.split(key, c.candidates)
         choices = jax.lax.map(lambda one: draw(state.variables, one), keys)
-        return algorithm.init({**state.variables, **unscored(problem.task, choices, c.candidates)})
+        return algorithm.init({**state.variables, **unscored(problem, choices, c.candidates)})
 
     def after_epoch(state: State) -> State:
         return state._replace(variables=scored(problem.task, state.variables))

@@ -32,9 +32,9 @@ class Fields(sparsity.Gradual, enas.Fields):
     """The last steps of θ in each epoch, in which its masks rest: a short retraining before the controller's turn."""
 
 
-def pruning_rates(c: Fields, problem: Problem, params: Any, stacks: Any) -> Any:
+def pruning_rates(c: Fields, problem: Problem, params: Any, rules: variables.Rules) -> Any:
     """The entry `PRUNING` of the rates: of θ's steps the schedule's, by θ's steps alone; then nothing is renewed."""
-    schedule = sparsity.pruning_rates(c, problem.keep, sparsity.layer_sizes(params, stacks), c.epochs)
+    schedule = sparsity.pruning_rates(c, problem.keep, sparsity.layer_sizes(params, rules), c.epochs)
 
     def at(progress: np.ndarray) -> dict[str, Any]:
         steps = max(1, len(progress) - c.controller_steps)
@@ -56,7 +56,7 @@ def search(c: Fields, problem: Problem) -> Search:
     stacks = variables.prunable(params, space.rules)
     project = sparsity.pruner(stacks, c.regrow)
     algorithm = enas.step(c, problem, space, sparsity.masked_weights, project)
-    dense, pruning = enas.phase(c, problem, space, algorithm), pruning_rates(c, problem, params, stacks)
+    dense, pruning = enas.phase(c, problem, space, algorithm), pruning_rates(c, problem, params, space.rules)
     seen = sampled.observing(space)
 
     def begin(key: jax.Array, state: Any) -> State:

@@ -154,7 +154,7 @@ def scored_phase(c: Fields, problem: Problem, space: Any, name: str, title: str,
     def begin(key: jax.Array, state: State) -> State:
         v, keys = state.variables, jax.random.split(key, count)
         choices = jax.lax.map(lambda one: propose(v[BEST]["choice"], one), keys)
-        return algorithm.init({**v, **sampled.unscored(problem.task, choices, count)})
+        return algorithm.init({**v, **sampled.unscored(problem, choices, count)})
 
     def after_epoch(state: State) -> State:
         v = sampled.scored(problem.task, state.variables)
@@ -204,7 +204,7 @@ def walking(c: Fields, problem: Problem, space: Any) -> Phase:
         v, key = state.variables, jax.random.key_data(key)
         choices = jax.tree.map(lambda x: x[None], propose(v, key, jnp.asarray(0, jnp.int32)))
         walk = {"key": key, "step": jnp.asarray(0, jnp.int32)}
-        return algorithm.init({**v, WALK: walk, **sampled.unscored(problem.task, choices, 1)})
+        return algorithm.init({**v, WALK: walk, **sampled.unscored(problem, choices, 1)})
 
     def propose(v: Variables, key: Any, step: Any) -> Any:
         return perturb(v[BEST]["choice"], jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), step))
@@ -215,7 +215,7 @@ def walking(c: Fields, problem: Problem, space: Any) -> Phase:
         scores = np.array(v[LIST]["walk"])
         scores[step] = np.asarray(v[SAMPLED]["value"])[0]
         choices = jax.tree.map(lambda x: np.asarray(x)[None], propose(v, v[WALK]["key"], step + 1))
-        unscored = jax.tree.map(np.zeros_like, sampled.unscored(problem.task, choices, 1)[sampled.SUMS])
+        unscored = jax.tree.map(np.zeros_like, sampled.unscored(problem, choices, 1)[sampled.SUMS])
         walk = {**v[WALK], "step": np.asarray(step + 1, np.int32)}
         found = {SAMPLED: {**v[SAMPLED], "choices": choices}, sampled.SUMS: unscored, WALK: walk}
         return state._replace(variables={**v, **found, LIST: {**v[LIST], "walk": scores}})

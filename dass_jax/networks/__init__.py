@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, nasbench201, smash
-from dass_jax.networks.model import Model
+from dass_jax.networks.model import Model, check_auxiliary
+from dass_jax.tasks import Outputs
 
 
 class Entry(NamedTuple):
@@ -28,37 +29,42 @@ class Entry(NamedTuple):
     """(architecture, fields, outputs, dtype) → (params, batch_stats, images) → what each part puts out, in order."""
 
 
-def _of_cells(architecture: Any, c: derived.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_cells(
+    architecture: Any, c: derived.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
+) -> Model:
     return derived.derived(architecture, derived.sizes(c, outputs, auxiliary), average, dtype)
 
 
-def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: int, dtype: Any) -> Any:
+def _maps_of_cells(architecture: Any, c: derived.Fields, outputs: Outputs, dtype: Any) -> Any:
     return derived.cell_maps(architecture, derived.sizes(c, outputs, auxiliary=False), dtype)
 
 
-def _of_equal_cells(cell: Any, c: nasbench201.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_equal_cells(
+    cell: Any, c: nasbench201.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
+) -> Model:
     return nasbench201.nasbench201(cell, nasbench201.Sizes(outputs, c.cells, c.channels), average, dtype)
 
 
-def _of_levels(a: Any, c: dso.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_levels(a: Any, c: dso.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return dso.dso(a, c, outputs, average, dtype)
 
 
-def _of_layers(arc: Any, c: enas_macro.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_layers(arc: Any, c: enas_macro.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return enas_macro.enas_macro(arc, c, outputs, average, dtype)
 
 
-def _of_blocks(arc: Any, c: enas_micro.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_blocks(arc: Any, c: enas_micro.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
     sizes = dataclasses.replace(c, auxiliary=auxiliary and c.auxiliary)
+    check_auxiliary(outputs, sizes.auxiliary)
     return enas_micro.enas_micro(arc, sizes, outputs, average, dtype)
 
 
-def _of_banks(a: Any, c: smash.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any) -> Model:
+def _of_banks(a: Any, c: smash.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
     return smash.smash(a, c, outputs, average, dtype)
 
 
 def _baseline(
-    name: str, architecture: None, c: baselines.Fields, outputs: int, auxiliary: bool, average: Any, dtype: Any
+    name: str, architecture: None, c: baselines.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any
 ) -> Model:
     return baselines.baseline(name, outputs, c.width, average, dtype)
 

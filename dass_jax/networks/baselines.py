@@ -16,6 +16,7 @@ from dass_jax.networks import blocks
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, kernels, layers
 from dass_jax.schema import Decay, Range
+from dass_jax.tasks import Outputs
 
 STEP = 8
 """What numbers of channels are multiples of at any width."""
@@ -106,14 +107,14 @@ class Network(nn.Module):
     """The network of a plan; in the place of auxiliary logits it returns None."""
 
     plan: Plan
-    classes: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
-        plan, index = self.plan, 0
+        plan, index, size = self.plan, 0, x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=True, average=self.average, epsilon=plan.epsilon)
         x = layers.ConvNorm(plan.stem, norm, 3, activation=plan.activation, name="stem")(x)
@@ -124,11 +125,11 @@ class Network(nn.Module):
                 index += 1
         if plan.last is not None:
             x = layers.ConvNorm(plan.last, norm, activation=plan.activation, name="last")(x)
-        return heads.Classifier(self.classes, name="head")(x), None
+        return heads.head(self.outputs, norm, size)(x), None
 
 
 def baseline(
-    name: str, classes: int, width: float = 1.0, average: layers.Average = layers.one_device, dtype: Any = None
+    name: str, outputs: Outputs, width: float = 1.0, average: layers.Average = layers.one_device, dtype: Any = None
 ) -> Model:
     """The model of a published network.
 
@@ -138,7 +139,7 @@ def baseline(
       average, dtype: as in `spaces.darts`.
     """
     plan = of_width(PLANS[name], width)
-    return of_module(Network(plan, classes, average, dtype), (sum(stage.repeats for stage in plan.stages),))
+    return of_module(Network(plan, outputs, average, dtype), (sum(stage.repeats for stage in plan.stages),))
 
 
 @dataclasses.dataclass(frozen=True)

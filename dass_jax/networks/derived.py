@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from dass_jax.architectures.darts import Cell, Genotype, connected, reductions
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, of_module
+from dass_jax.networks.model import Model, check_auxiliary, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import primitive
-from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
+from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced, stride_of
 from dass_jax.schema import Decay, NotNegative, Range
+from dass_jax.tasks import Outputs
 from dass_jax.variables import BATCH_STATS, PARAMS
 
 
@@ -40,7 +41,7 @@ class Fields:
 class NetworkConfig(NamedTuple):
     """Sizes of a derived network; the defaults are DASS-Small's."""
 
-    classes: int = 10
+    classes: Outputs = 10
     cells: int = 20
     channels: int = 36
     stem: str = "cifar"
@@ -57,6 +58,8 @@ class DerivedCell(nn.Module):
     previous_reduced: bool
     norm: layers.Norm
     pool_norm: layers.Norm | None = None
+    dilation: int = 1
+    """Of convolutions, beside their own."""
 
     @nn.compact
     def __call__(self, before: jax.Array, previous: jax.Array, path_scale: jax.Array | None = None) -> jax.Array:
@@ -70,7 +73,7 @@ class DerivedCell(nn.Module):
             for pair, (operation, source) in enumerate(pairs):
                 stride = 2 if self.reduction and source < 2 else 1
                 name = f"node_{node}_{pair}_{operation}"
-                module = primitive(operation, self.channels, stride, self.norm, self.pool_norm, name)
+                module = primitive(operation, self.channels, stride, self.norm, self.pool_norm, name, self.dilation)
                 part = module(states[source])
                 # An identity is never dropped: it is the path that remains (DARTS).
                 if path_scale is not None and not (operation == "skip_connect" and stride == 1):
@@ -94,21 +97,25 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> Any:
-        c = self.config
+        c, size = self.config, x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=True, average=self.average)
         before, previous = STEMS[c.stem](c.channels, norm, name="stem")(x)
         channels, reduced, auxiliary = c.channels, first_is_reduced(c.stem), None
+        at = heads.Scale(stride_of(c.stem))
         for index in range(c.cells):
             reduction = index in reductions(c.cells)
             channels *= 2 if reduction else 1
             nodes = self.genotype.reduce if reduction else self.genotype.normal
-            cell = DerivedCell(nodes, channels, reduction, reduced, norm, name=f"cell_{index}")
+            then = heads.halved(c.classes, at) if reduction else at
+            halves, name = then.stride > at.stride, f"cell_{index}"
+            cell = DerivedCell(nodes, channels, halves, reduced, norm, dilation=at.dilation, name=name)
             scale = None if path_scale is None else path_scale[index]
-            before, previous, reduced = previous, cell(before, previous, scale), reduction
+            before, previous, reduced, at = previous, cell(before, previous, scale), halves, then
             if c.auxiliary and train and index == 2 * c.cells // 3:
+                assert isinstance(c.classes, int)  # `check_auxiliary`
                 auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name="auxiliary")(previous)
-        return heads.Classifier(c.classes, name="head")(previous), auxiliary
+        return heads.head(c.classes, norm, size)(previous), auxiliary
 
 
 def cell_maps(genotype: Genotype, config: NetworkConfig, dtype: Any = None) -> Callable[..., tuple[jax.Array, ...]]:
@@ -138,8 +145,9 @@ def derived(
     return of_module(network, (config.cells, len(genotype.normal), pairs))
 
 
-def sizes(c: Fields, outputs: int, auxiliary: bool) -> NetworkConfig:
-    """The sizes that a configuration names."""
+def sizes(c: Fields, outputs: Outputs, auxiliary: bool) -> NetworkConfig:
+    """The sizes that a configuration names. Raises UserError for an auxiliary head where outputs are for pixels."""
+    check_auxiliary(outputs, auxiliary and c.auxiliary)
     return NetworkConfig(outputs, c.cells, c.channels, c.stem, auxiliary and c.auxiliary)
 
 

@@ -15,9 +15,11 @@ from dass_jax.architectures.dso import OUT, Blocks, living
 from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import layers
+from dass_jax.nn.heads import Scale, halved, size_of
 from dass_jax.nn.initial import NORMAL
-from dass_jax.nn.level_blocks import EPSILON, Block, Reduction, Sizes, staged
+from dass_jax.nn.level_blocks import EPSILON, Block, Reduction, Sizes, staged, stride_of
 from dass_jax.schema import Range
+from dass_jax.tasks import Outputs
 
 MOST_CHANNELS = 4096
 
@@ -53,7 +55,7 @@ def check_sizes(table: str, stages: tuple[int, ...], stem: str, channels: int) -
 
 
 def size(a: Blocks, sizes: Sizes, image: tuple[int, int, int]) -> tuple[int, int]:
-    """(weights, multiply-accumulates for one image [C, H, W]) of convolutions and the linear layer, in closed form.
+    """(weights, multiply-accumulates for one image [C, H, W]) of convolutions and linear layers, in closed form.
 
     A block of width C has Σ over separable operations of k²C + C², and C² for each connection to its output and for the
     convolution of a stage's first shortcut.
@@ -70,15 +72,17 @@ def size(a: Blocks, sizes: Sizes, image: tuple[int, int, int]) -> tuple[int, int
     else:
         add(9 * inputs * (c // 2), 2)
         add(9 * (c // 2) * c, 2)
-    number = 0
+    number, at = 0, Scale(stride_of(sizes.stem))
     for stage, blocks in enumerate(sizes.stages):
         for place in range(blocks):
             add(_of_block(a, number, c) + (c * c if place == 0 else 0))
             number += 1
         if stage + 1 < len(sizes.stages):
-            add(sum(2 * c * c * int(name[0]) ** 2 for name in a.reductions[stage]), 2)
-            c *= 2
-    return weights + c * sizes.outputs, macs + c * sizes.outputs
+            then = halved(sizes.outputs, at)
+            add(sum(2 * c * c * int(name[0]) ** 2 for name in a.reductions[stage]), then.stride // at.stride)
+            c, at = 2 * c, then
+    of_head = size_of(sizes.outputs, c, height * width)
+    return weights + of_head[0], macs + of_head[1]
 
 
 def _of_block(a: Blocks, number: int, c: int) -> int:
@@ -98,7 +102,7 @@ def widest(fits: Callable[[int], bool], step: int) -> int:
     return low * step
 
 
-def channels(a: Blocks, c: Fields, outputs: int, image: tuple[int, int, int]) -> int:
+def channels(a: Blocks, c: Fields, outputs: Outputs, image: tuple[int, int, int]) -> int:
     """C of the network for images [C, H, W]. Raises UserError if not even the narrowest keeps within the budgets."""
     if not (c.weights or c.macs):
         return c.channels
@@ -120,7 +124,7 @@ class Network(nn.Module):
 
     blocks: Blocks
     fields: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
@@ -132,19 +136,21 @@ class Network(nn.Module):
         norm = layers.batch_norm(train, affine=True, average=self.average, epsilon=EPSILON)
         width = channels(a, c, self.outputs, (x.shape[0], x.shape[1], x.shape[2]))
 
-        def block(number: int, first: bool) -> Any:
+        def block(number: int, first: bool, dilation: int) -> Any:
             own = a.blocks[0 if a.scope == "share" else number]
-            module = Block(a.operations, a.levels, own, first, norm, norm, name=f"block_{number}")
+            module = Block(a.operations, a.levels, own, first, norm, norm, dilation, name=f"block_{number}")
             return lambda x: module(x, None)
 
-        def reduction(number: int) -> Any:
-            module = Reduction(a.reductions[number], norm, name=f"reduction_{number}")
+        def reduction(number: int, stride: int) -> Any:
+            module = Reduction(a.reductions[number], norm, stride, name=f"reduction_{number}")
             return lambda x: module(x, None)
 
         return staged(x, Sizes(self.outputs, c.stages, width, c.stem), norm, block, reduction), None
 
 
-def dso(a: Blocks, c: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None) -> Model:
+def dso(
+    a: Blocks, c: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
+) -> Model:
     """The model of the given blocks and fields, without paths to drop.
 
     Args:

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from dass_jax.architectures.enas_macro import OPERATIONS, Arc, halved, pools
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import layers
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
 from dass_jax.schema import Range
+from dass_jax.tasks import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,14 @@ class Network(nn.Module):
 
     arc: Arc
     sizes: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
+        size = x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=True, average=self.average)
         channels, depth = self.sizes.channels, len(self.arc.operations)
@@ -84,11 +86,11 @@ class Network(nn.Module):
                     reduce = layers.FactorizedReduce(channels, norm, relu=False, name=f"pool_{index}_{number}")
                     # A map that has no reduction is never read again.
                     maps[number] = reduce(x) if kept and x is not None else None
-        return Classifier(self.outputs, bias=False, name="head")(maps[-1]), None
+        return head(self.outputs, norm, size, bias=False)(maps[-1]), None
 
 
 def enas_macro(
-    arc: Arc, sizes: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None
+    arc: Arc, sizes: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
 ) -> Model:
     """The model of an architecture, without paths to drop.
 

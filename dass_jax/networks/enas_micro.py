@@ -16,12 +16,13 @@ from dass_jax.architectures.enas_micro import BLOCKS, OPERATIONS, Arc, Cell, blo
 from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import layers
-from dass_jax.nn.heads import Classifier, PooledAuxiliaryHead, auxiliary_fits
+from dass_jax.nn.heads import PooledAuxiliaryHead, auxiliary_fits, head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
 from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import SepConv
 from dass_jax.schema import Decay, NotNegative, Range
+from dass_jax.tasks import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +101,14 @@ class Network(nn.Module):
 
     arc: Arc
     sizes: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> Any:
+        size = x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         c, channels, auxiliary = self.sizes, self.sizes.channels, None
         norm = layers.batch_norm(train, affine=True, average=self.average)
@@ -118,12 +120,13 @@ class Network(nn.Module):
             scale = None if path_scale is None else path_scale[index]
             before, previous = previous, cell(before, previous, scale)
             if c.auxiliary and train and index == reductions(c.layers)[1] + 1:
+                assert isinstance(self.outputs, int)  # `check_auxiliary`
                 auxiliary = PooledAuxiliaryHead(self.outputs, norm, name="auxiliary")(previous)
-        return Classifier(self.outputs, bias=False, name="head")(relu(previous)), auxiliary
+        return head(self.outputs, norm, size, bias=False)(relu(previous)), auxiliary
 
 
 def enas_micro(
-    arc: Arc, sizes: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None
+    arc: Arc, sizes: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
 ) -> Model:
     """The model of an architecture.
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import variables
+from dass_jax.errors import UserError
 from dass_jax.nn.initial import UNIFORM, Scheme, initialise
+from dass_jax.tasks import Outputs, Pixels
 
 RULES: variables.Rules = (
     (r".*/factorized/weight", 1),
@@ -34,6 +36,12 @@ class Model(NamedTuple):
     paths: tuple[int, ...]
     rules: variables.Rules
     drops: Any = 1.0
+
+
+def check_auxiliary(outputs: Outputs, auxiliary: bool) -> None:
+    """Raises UserError if a network whose outputs are for pixels is to have an auxiliary head."""
+    if auxiliary and isinstance(outputs, Pixels):
+        raise UserError("network.auxiliary = true where each pixel has outputs; allowed: false")
 
 
 def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:

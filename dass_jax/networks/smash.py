@@ -17,8 +17,9 @@ from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.grouped import GroupedConv
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.schema import Range
+from dass_jax.tasks import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +97,14 @@ class Network(nn.Module):
 
     architecture: Architecture
     fields: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
-        x = x if self.dtype is None else x.astype(self.dtype)
+        size, x = x.shape[1:3], x if self.dtype is None else x.astype(self.dtype)
         norm, found = layers.batch_norm(train, affine=True, average=self.average), sizes(self.fields)
         memories, stem = smash_sizes.memories(found), self.fields.stem
         x = layers.SparseConv(memories[0].inputs, stem, padding=stem // 2, name="stem")(x)
@@ -112,11 +113,11 @@ class Network(nn.Module):
                 x = layers.Halved()(layers.SparseConv(memory.inputs, name=f"transition_{number - 1}")(x))
             x = MemoryBlock(block, memory, found, norm, name=f"block_{number}")(x)
             x = kernels.relu(norm(name=f"norm_{number}")(x))
-        return Classifier(self.outputs, name="head")(x), None
+        return head(self.outputs, norm, size)(x), None
 
 
 def smash(
-    a: Architecture, c: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None
+    a: Architecture, c: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
 ) -> Model:
     """The model of an architecture, without paths to drop.
 

@@ -1,4 +1,10 @@
-"""What turns a feature map [C, H, W, N] into logits [N, classes]. Source: DARTS' published networks."""
+"""What turns a feature map [C, H, W, N] into outputs [N, O], or for each pixel [O, H', W', N]. Source: DARTS' published
+networks; DeepLab-v3 (arXiv 1706.05587).
+
+A network asks `head` for its end, and `halved` at each reduction whether to reduce or to dilate.
+"""
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -6,8 +12,73 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn import kernels
-from dass_jax.nn.layers import Norm, SparseConv, SparseLinear
+from dass_jax.nn.layers import ConvNorm, Norm, SparseConv, SparseLinear
 from dass_jax.nn.precision import widened
+from dass_jax.tasks import Outputs, Pixels
+
+
+def head(outputs: Outputs, norm: Norm, size: tuple[int, ...], bias: bool = True) -> nn.Module:
+    """The module "head" that ends a network for images of `size` (H, W); `norm` has scale and offset, and a classifier
+    of images a bias or none."""
+    if isinstance(outputs, Pixels):
+        return AtrousPyramid(outputs, norm, size, name="head")
+    return Classifier(outputs, bias, name="head")
+
+
+class Scale(NamedTuple):
+    """Of the maps at a place in a network."""
+
+    stride: int = 1
+    """By how much they are smaller than the image."""
+    dilation: int = 1
+    """Of the convolutions there, beside their own."""
+
+
+def halved(outputs: Outputs, scale: Scale) -> Scale:
+    """The scale after a reduction: where the outputs are for pixels and maps would become smaller than their stride
+    allows, these keep their size, and convolutions are dilated from there on. The reduction itself is not."""
+    if isinstance(outputs, Pixels) and 2 * scale.stride > outputs.stride:
+        return scale._replace(dilation=2 * scale.dilation)
+    return scale._replace(stride=2 * scale.stride)
+
+
+def size_of(outputs: Outputs, channels: int, pixels: int) -> tuple[int, int]:
+    """(weights, multiply-accumulates for one image) of the head on a map of so many channels and pixels, in closed
+    form; without biases and BN."""
+    if not isinstance(outputs, Pixels):
+        return channels * outputs, channels * outputs
+    depth, rates = outputs.depth, len(outputs.rates)
+    everywhere = channels * depth * (1 + 9 * rates) + (2 + rates) * depth**2 + depth * outputs.number
+    return everywhere + channels * depth, everywhere * pixels + channels * depth
+
+
+class AtrousPyramid(nn.Module):
+    """[C, H, W, N] → [number, *size, N]: 1×1, 3×3 of several dilations and the mean over the map, side by side, then
+    1×1, each with BN and ReLU; 1×1 with a bias, and bilinear interpolation to the image's size.
+
+    Source: DeepLab-v3, Section 3.3, without its dropout. C·(2 + 9r)·d + (2 + r)·(2·d + d²) + 2·d + (d + 1)·number
+    parameters for r dilations and depth d.
+    """
+
+    outputs: Pixels
+    norm: Norm
+    size: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.outputs
+
+        def branch(name: str, kernel: int = 1, dilation: int = 1) -> ConvNorm:
+            return ConvNorm(c.depth, self.norm, kernel, activation=kernels.relu, dilation=dilation, name=name)
+
+        mean = branch("mean")(widened(x).mean((1, 2), keepdims=True).astype(x.dtype))
+        parts = [branch("branch_0")(x)]
+        parts += [branch(f"branch_{n}", 3, rate)(x) for n, rate in enumerate(c.rates, start=1)]
+        parts.append(jnp.broadcast_to(mean, (c.depth, *x.shape[1:])))
+        y = branch("joined")(jnp.concatenate(parts))
+        y = SparseConv(c.number, name="classifier")(widened(y))
+        bias = self.param("bias", nn.initializers.zeros, (c.number,))
+        return jax.image.resize(y + bias[:, None, None, None], (c.number, *self.size, x.shape[-1]), "linear")
 
 
 class Classifier(nn.Module):

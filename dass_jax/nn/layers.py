@@ -146,7 +146,7 @@ class SparseConv(nn.Module):
             weight = SparseWeight((self.features, x.shape[0]), name="conv")()
             return kernels.pointwise(x, weight if factors is None else weight * factors, self.stride)
         weight = SparseWeight((self.features, x.shape[0], k, k), name="conv")()
-        return kernels.convolution(x, weight, self.stride, self.padding)
+        return kernels.convolution(x, weight, self.stride, self.padding, self.dilation)
 
 
 class SparseLinear(nn.Module):
@@ -220,7 +220,7 @@ class ReLUConvNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """k×k convolution with zero padding (k − 1)/2, BN and, where there is one, the activation."""
+    """k×k convolution with zero padding (k − 1)/2 · dilation, BN and, where there is one, the activation."""
 
     channels: int
     norm: Norm
@@ -228,10 +228,11 @@ class ConvNorm(nn.Module):
     stride: int = 1
     depthwise: bool = False
     activation: Activation | None = None
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        padding = (self.kernel - 1) // 2
-        convolution = SparseConv(self.channels, self.kernel, self.stride, 1, padding, self.depthwise, name="conv")
+        padding, d = (self.kernel - 1) // 2 * self.dilation, self.dilation
+        convolution = SparseConv(self.channels, self.kernel, self.stride, d, padding, self.depthwise, name="conv")
         x = self.norm(name="norm")(convolution(x))
         return x if self.activation is None else self.activation(x)

@@ -19,9 +19,10 @@ import numpy as np
 
 from dass_jax.architectures.dso import IN, OUT, Connections, level, living, sources, targets
 from dass_jax.nn import kernels
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import Scale, halved, head
 from dass_jax.nn.layers import ConvNorm, Norm, Pool, SparseConv
 from dass_jax.nn.precision import widened
+from dass_jax.tasks import Outputs
 
 EPSILON = 2e-5
 """Of every BN. The published code."""
@@ -33,7 +34,7 @@ Factors = jax.Array | None
 class Sizes(NamedTuple):
     """Of the network; the defaults are the supernet's for CIFAR-10."""
 
-    outputs: int = 10
+    outputs: Outputs = 10
     stages: tuple[int, ...] = (8, 8, 8)
     """Blocks of each stage; stage s has C·2^s channels."""
     channels: int = 48
@@ -46,12 +47,13 @@ class Operation(nn.Module):
 
     operation: str
     norm: Norm
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kind, k = self.operation[:3], int(self.operation[3:])
         if kind == "sep":
-            x = SparseConv(x.shape[0], k, depthwise=True, name="depthwise")(x)
+            x = SparseConv(x.shape[0], k, dilation=self.dilation, depthwise=True, name="depthwise")(x)
             x = SparseConv(x.shape[0], name="pointwise")(x)
         else:
             x = Pool("max" if kind == "max" else "padded_avg", name="pool")(x)
@@ -83,13 +85,16 @@ class Block(nn.Module):
     norm: Norm
     """Of operations and shortcut."""
     last_norm: Norm
+    dilation: int = 1
+    """Of depthwise convolutions."""
 
     @nn.compact
     def __call__(self, x: jax.Array, factors: Factors) -> jax.Array:
         """`factors` [targets, sources], see `targets` and `columns`."""
         known = {IN: x}
         for node in living(self.connections):
-            operation = Operation(self.operations[int(node.split(".")[1])], self.norm, name=module_of(node))
+            kind = self.operations[int(node.split(".")[1])]
+            operation = Operation(kind, self.norm, self.dilation, name=module_of(node))
             read = x if level(node) == 1 else self._read(known, node, factors)
             known[node] = operation(read)
         shortcut = x
@@ -124,19 +129,20 @@ def columns(levels: int, operations: int) -> tuple[str, ...]:
 
 
 class Reduction(nn.Module):
-    """[C, H, W, N] → [2C, ⌈H/2⌉, ⌈W/2⌉, N]: the sum over branches of k×k convolution with stride 2, BN, ReLU."""
+    """[C, H, W, N] → [2C, ⌈H/stride⌉, ⌈W/stride⌉, N]: the sum over branches of k×k convolution, BN, ReLU."""
 
     branches: tuple[str, ...]
     """Of `architectures.dso.BRANCHES`."""
     norm: Norm
+    stride: int = 2
 
     @nn.compact
     def __call__(self, x: jax.Array, factors: Factors) -> jax.Array:
         """`factors` [branches]."""
 
         def branch(name: str) -> jax.Array:
-            conv = ConvNorm(2 * x.shape[0], self.norm, int(name[0]), 2, activation=kernels.relu, name=f"conv_{name}")
-            return conv(x)
+            sizes, relu = (2 * x.shape[0], self.norm, int(name[0]), self.stride), kernels.relu
+            return ConvNorm(*sizes, activation=relu, name=f"conv_{name}")(x)
 
         return total([branch(name) for name in self.branches], factors)
 
@@ -145,16 +151,17 @@ def staged(
     x: jax.Array,
     sizes: Sizes,
     norm: Norm,
-    block: Callable[[int, bool], Map],
-    reduction: Callable[[int], Map],
+    block: Callable[[int, bool, int], Map],
+    reduction: Callable[[int, int], Map],
 ) -> jax.Array:
-    """images [C, H, W, N] → outputs [N, O]; to be called by a module, whose parts it makes.
+    """images [C, H, W, N] → outputs, as the head gives them; to be called by a module, whose parts it makes.
 
     Args:
-      norm: of the stem and before the head.
-      block: (its number, whether it is the first of its stage) → what it maps.
-      reduction: its number → what it maps.
+      norm: of the stem, before the head and in it.
+      block: (its number, whether it is the first of its stage, dilation) → what it maps.
+      reduction: (its number, stride) → what it maps.
     """
+    size, at = x.shape[1:3], Scale(stride_of(sizes.stem))
     if sizes.stem == "cifar":
         x = ConvNorm(sizes.channels, norm, 3, activation=kernels.relu, name="stem")(x)
     else:
@@ -163,8 +170,14 @@ def staged(
     number = 0
     for stage, blocks in enumerate(sizes.stages):
         for place in range(blocks):
-            x = block(number, place == 0)(x)
+            x = block(number, place == 0, at.dilation)(x)
             number += 1
         if stage + 1 < len(sizes.stages):
-            x = reduction(stage)(x)
-    return Classifier(sizes.outputs, name="head")(kernels.relu(norm(name="norm")(x)))
+            then = halved(sizes.outputs, at)
+            x, at = reduction(stage, then.stride // at.stride)(x), then
+    return head(sizes.outputs, norm, size)(kernels.relu(norm(name="norm")(x)))
+
+
+def stride_of(stem: str) -> int:
+    """By how much the stem's maps are smaller than the image."""
+    return 4 if stem == "imagenet" else 1

@@ -43,6 +43,8 @@ class MixedEdges(nn.Module):
     operations: tuple[str, ...]
     """In the order of `PRIMITIVES`; at least one that is not `none`."""
     norm: Norm
+    dilation: int = 1
+    """Of convolutions, beside their own."""
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -96,14 +98,14 @@ class MixedEdges(nn.Module):
 
     def _separable(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
         """Separable convolutions before their last BN: [sources, operations, targets, C, H', W', N]."""
-        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, 1)
+        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, self.dilation)
         y = self.norm(name="norm_1")(self._pointwise(y, operations, "pointwise_1"))
-        y = self._depthwise(kernels.relu(y), operations, "depthwise_2", 1, 1)
+        y = self._depthwise(kernels.relu(y), operations, "depthwise_2", 1, self.dilation)
         return self._by_operation(self._pointwise(y, operations, "pointwise_2"))
 
     def _dilated(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
         """Dilated convolutions before their BN: [sources, operations, targets, C, H', W', N]."""
-        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, 2)
+        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, 2 * self.dilation)
         return self._by_operation(self._pointwise(y, operations, "pointwise_1"))
 
     def _by_operation(self, y: jax.Array) -> jax.Array:

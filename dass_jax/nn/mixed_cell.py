@@ -50,6 +50,8 @@ class MixedCell(nn.Module):
     norm: layers.Norm
     live: Rows | None = None
     """None: everything."""
+    dilation: int = 1
+    """Of convolutions, beside their own."""
 
     @nn.compact
     def __call__(self, before: jax.Array, previous: jax.Array, weights: jax.Array) -> jax.Array:
@@ -63,7 +65,8 @@ class MixedCell(nn.Module):
             own = rows(self.nodes, sources, targets)
             live = np.full((*own.shape, len(self.operations)), True) if self.live is None else np.array(self.live)[own]
             if complete(live, self.operations):
-                mixed = MixedEdges(len(targets), stride, self.operations, self.norm, name=f"edges_{index}")
+                name, d = f"edges_{index}", self.dilation
+                mixed = MixedEdges(len(targets), stride, self.operations, self.norm, d, name=name)
                 parts: Iterable[tuple[int, jax.Array]] = enumerate(kernels.apart(mixed(x, weights[own])))
             else:
                 parts = self._living(x, weights[own], live, stride, sources)
@@ -86,7 +89,7 @@ class MixedCell(nn.Module):
             if operation == "none":
                 continue
             name = f"source_{sources[row]}_{operation}"
-            mixed = MixedEdges(len(targets), stride, (operation,), self.norm, name=name)
+            mixed = MixedEdges(len(targets), stride, (operation,), self.norm, self.dilation, name=name)
             maps = mixed(x[row][None], weights[row, targets, column][None, :, None])
             parts += zip(targets.tolist(), jnp.unstack(maps), strict=True)
         return parts

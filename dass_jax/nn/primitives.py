@@ -19,28 +19,32 @@ class SepConv(nn.Module):
     kernel: int
     stride: int
     norm: Norm
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for part, stride in ((1, self.stride), (2, 1)):
             x = kernels.relu(x)
-            x = SparseConv(self.channels, self.kernel, stride, depthwise=True, name=f"depthwise_{part}")(x)
+            depthwise = f"depthwise_{part}"
+            x = SparseConv(self.channels, self.kernel, stride, self.dilation, depthwise=True, name=depthwise)(x)
             x = SparseConv(self.channels, name=f"pointwise_{part}")(x)
             x = self.norm(name=f"norm_{part}")(x)
         return x
 
 
 class DilConv(nn.Module):
-    """ReLU, depthwise k×k with dilation 2, 1×1, BN."""
+    """ReLU, depthwise k×k with dilation 2, times `dilation`, 1×1, BN."""
 
     channels: int
     kernel: int
     stride: int
     norm: Norm
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        depthwise = SparseConv(self.channels, self.kernel, self.stride, dilation=2, depthwise=True, name="depthwise_1")
+        d = 2 * self.dilation
+        depthwise = SparseConv(self.channels, self.kernel, self.stride, d, depthwise=True, name="depthwise_1")
         x = SparseConv(self.channels, name="pointwise_1")(depthwise(kernels.relu(x)))
         return self.norm(name="norm_1")(x)
 
@@ -64,8 +68,10 @@ class Identity(nn.Module):
         return x
 
 
-def primitive(operation: str, channels: int, stride: int, norm: Norm, pool_norm: Norm | None, name: str) -> nn.Module:
-    """The module of one edge.
+def primitive(
+    operation: str, channels: int, stride: int, norm: Norm, pool_norm: Norm | None, name: str, dilation: int = 1
+) -> nn.Module:
+    """The module of one edge; `dilation` is that of convolutions where maps have kept their size, beside their own.
 
     Raises:
       ValueError: on an operation that is not in `genotype.OPERATIONS`.
@@ -79,4 +85,4 @@ def primitive(operation: str, channels: int, stride: int, norm: Norm, pool_norm:
         kind = family[:3]
         return Pool(kind, stride, name=name) if pool_norm is None else PoolNorm(kind, stride, pool_norm, name=name)
     convolution = SepConv if family == "sep_conv" else DilConv
-    return convolution(channels, int(size[0]), stride, norm, name=name)
+    return convolution(channels, int(size[0]), stride, norm, dilation, name=name)

@@ -9,8 +9,9 @@ import jax
 
 from dass_jax.errors import UserError
 from dass_jax.nn import kernels
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.nn.layers import ConvNorm, Halved, Norm, SparseConv
+from dass_jax.tasks import Outputs
 
 STAGES = 3
 
@@ -20,7 +21,7 @@ Map = Callable[[jax.Array], jax.Array]
 class Sizes(NamedTuple):
     """Of the network; the defaults are the benchmark's."""
 
-    outputs: int = 10
+    outputs: Outputs = 10
     cells: int = 5
     """In each stage."""
     channels: int = 16
@@ -47,10 +48,10 @@ def three_stages(
     last_norm: Norm,
     cell: Callable[[int, str], Callable[[jax.Array], jax.Array]],
 ) -> jax.Array:
-    """images [C, H, W, N] → outputs [N, O]; to be called by a module, whose parts it makes.
+    """images [C, H, W, N] → outputs, as the head gives them; to be called by a module, whose parts it makes.
 
     Args:
-      norm: of the stem and of the residual blocks.
+      norm: of the stem, of the residual blocks and of the head.
       last_norm: after the last cell.
       cell: (channels, name) → what maps [channels, H, W, N] to the same shape.
 
@@ -67,4 +68,4 @@ def three_stages(
             x = ResidualBlock(channels, norm, name=f"block_{stage - 1}")(x)
         for index in range(stage * sizes.cells, (stage + 1) * sizes.cells):
             x = cell(channels, f"cell_{index}")(x)
-    return Classifier(sizes.outputs, name="head")(kernels.relu(last_norm(name="norm")(x)))
+    return head(sizes.outputs, norm, (height, width))(kernels.relu(last_norm(name="norm")(x)))

@@ -45,6 +45,11 @@ def first_is_reduced(stem: str) -> bool:
     return stem == "imagenet"
 
 
+def stride_of(stem: str) -> int:
+    """By how much the second of the first cell's inputs is smaller than the image."""
+    return 8 if stem == "imagenet" else 1
+
+
 def check_stem(table: str, stem: str, channels: int) -> None:
     """Raises UserError if a network with that stem cannot have so many channels; `table` is the configuration's."""
     if stem == "imagenet" and channels % 2:

@@ -10,10 +10,10 @@ from dass_jax.report import markup, style
 from dass_jax.report.learning import learning, matrices
 from dass_jax.report.records import Run, methods, read
 from dass_jax.report.results import Outcome
-from dass_jax.report.sections import architectures, published, sparsity, time
+from dass_jax.report.sections import architectures, predictions, published, sparsity, time
 from dass_jax.report.tables import columns, decimal, evaluations_table, table_of, weight_columns
 
-SECTIONS = (architectures, published, learning, matrices, sparsity, time)
+SECTIONS = (predictions, architectures, published, learning, matrices, sparsity, time)
 """In the order of the page, between the results and their origin."""
 
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dass_jax.errors import UserError
-from dass_jax.report import declared, graphs
+from dass_jax.report import declared, graphs, shown
 from dass_jax.report.declared import Declared, Key
 from dass_jax.report.fields import as_number, count, name, number, section, seed, short
 from dass_jax.report.graphs import Architecture
 from dass_jax.report.results import Outcome, outcomes
+from dass_jax.report.shown import Shown
 
 _KNOWN = {"method", "seed", "chain", "phase", "epoch", "epochs", "seconds", "matrices"}
 _KNOWN |= {"skipped_steps", "stopped", "shared"}
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     outcomes: tuple[Outcome, ...]
     seeds: tuple[Any, ...]  # one, of whatever kind the files say, or several whole numbers
     keep: Any
+    shown: tuple[Shown, ...] = ()
 
 
 def read(folder: pathlib.Path) -> Run:
@@ -76,6 +78,7 @@ def read(folder: pathlib.Path) -> Run:
         outcomes=() if results is None else outcomes(results, str(folder / "results.json")),
         seeds=_seeds(found, environment, config),
         keep=found.get("keep", _find(config, "keep")),
+        shown=shown.read(folder),
     )
 
 

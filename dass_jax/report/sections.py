@@ -2,7 +2,7 @@
 
 import math
 
-from dass_jax.report import bars, graphs, markup
+from dass_jax.report import bars, graphs, markup, shown
 from dass_jax.report.graphs import Architecture
 from dass_jax.report.records import Run, methods
 from dass_jax.report.results import Known, Layer, first_seeds, titled
@@ -57,6 +57,11 @@ def _architecture(found: Architecture, method: str) -> str:
     text = "\n\n".join(graphs.dot(graph, title) for graph, title in zip(found.graphs, titles, strict=True))
     as_dot = markup.details("The same as DOT text (Graphviz)", markup.pre(text))
     return "\n".join([*notes, markup.wide("\n".join(figures), caption), as_dot, as_json])
+
+
+def predictions(run: Run) -> str:
+    """What the networks predict of pixels; empty for other tasks."""
+    return shown.html(run.shown, tuple(methods(run)), len(run.seeds) > 1)
 
 
 def published(run: Run) -> str:

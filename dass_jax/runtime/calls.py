@@ -130,14 +130,14 @@ def run(series: Series, state: Any, done: Done, watch: Watch, at: Place) -> tupl
 
 
 def evaluate(series: Series, network: Any, signals: Signals, seconds: float) -> dict[str, Any]:
-    """The sums over a split [seeds], by calls of about so many seconds; float64. Raises Stopped."""
+    """The sums over a split [seeds, …], by calls of about so many seconds; float64. Raises Stopped."""
 
     def between(*_: Any) -> None:
         if asked := signals.agreed()[0]:
             raise Stopped(asked)
 
     _, infos, _ = in_calls(series, network, seconds, between, Done())
-    return jax.tree.map(lambda x: x.sum(-1, dtype="float64"), infos)
+    return jax.tree.map(lambda x: x.sum(1, dtype="float64"), infos)
 
 
 def keeping(watch: Watch, state: Any, done: Done, work: Callable[[], Any]) -> Any:

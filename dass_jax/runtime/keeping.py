@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tensorboardX
 from tensorboardX.summary import hparams as hparams_summary
 
-from dass_jax.runtime import checkpoint, folder, hosts, networks
+from dass_jax.runtime import checkpoint, folder, hosts, networks, shown
 from dass_jax.runtime.calls import Done
 
 NOTHING: dict[str, Any] = {"saved": 0, "metrics_bytes": 0, "epochs": {}, "methods": {}, "current": {}, "declared": {}}
@@ -168,6 +168,12 @@ def network(k: Keeper | None, network: networks.Network) -> None:
     """A trained network."""
     if k is not None:
         networks.save(k.path, network)
+
+
+def pictures(k: Keeper | None, method: str, seed: int, found: shown.Shown | None) -> None:
+    """What a trained network predicts of a few images, if there is anything."""
+    if k is not None and found is not None:
+        shown.save(k.path, method, seed, found)
 
 
 def file(k: Keeper | None, name: str, data: Any) -> None:

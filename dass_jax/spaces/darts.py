@@ -21,13 +21,14 @@ from dass_jax.architectures.darts import (
     skips,
 )
 from dass_jax.nn import layers
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import Scale, halved, head
 from dass_jax.nn.mixed_cell import MixedCell, Rows, rows_of
-from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced
+from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced, stride_of
 from dass_jax.schema import Range
 from dass_jax.spaces import live as living
 from dass_jax.spaces.darts_live import carried
 from dass_jax.spaces.space import Choice, Space, of_module
+from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
     (r"cell_\d+/(edges|source)_\w+/skip_connect/weight", 3),
@@ -59,7 +60,7 @@ class Fields:
 class SupernetConfig(NamedTuple):
     """Sizes of the supernet; the defaults are the paper's."""
 
-    classes: int = 10
+    classes: Outputs = 10
     cells: int = 8
     channels: int = 16
     nodes: int = 4
@@ -86,21 +87,24 @@ class Supernet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, edge_weights: dict[str, jax.Array], train: bool) -> jax.Array:
-        c = self.config
+        c, size = self.config, x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=False, average=self.average)
         stem_norm = layers.batch_norm(train, affine=True, average=self.average)
         before, previous = STEMS[c.stem](c.channels, stem_norm, name="stem")(x)
         channels, reduced = c.channels, first_is_reduced(c.stem)
         make_cell = nn.remat(MixedCell) if c.remat else MixedCell
+        at = Scale(stride_of(c.stem))
         for index in range(c.cells):
             reduction = index in reductions(c.cells)
             channels *= 2 if reduction else 1
             live = self.live[reduction]
-            cell = make_cell(channels, c.nodes, reduction, reduced, c.operations, norm, live, name=f"cell_{index}")
+            then = halved(c.classes, at) if reduction else at
+            halves, own = then.stride > at.stride, (c.operations, norm, live, at.dilation)
+            cell = make_cell(channels, c.nodes, halves, reduced, *own, name=f"cell_{index}")
             weights = edge_weights["reduce" if reduction else "normal"]
-            before, previous, reduced = previous, cell(before, previous, weights), reduction
-        return Classifier(c.classes, name="head")(previous)
+            before, previous, reduced, at = previous, cell(before, previous, weights), halves, then
+        return head(c.classes, stem_norm, size)(previous)
 
 
 def darts(
@@ -221,7 +225,9 @@ def derive_cell(weights: Any, config: SupernetConfig) -> Cell:
     return tuple(cell)
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: living.Live | None = None) -> Space:
+def from_fields(
+    c: Fields, outputs: Outputs, average: layers.Average, dtype: Any, live: living.Live | None = None
+) -> Space:
     """The space that a configuration describes."""
     config = SupernetConfig(outputs, c.cells, c.channels, c.nodes, c.stem, c.none, c.remat)
     return darts(config, average, dtype, live)

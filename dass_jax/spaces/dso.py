@@ -38,6 +38,7 @@ from dass_jax.spaces import live as living_parts
 from dass_jax.spaces.dso_costs import COSTS, REDUCTIONS
 from dass_jax.spaces.live import Live
 from dass_jax.spaces.space import Choice, Space, of_module
+from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = ((r".*/weight", 0), (r".*/(scale|bias)", None))
 
@@ -94,7 +95,7 @@ class Supernet(nn.Module):
 
     fields: Fields
     live: Blocks
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
@@ -107,14 +108,15 @@ class Supernet(nn.Module):
         fixed = functools.partial(free, scaled=False)
         make = nn.remat(Block) if c.remat else Block
 
-        def block(number: int, first: bool) -> Any:
+        def block(number: int, first: bool, dilation: int) -> Any:
             own = 0 if c.scope == "share" else number
-            module = make(c.operations, c.levels, live.blocks[own], first, fixed, free, name=f"block_{number}")
+            of_all, name = (c.operations, c.levels), f"block_{number}"
+            module = make(*of_all, live.blocks[own], first, fixed, free, dilation, name=name)
             return lambda x: module(x, choice[names(c)[own]])
 
-        def reduction(number: int) -> Any:
+        def reduction(number: int, stride: int) -> Any:
             branches = live.reductions[number]
-            module = Reduction(branches, fixed, name=f"reduction_{number}")
+            module = Reduction(branches, fixed, stride, name=f"reduction_{number}")
             own = [BRANCHES.index(branch) for branch in branches]
             return lambda x: module(x, choice[REDUCTIONS][number, np.array(own)])
 
@@ -122,7 +124,11 @@ class Supernet(nn.Module):
 
 
 def dso(
-    c: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None, live: Live | None = None
+    c: Fields,
+    outputs: Outputs,
+    average: layers.Average = layers.one_device,
+    dtype: Any = None,
+    live: Live | None = None,
 ) -> Space:
     """The space of the given fields.
 
@@ -261,6 +267,6 @@ def carried(c: Fields, tree: Any, live: Live, before: Live | None = None) -> Any
     return living_parts.carried(tree, pieces)
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
+def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
     """The space that a configuration describes."""
     return dso(c, outputs, average, dtype, live)

@@ -21,7 +21,7 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.architectures.enas_macro import OPERATIONS, Arc, map_name, pools
 from dass_jax.nn import kernels, layers
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
 from dass_jax.nn.precision import widened
@@ -30,6 +30,7 @@ from dass_jax.policies.enas_macro import OPERATIONS as CHOSEN
 from dass_jax.policies.enas_macro import SKIPS
 from dass_jax.schema import Range
 from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
+from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
     (r".*/factorized/weight", 2),
@@ -185,13 +186,14 @@ class Supernet(nn.Module):
     """The network of all architectures."""
 
     sizes: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, choice: Any, train: bool) -> jax.Array:
+        size = x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(True, affine=True, average=self.average, running=False)
         maps = layers.ConvNorm(self.sizes.channels, norm, 3, name="stem")(x)[None]
@@ -202,7 +204,7 @@ class Supernet(nn.Module):
             rows = each if isinstance(choice[SKIPS], tuple) else jnp.stack(each)
             stage = Stage(first, end - first, self.average, name=f"stage_{number}")
             maps = stage(maps, choice[CHOSEN][first:end], rows)
-        return Classifier(self.outputs, bias=False, name="head")(maps[-1])
+        return head(self.outputs, norm, size, bias=False)(maps[-1])
 
 
 def stages(count: int) -> list[tuple[int, int]]:
@@ -274,7 +276,9 @@ def read_later(choice: Any) -> dict[int, list[Any]]:
     return found
 
 
-def enas_macro(sizes: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
+def enas_macro(
+    sizes: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
+) -> Space:
     """The space of the given sizes.
 
     Args:
@@ -297,7 +301,7 @@ def enas_macro(sizes: Fields, outputs: int, average: layers.Average = layers.one
     )
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:
+def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any) -> Space:
     """The space that a configuration describes."""
     return enas_macro(c, outputs, average, dtype)
 

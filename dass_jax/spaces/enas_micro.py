@@ -24,7 +24,7 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.architectures.enas_micro import BLOCKS, NODES, OPERATIONS, Arc, node_name, reductions
 from dass_jax.nn import kernels, layers
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
 from dass_jax.nn.kernels.once import compiled_once
@@ -34,6 +34,7 @@ from dass_jax.policies.enas_micro import INPUTS
 from dass_jax.policies.enas_micro import OPERATIONS as CHOSEN
 from dass_jax.schema import Range
 from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
+from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
     (r"cell_\d+/sep_conv_.*/weight", 1),
@@ -183,13 +184,14 @@ class Supernet(nn.Module):
     """The network of all architectures."""
 
     sizes: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, choice: Any, train: bool) -> jax.Array:
+        size = x.shape[1:3]
         x = x if self.dtype is None else x.astype(self.dtype)
         channels = self.sizes.channels
         norm = layers.batch_norm(True, affine=True, average=self.average, running=False)
@@ -204,7 +206,7 @@ class Supernet(nn.Module):
             cell = Cell(channels, norm, self.average, name=f"cell_{index}")
             y = cell(before, previous, choice[INPUTS.format(name)], choice[CHOSEN.format(name)])
             before, previous = previous, y
-        return Classifier(self.outputs, bias=False, name="head")(relu(previous))
+        return head(self.outputs, norm, size, bias=False)(relu(previous))
 
 
 def choices() -> dict[str, Choice]:
@@ -259,7 +261,9 @@ def moving(layers_: int, params: Any, choice: Any) -> Any:
     return variables.unflatten({path: of(path) for path in variables.flatten(params)})
 
 
-def enas_micro(sizes: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
+def enas_micro(
+    sizes: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
+) -> Space:
     """The space of the given sizes.
 
     Args:
@@ -285,7 +289,7 @@ def enas_micro(sizes: Fields, outputs: int, average: layers.Average = layers.one
     )
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:
+def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any) -> Space:
     """The space that a configuration describes."""
     return enas_micro(c, outputs, average, dtype)
 

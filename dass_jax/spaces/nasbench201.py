@@ -26,6 +26,7 @@ from dass_jax.spaces import live as living
 from dass_jax.spaces import lookup
 from dass_jax.spaces.live import Live
 from dass_jax.spaces.space import Choice, Space, of_module
+from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
     (r"cell_\d+/edges_\d/.*/weight", 1),
@@ -216,7 +217,7 @@ def carried(tree: Any, live: Live, before: Live | None = None) -> Any:
     return living.carried(tree, pieces)
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
+def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
     """The space that a configuration describes."""
     return nasbench201(Sizes(outputs, c.cells, c.channels), average, dtype, live)
 

@@ -20,12 +20,13 @@ from dass_jax.architectures import smash_sizes
 from dass_jax.architectures.smash import Architecture
 from dass_jax.architectures.smash_sizes import COMPRESSION, Memory
 from dass_jax.nn import kernels, layers
-from dass_jax.nn.heads import Classifier
+from dass_jax.nn.heads import head
 from dass_jax.nn.initial import initialise
 from dass_jax.spaces import smash_codes, smash_draws
 from dass_jax.spaces.smash_codes import BANK_SIZE, BLOCK_NAMES, NOISE, Fields, Ranges, Rows, rows_of
 from dass_jax.spaces.smash_hyper import HyperNet, encoding, layout, matrix, unit_norm
 from dass_jax.spaces.space import Choice, Space, Written
+from dass_jax.tasks import Outputs
 
 HYPER = "hyper"
 """The hyper-network's part of the parameters."""
@@ -184,14 +185,14 @@ class Supernet(nn.Module):
 
     ranges: Ranges
     fields: Fields
-    outputs: int
+    outputs: Outputs
     average: layers.Average = layers.one_device
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
     @nn.compact
     def __call__(self, x: jax.Array, choice: Any, train: bool) -> jax.Array:
-        x = x if self.dtype is None else x.astype(self.dtype)
+        image, x = x.shape[1:3], x if self.dtype is None else x.astype(self.dtype)
         r, stem = self.ranges, self.fields.stem
         memories, weights = smash_sizes.memories(r.sizes), self._weights(choice)
         starts = jnp.split(layout(r, choice).start, np.cumsum(r.rows)[:-1])
@@ -205,7 +206,8 @@ class Supernet(nn.Module):
             used = jnp.maximum(last, input_banks(r, memory, size)) * size * r.sizes.unit
             mask = (jnp.arange(memory.width) < used).astype(jnp.float32)
             x = MaskedNorm(train, self.average, name=f"norm_{number + 1}")(x, mask)
-        return Classifier(self.outputs, name="head")(x)
+        norm = layers.batch_norm(train, affine=True, average=self.average)
+        return head(self.outputs, norm, image)(x)
 
     def _weights(self, choice: Any) -> jax.Array:
         c, r = self.fields, self.ranges
@@ -216,7 +218,7 @@ class Supernet(nn.Module):
         return jnp.pad(generated, ((0, smash_sizes.memories(r.sizes)[-1].width), (0, 0)))
 
 
-def smash(c: Fields, outputs: int, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
+def smash(c: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None) -> Space:
     """The space of the given sizes.
 
     Args:
@@ -292,7 +294,7 @@ def choices(r: Ranges) -> dict[str, Choice]:
     return {BANK_SIZE: choice("bank sizes", BLOCK_NAMES, (r.sizes.most + 1,) * 3), **blocks, NOISE: noise}
 
 
-def from_fields(c: Fields, outputs: int, average: layers.Average, dtype: Any) -> Space:
+def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any) -> Space:
     """The space that a configuration describes."""
     return smash(c, outputs, average, dtype)
 

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from dass_jax.schema import Empty
 from dass_jax.tasks.classification import classification
-from dass_jax.tasks.task import Batch, Metric, Task
+from dass_jax.tasks.segmentation import Fields as SegmentationFields
+from dass_jax.tasks.segmentation import segmentation
+from dass_jax.tasks.task import Batch, Metric, Outputs, Pixels, Task, blank
 
 
 class Entry(NamedTuple):
@@ -14,9 +16,12 @@ class Entry(NamedTuple):
     schema: type
     """Of its fields."""
     make: Callable[[int, Any], Task]
-    """(classes of the data, fields) → task."""
+    """(labels of the data, fields) → task."""
 
 
-TASKS: dict[str, Entry] = {"classification": Entry(Empty, classification)}
+TASKS: dict[str, Entry] = {
+    "classification": Entry(Empty, classification),
+    "segmentation": Entry(SegmentationFields, segmentation),
+}
 
-__all__ = ["TASKS", "Batch", "Entry", "Metric", "Task"]
+__all__ = ["TASKS", "Batch", "Entry", "Metric", "Outputs", "Pixels", "Task", "blank"]

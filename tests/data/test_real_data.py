@@ -142,3 +142,21 @@ def test_a_streamed_training_on_random_boxes_goes_on_to_the_same_bits(
     assert results(whole.folder)["task"]["examples"] == 12
     one, other = last(whole.folder), last(resumed.folder)
     assert all(leaf.tobytes() == other.leaves[path].tobytes() for path, leaf in one.leaves.items())
+
+
+@pytest.mark.skipif(not (FOLDER / "camvid_small.zip").is_file(), reason="DASS_JAX_DATA has no CamVid")
+def test_camvid_has_its_labels_where_its_things_are(tmp_path: pathlib.Path) -> None:
+    with zipfile.ZipFile(FOLDER / "camvid_small.zip") as archive:
+        archive.extractall(tmp_path)
+    root = tmp_path / "camvid_small"
+    data = load.load(Wanted(str(root), image_size=96))
+    assert (data.train.size, data.test.size, data.classes, data.shape) == (20, 6, 12, (96, 96, 3))
+    assert isinstance(data.train, arrays.Split) and data.train.labels.shape == (20, 96, 96)
+    places = np.broadcast_to(np.arange(96)[:, None], (20, 96, 96))
+    means = [[x[data.train.labels == n].mean() for n in range(12)] for x in (data.train.images.mean(-1), places)]
+    assert means[0][0] > 2 * max(means[0][1:]), "the sky is the lightest"
+    assert int(np.argmin(means[1])) == 0 and int(np.argmax(means[1])) == 3, "it is above all, and the road below"
+    whole = load.load(Wanted(str(root)))
+    assert isinstance(whole.test, arrays.Split) and whole.shape == (360, 480, 3)
+    first = sorted((root / "test/masks").iterdir())[0]
+    np.testing.assert_array_equal(whole.test.labels[0], np.asarray(Image.open(first)))

@@ -7,7 +7,7 @@ gradient of its max pooling. Leading axes broadcast, so that all edges which lea
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
 an accelerator both are the library's. A dense convolution on a CPU is a product of tiles (`winograd`) or of windows
-(`patches`), strip by strip. Products are the library's everywhere.
+(`patches`), strip by strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
 or with `convolution`.
 `channels_last` is no such form: it has another layout, for `networks.inference`.
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dass_jax.nn.kernels import library, matrix, patches, shifts, taps, winograd
+from dass_jax.nn.kernels import dilated, library, matrix, patches, shifts, taps, winograd
 from dass_jax.nn.kernels.norms import Average as Average
 from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
 from dass_jax.nn.kernels.norms import normalised as normalised
@@ -114,9 +114,14 @@ def apart(x: jax.Array) -> jax.Array:
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
-def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
-    """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
+def convolution(x: jax.Array, w: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> jax.Array:
+    """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]; with dilation > 1 the maps keep their size,
+    at stride 1 and padding (k − 1)/2 · dilation."""
     w = w.astype(x.dtype)
+    if dilation > 1:
+        if jax.default_backend() != "cpu":
+            return library.convolution(x, w, 1, (w.shape[-1] - 1) // 2 * dilation, dilation)
+        return dilated.convolution(widened(x), widened(w), dilation).astype(x.dtype)
     if jax.default_backend() != "cpu":
         return library.convolution(x, w, stride, padding)
     wide = widened(x), widened(w)

@@ -39,10 +39,15 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Arr
     return jnp.moveaxis(y.reshape(*kernels.shape[:-2], *y.shape[1:]), range(len(order)), order)
 
 
-def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int, dilation: int = 1) -> jax.Array:
     """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
     return lax.conv_general_dilated(
-        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("CHWN", "OIHW", "CHWN")
+        x,
+        w,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("CHWN", "OIHW", "CHWN"),
     )
 
 

@@ -1,0 +1,79 @@
+"""A folder of pictures with masks: `train/images/NAME.jpg` with `train/masks/NAME.png`, and `test/` or `val/` beside
+`train/`.
+
+A mask is a PNG file of one channel: what it holds for a pixel, or the number of its colour in a palette, is the label;
+255 is none (PASCAL VOC's masks are such). Grey pictures become RGB. Links are followed.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dass_jax.data import arrays, folders, pictures
+from dass_jax.errors import UserError
+
+PARTS = ("images", "masks")
+
+
+class Pair(NamedTuple):
+    """Two files."""
+
+    image: pathlib.Path
+    mask: pathlib.Path
+
+
+def is_one(path: pathlib.Path) -> bool:
+    """Whether the folder `path` is such a folder."""
+    return all((path / "train" / part).is_dir() for part in PARTS)
+
+
+def opened(path: pathlib.Path) -> tuple[arrays.Source, arrays.Source, int]:
+    """(train, test, number of labels). No picture is decoded yet, but all masks are, once. Raises UserError."""
+    place = f"data.source = {str(path)!r}"
+    test = next((name for name in folders.TESTS if (path / name).is_dir()), None)
+    if test is None:
+        wanted = ", ".join(folders.TESTS)
+        raise UserError(f"{place} has a folder 'train' and none of {wanted}; allowed: one of them beside it")
+    train, others = (_pairs(path / name, f"{place}: {name}") for name in ("train", test))
+    labels = max(arrays.number_of_labels(_mask(pair)) for pair in (*train, *others))
+    if not labels:
+        raise UserError(f"{place}: no mask has a label; allowed: masks with other values than {arrays.VOID}")
+    return _source(train), _source(others), labels
+
+
+def _pairs(path: pathlib.Path, place: str) -> list[Pair]:
+    """The pictures and their masks in the order of their names. Raises UserError if one has no partner."""
+    images, masks = (_by_name(path / part, place) for part in PARTS)
+    for own, others, part in ((images, masks, "mask"), (masks, images, "image")):
+        lonely = sorted(own.keys() - others.keys())
+        if lonely:
+            file = str(own[lonely[0]])
+            raise UserError(f"{place}: {file!r} has no {part}; allowed: files of one name in both folders")
+    if not images:
+        raise UserError(f"{place} has no pictures; allowed: {', '.join(folders.ENDINGS)} files in images and masks")
+    return [Pair(images[name], masks[name]) for name in sorted(images)]
+
+
+def _by_name(path: pathlib.Path, place: str) -> dict[str, pathlib.Path]:
+    try:
+        with os.scandir(path) as entries:
+            files = [entry.path for entry in entries if folders.is_picture(entry.name) and not entry.is_dir()]
+    except OSError as error:
+        raise UserError(f"{place}: {str(path)!r} cannot be read: {error.strerror}; allowed: a folder") from error
+    return {pathlib.Path(file).stem: pathlib.Path(file) for file in files}
+
+
+def _mask(pair: Pair) -> np.ndarray:
+    return pictures.decoded_labels(pair.mask, f"mask {str(pair.mask)!r}")
+
+
+def _source(pairs: list[Pair]) -> arrays.Source:
+    def name(row: int) -> str:
+        return f"picture {str(pairs[row].image)!r}"
+
+    def example(row: int) -> tuple[np.ndarray, np.ndarray]:
+        return pictures.decoded(pairs[row].image, name(row)), _mask(pairs[row])
+
+    return arrays.Source(len(pairs), example, name, masks=True)
