@@ -50,7 +50,7 @@ def draw(r: Ranges, key: jax.Array, of_noise: jax.Array, progress: Any) -> dict[
       of_noise: the key of its noise.
       progress: p, in [0, 1].
     """
-    keys = jax.random.split(key, 3)
+    keys, progress = jax.random.split(key, 3), jnp.asarray(progress)
     found: dict[str, Any] = {NOISE: jax.random.normal(of_noise, (r.sizes.most * r.slices,))}
     blocks = [
         _block(r, memory, block, keys[block], progress) for block, memory in enumerate(smash_sizes.memories(r.sizes))
