@@ -301,7 +301,7 @@ BAD_FILES = {
         f"'das' (did you mean 'dass'?); allowed: {SEARCHES}, 'given'",
     ),
     "wrong estimator": ('[hypergradient]\nname = "neuman"', "hypergradient.name = 'neuman' (did you mean 'neumann'?)"),
-    "wrong task": ('[task]\nname = "segmentation"', "task.name = 'segmentation'"),
+    "wrong task": ('[task]\nname = "regression"', "task.name = 'regression'"),
     "wrong network": (
         '[network]\nname = "resnet"',
         "'resnet' (did you mean 'resnet18'?); allowed: 'darts', 'resnet18'",
