@@ -96,8 +96,10 @@ def signalled_at(kind: str, number: int, nth: int, seed: int, most: float) -> No
 
     def watched(*arguments: Any, **named: Any) -> Any:
         seen.append(1)
-        if len(seen) == nth:
+        if len(seen) == nth and most:
             threading.Thread(target=strike, daemon=True).start()
+        elif len(seen) == nth:
+            strike()  # here and now, however busy the machine is
         return original(*arguments, **named)
 
     setattr(module, name, watched)

@@ -71,7 +71,7 @@ def supernet_gradients(dtype: Any) -> Any:
 
 def network_gradients(dtype: Any) -> Any:
     model, v = network(dtype)
-    images, targets, _ = batch(32)
+    images, targets, *_ = batch(32)
     scale = jnp.full((*model.paths, 16), 1.1)
 
     @jax.jit

@@ -198,7 +198,7 @@ def setting(root: pathlib.Path, **data: Any) -> compose.Setting:
 def test_a_batch_holds_both(tmp_path: pathlib.Path) -> None:
     s = setting(made(tmp_path), crop_padding=4)
     draw, rows = jax.random.key(1), np.array([2, 0, 1, 1])
-    batch = compose.prepare(s, Feed(WHOLE, 4))(compose.examples(s)[0], rows, draw, {})
+    batch = compose.prepare(s, Feed(WHOLE, 4), "lower")(compose.examples(s)[0], rows, draw, {})
     mean, std = s.dataset.mean[:, None, None, None], s.dataset.std[:, None, None, None]
     seen = np.rint(255 * (np.asarray(batch.images) * std + mean)).astype(int)
     inside = seen[0] > 0
