@@ -103,15 +103,7 @@ def ours(work: Work, live: Any = None) -> Callable[[], Any]:
     inputs = jax.device_put((examples(work), rows, jax.random.key(2)))
     rates = {"learning_rate": {level: np.full(1, ETA, np.float32) for level in rows}}
     rest = (rates, np.int32(0), np.int32(1))
-    state = jax.jit(init)()
-    run = measure.compiled(jax.jit(loop, donate_argnums=0).lower(state, *inputs, *rest))
-
-    def call() -> Any:
-        nonlocal state
-        state, infos = run(state, *inputs, *rest)
-        return infos
-
-    return call
+    return measure.onward(loop, jax.jit(init)(), *inputs, *rest)
 
 
 def peers(work: Work, case: str) -> Callable[[], Any]:

@@ -56,6 +56,19 @@ def compiled(lowered: Any) -> Any:
     return lowered.compile(compiler_options=compilation.options(jax.default_backend()))
 
 
+def onward(function: Callable[..., Any], state: Any, *arguments: Any) -> Callable[[], Any]:
+    """Calls of `function` (state, *arguments) → (state, found), compiled as a run's, that return what was found. Each
+    goes on from the state in which the last one ended, and takes its memory."""
+    run = compiled(jax.jit(function, donate_argnums=0).lower(state, *arguments))
+
+    def call() -> Any:
+        nonlocal state
+        state, found = run(state, *arguments)
+        return found
+
+    return call
+
+
 def ratio_of_medians(one: Sequence[float], other: Sequence[float]) -> float:
     """Below 1: `one` is faster."""
     return statistics.median(one) / statistics.median(other)

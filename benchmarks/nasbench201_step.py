@@ -79,15 +79,7 @@ def ours(work: Work) -> Callable[[], Any]:
     given = {"lower": LEARNING_RATE, "upper": relaxed.Relaxed.alpha_lr}
     rates = {"learning_rate": {level: np.full(STEPS, rate, np.float32) for level, rate in given.items()}}
     rest = (rates, np.int32(0), np.int32(STEPS))
-    state = jax.jit(init)()
-    run = measure.compiled(jax.jit(loop, donate_argnums=0).lower(state, *inputs, *rest))
-
-    def call() -> Any:
-        nonlocal state
-        state, infos = run(state, *inputs, *rest)
-        return infos
-
-    return call
+    return measure.onward(loop, jax.jit(init)(), *inputs, *rest)
 
 
 def peers(work: Work, case: str) -> Callable[[], Any]:

@@ -161,6 +161,7 @@ def plugin(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield path
     for table, kept in zip(tables, before, strict=True):
         table.clear()
+        # The tables' values differ in type, and each gets its own back.
         table.update(kept)  # type: ignore[arg-type]
     for name in set(sys.modules) - modules:
         del sys.modules[name]

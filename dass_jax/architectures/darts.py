@@ -10,7 +10,7 @@ a node without edges is not connected: nothing reads it, and it is no part of th
 
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, short
+from dass_jax.architectures.family import Edge, Family, Graph, members, short
 from dass_jax.errors import UserError, nearest
 
 PRIMITIVES = (
@@ -95,12 +95,8 @@ def from_json(data: Any, origin: str = "architecture") -> Genotype:
     Raises:
       UserError: naming `origin`, the place in the data and what is allowed there.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"{origin}: {type(data).__name__} found; allowed: an object with 'normal' and 'reduce'")
-    for key in data:
-        if key not in Genotype._fields:
-            raise UserError(f"{origin}: unknown key {key!r}{nearest(key, Genotype._fields)}; allowed: normal, reduce")
-    cells = {name: _cell(data.get(name), f"{origin}: {name}") for name in Genotype._fields}
+    given = members(data, Genotype._fields, origin, "'normal' and 'reduce'")
+    cells = {name: _cell(cell, f"{origin}: {name}") for name, cell in given.items()}
     if len(cells["normal"]) != len(cells["reduce"]):
         raise UserError(
             f"{origin}: normal has {len(cells['normal'])} nodes and reduce {len(cells['reduce'])}; "

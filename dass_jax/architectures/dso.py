@@ -8,7 +8,7 @@ connection. Nodes are called `in`, `out` and `level.operation`, levels from 1 an
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, Json
+from dass_jax.architectures.family import Edge, Family, Graph, Json, members, short
 from dass_jax.errors import UserError, nearest
 
 OPERATIONS = ("sep3", "sep5", "sep7", "max3", "avg3")
@@ -19,6 +19,8 @@ BRANCHES = ("1x1", "3x3")
 """The two convolutions of a reduction."""
 IN, OUT = "in", "out"
 MOST_LEVELS, MOST_OPERATIONS = 8, 8
+_SHOWN = 60
+"""Characters of a wrong value that a message repeats: connections are long."""
 
 Connection = tuple[str, str]
 """(source, target)."""
@@ -117,19 +119,16 @@ def from_json(data: Any, origin: str = "architecture") -> Blocks:
     Raises:
       UserError: naming `origin`, the place in the data and what is allowed there.
     """
-    keys = Blocks._fields
-    for key in data:
-        if key not in keys:
-            raise UserError(f"{origin}: unknown key {key!r}{nearest(str(key), keys)}; allowed: {', '.join(keys)}")
-    scope, levels = data.get("scope"), data.get("levels")
+    data = members(data, Blocks._fields, origin, ", ".join(Blocks._fields))
+    scope, levels = data["scope"], data["levels"]
     if scope not in SCOPES:
-        raise UserError(f"{origin}: scope = {_short(scope)}; allowed: {', '.join(SCOPES)}")
+        raise UserError(f"{origin}: scope = {short(scope, _SHOWN)}; allowed: {', '.join(SCOPES)}")
     if type(levels) is not int or not 1 <= levels <= MOST_LEVELS:
-        raise UserError(f"{origin}: levels = {_short(levels)}; allowed: an integer in [1, {MOST_LEVELS}]")
-    operations = _names(data.get("operations"), OPERATIONS, f"{origin}: operations")
+        raise UserError(f"{origin}: levels = {short(levels, _SHOWN)}; allowed: an integer in [1, {MOST_LEVELS}]")
+    operations = _names(data["operations"], OPERATIONS, f"{origin}: operations")
     if len(operations) > MOST_OPERATIONS:
         raise UserError(f"{origin}: operations = {len(operations)}; allowed: at most {MOST_OPERATIONS}")
-    blocks = _listed(data.get("blocks"), f"{origin}: blocks")
+    blocks = _listed(data["blocks"], f"{origin}: blocks")
     if not blocks or (scope == "share" and len(blocks) > 1):
         raise UserError(
             f"{origin}: blocks = {len(blocks)}; allowed: {'1' if scope == 'share' else 'at least 1'} in scope {scope!r}"
@@ -141,14 +140,14 @@ def from_json(data: Any, origin: str = "architecture") -> Blocks:
         tuple(_block(block, levels, len(operations), f"{origin}: blocks[{i}]") for i, block in enumerate(blocks)),
         tuple(
             _names(each, BRANCHES, f"{origin}: reductions[{i}]", differing=True)
-            for i, each in enumerate(_listed(data.get("reductions"), f"{origin}: reductions"))
+            for i, each in enumerate(_listed(data["reductions"], f"{origin}: reductions"))
         ),
     )
 
 
 def _listed(data: Any, place: str) -> list[Any]:
     if not isinstance(data, list):
-        raise UserError(f"{place} = {_short(data)}; allowed: a list")
+        raise UserError(f"{place} = {short(data, _SHOWN)}; allowed: a list")
     return data
 
 
@@ -157,9 +156,9 @@ def _names(data: Any, known: tuple[str, ...], place: str, differing: bool = Fals
     for name in found:
         if name not in known:
             hint = nearest(name, known) if isinstance(name, str) else ""
-            raise UserError(f"{place}: {_short(name)}{hint}; allowed: {', '.join(known)}")
+            raise UserError(f"{place}: {short(name, _SHOWN)}{hint}; allowed: {', '.join(known)}")
     if not found or (differing and len(set(found)) < len(found)):
-        raise UserError(f"{place} = {_short(found)}; allowed: at least one of {', '.join(known)}")
+        raise UserError(f"{place} = {short(found, _SHOWN)}; allowed: at least one of {', '.join(known)}")
     return tuple(sorted(found, key=known.index)) if differing else tuple(found)
 
 
@@ -168,8 +167,8 @@ def _block(data: Any, levels: int, operations: int, place: str) -> Connections:
     for i, pair in enumerate(_listed(data, place)):
         if not isinstance(pair, list) or not all(isinstance(name, str) for name in pair) or tuple(pair) not in known:
             raise UserError(
-                f"{place}[{i}] = {_short(pair)}; allowed: [source, target], in → level 2 and more, level.operation → "
-                f"a later level or out; levels 1 to {levels}, operations 0 to {operations - 1}"
+                f"{place}[{i}] = {short(pair, _SHOWN)}; allowed: [source, target], in → level 2 and more, "
+                f"level.operation → a later level or out; levels 1 to {levels}, operations 0 to {operations - 1}"
             )
         found.append(tuple(pair))
     kept = swept(found, levels, operations)
@@ -177,11 +176,6 @@ def _block(data: Any, levels: int, operations: int, place: str) -> Connections:
         odd = next(pair for pair in found if pair not in kept or found.count(pair) > 1)
         raise UserError(f"{place}: {' → '.join(odd)}; allowed: each connection once, on a way from in to out")
     return kept
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def graphs(a: Blocks) -> tuple[Graph, ...]:

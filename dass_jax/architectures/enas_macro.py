@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, Json, short
-from dass_jax.errors import UserError, nearest
+from dass_jax.architectures.family import Edge, Family, Graph, Json, members, short
+from dass_jax.errors import UserError
 
 OPERATIONS = ("conv_3x3", "sep_conv_3x3", "conv_5x5", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3")
 """In the order of their numbers."""
@@ -94,12 +94,7 @@ def from_json(data: Any, origin: str = "architecture") -> Arc:
     Raises:
       UserError: naming `origin`, the place in the data and what is allowed there.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"{origin}: {type(data).__name__} found; allowed: an object with 'arc'")
-    for key in data:
-        if key != "arc":
-            raise UserError(f"{origin}: unknown key {short(key)}{nearest(str(key), ('arc',))}; allowed: arc")
-    return of_flat(data.get("arc"), f"{origin}: arc")
+    return of_flat(members(data, ("arc",), origin, "'arc'")["arc"], f"{origin}: arc")
 
 
 def map_name(index: int) -> str:

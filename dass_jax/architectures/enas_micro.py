@@ -8,8 +8,8 @@ cell puts out all nodes that no edge leaves, its inputs among them.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, Json, short
-from dass_jax.errors import UserError, nearest
+from dass_jax.architectures.family import Edge, Family, Graph, Json, members, short
+from dass_jax.errors import UserError
 
 OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "identity")
 """In the order of their numbers."""
@@ -63,14 +63,8 @@ def from_json(data: Any, origin: str = "architecture") -> Arc:
     Raises:
       UserError: naming `origin`, the place in the data and what is allowed there.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"{origin}: {type(data).__name__} found; allowed: an object with 'normal' and 'reduce'")
-    for key in data:
-        if key not in Arc._fields:
-            raise UserError(
-                f"{origin}: unknown key {short(key)}{nearest(str(key), Arc._fields)}; allowed: normal, reduce"
-            )
-    return Arc(*(_cell(data.get(name), f"{origin}: {name}") for name in Arc._fields))
+    given = members(data, Arc._fields, origin, "'normal' and 'reduce'")
+    return Arc(*(_cell(cell, f"{origin}: {name}") for name, cell in given.items()))
 
 
 def _cell(data: Any, place: str) -> Cell:

@@ -7,16 +7,32 @@ An architecture is a frozen, hashable value of its family's own type. Its JSON s
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from dass_jax.errors import UserError, nearest
+
 Json = dict[str, Any]
 
-_SHOWN = 40
-"""Characters of a wrong value that a message repeats."""
 
-
-def short(value: Any) -> str:
-    """A value as messages repeat it."""
+def short(value: Any, most: int = 40) -> str:
+    """A value as messages repeat it, in at most so many characters."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def members(data: Any, keys: tuple[str, ...], place: str, wanted: str) -> Json:
+    """Key → what the JSON object `data` has of it, None where it has nothing.
+
+    Args:
+      wanted: the keys as a message names them.
+
+    Raises:
+      UserError: if it is no object, or has other keys.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{place}: {type(data).__name__} found; allowed: an object with {wanted}")
+    for key in data:
+        if key not in keys:
+            raise UserError(f"{place}: unknown key {short(key)}{nearest(str(key), keys)}; allowed: {', '.join(keys)}")
+    return {key: data.get(key) for key in keys}
 
 
 class Edge(NamedTuple):

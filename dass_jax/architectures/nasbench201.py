@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, Json
+from dass_jax.architectures.family import Edge, Family, Graph, Json, members, short
 from dass_jax.errors import UserError, nearest
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -50,13 +50,15 @@ def from_text(text: str, origin: str = "cell") -> Cell:
     """
     groups = text.strip().split("+")
     if len(groups) != NODES - 1:
-        raise UserError(f"{origin}: nodes = {len(groups)} in {_short(text)}; allowed: {NODES - 1}, as in {_FORM}")
+        raise UserError(
+            f"{origin}: nodes = {len(groups)} in {short(text, _SHOWN)}; allowed: {NODES - 1}, as in {_FORM}"
+        )
     operations = []
     for target, group in enumerate(groups, start=1):
         entries = group.split("|")[1:-1]
         if f"|{'|'.join(entries)}|" != group or len(entries) != target:
             wanted = _FORM.split("+")[target - 1]
-            raise UserError(f"{origin}: node {target} = {_short(group)}; allowed: {wanted}")
+            raise UserError(f"{origin}: node {target} = {short(group, _SHOWN)}; allowed: {wanted}")
         operations += [_operation(entry, source, target, origin) for source, entry in enumerate(entries)]
     return Cell(*operations)
 
@@ -66,15 +68,10 @@ def _operation(entry: str, source: int, target: int, origin: str) -> str:
     place = f"{origin}: edge {target}←{source}"
     if operation not in OPERATIONS:
         hint = nearest(operation, OPERATIONS)
-        raise UserError(f"{place}: operation {_short(operation)}{hint}; allowed: {', '.join(OPERATIONS)}")
+        raise UserError(f"{place}: operation {short(operation, _SHOWN)}{hint}; allowed: {', '.join(OPERATIONS)}")
     if named != str(source):
-        raise UserError(f"{place}: input {_short(named)}; allowed: {source}, as in {_FORM}")
+        raise UserError(f"{place}: input {short(named, _SHOWN)}; allowed: {source}, as in {_FORM}")
     return operation
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def to_json(cell: Cell) -> Json:
@@ -88,14 +85,9 @@ def from_json(data: Any, origin: str = "architecture") -> Cell:
     Raises:
       UserError: naming `origin`, the place in the data and what is allowed there.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"{origin}: {type(data).__name__} found; allowed: an object with 'cell'")
-    for key in data:
-        if key != "cell":
-            raise UserError(f"{origin}: unknown key {_short(key)}{nearest(str(key), ('cell',))}; allowed: cell")
-    text = data.get("cell")
+    text = members(data, ("cell",), origin, "'cell'")["cell"]
     if not isinstance(text, str):
-        raise UserError(f"{origin}: cell = {_short(text)}; allowed: a text like {_FORM}")
+        raise UserError(f"{origin}: cell = {short(text, _SHOWN)}; allowed: a text like {_FORM}")
     return from_text(text, f"{origin}: cell")
 
 

@@ -7,13 +7,11 @@ says the network's size (`architectures.smash_sizes`).
 
 from typing import Any, NamedTuple
 
-from dass_jax.architectures.family import Edge, Family, Graph, Json
-from dass_jax.errors import UserError, nearest
+from dass_jax.architectures.family import Edge, Family, Graph, Json, members, short
+from dass_jax.errors import UserError
 
 BLOCKS = 3
 """Blocks of a network, each on an image of half the size."""
-_SHOWN = 40
-"""Characters of a wrong value that a message repeats."""
 
 
 class Op(NamedTuple):
@@ -62,14 +60,14 @@ def from_json(data: Any, origin: str = "architecture") -> Architecture:
     """
     blocks = _object(data, ("blocks",), origin)["blocks"]
     if not isinstance(blocks, list) or len(blocks) != BLOCKS:
-        raise UserError(f"{origin}: blocks = {_short(blocks)}; allowed: a list of {BLOCKS} blocks")
+        raise UserError(f"{origin}: blocks = {short(blocks)}; allowed: a list of {BLOCKS} blocks")
     return Architecture(tuple(_block(block, f"{origin}: block {number}") for number, block in enumerate(blocks, 1)))
 
 
 def _block(data: Any, place: str) -> Block:
     found = _object(data, Block._fields, place)
     if not isinstance(found["ops"], list):
-        raise UserError(f"{place}: ops = {_short(found['ops'])}; allowed: a list of operations")
+        raise UserError(f"{place}: ops = {short(found['ops'])}; allowed: a list of operations")
     ops = tuple(_op(op, f"{place}, op {number}") for number, op in enumerate(found["ops"]))
     return Block(_integer(found["bank_size"], f"{place}: bank_size"), ops)
 
@@ -88,39 +86,30 @@ def _op(data: Any, place: str) -> Op:
 
 def _object(data: Any, keys: tuple[str, ...], place: str) -> Json:
     names = ", ".join(keys)
-    if not isinstance(data, dict):
-        raise UserError(f"{place}: {type(data).__name__} found; allowed: an object with {names}")
-    for key in data:
-        if key not in keys:
-            raise UserError(f"{place}: unknown key {_short(key)}{nearest(str(key), keys)}; allowed: {names}")
+    found = members(data, keys, place, names)
     for key in keys:
         if key not in data:
             raise UserError(f"{place}: {key} is missing; allowed: an object with {names}")
-    return data
+    return found
 
 
 def _integer(value: Any, place: str) -> int:
     if type(value) is not int or not 0 < value < 2**20:
-        raise UserError(f"{place} = {_short(value)}; allowed: a positive integer")
+        raise UserError(f"{place} = {short(value)}; allowed: a positive integer")
     return value
 
 
 def _pair(value: Any, place: str) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
-        raise UserError(f"{place} = {_short(value)}; allowed: a list of height and width")
+        raise UserError(f"{place} = {short(value)}; allowed: a list of height and width")
     return _integer(value[0], place), _integer(value[1], place)
 
 
 def _banks(value: Any, place: str) -> tuple[int, ...]:
     good = isinstance(value, list) and all(type(bank) is int and bank >= 0 for bank in value)
     if not good or value != sorted(set(value)):
-        raise UserError(f"{place} = {_short(value)}; allowed: a list of different banks, ascending from 0")
+        raise UserError(f"{place} = {short(value)}; allowed: a list of different banks, ascending from 0")
     return tuple(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def graphs(a: Architecture) -> tuple[Graph, ...]:

@@ -2,7 +2,7 @@
 code for arXiv 1708.05344, whose numbers the defaults give."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dass_jax.architectures.smash import BLOCKS, Architecture, Block, Op
 from dass_jax.errors import UserError
@@ -34,6 +34,11 @@ class Sizes(NamedTuple):
     def banks(self) -> int:
         """Banks of a memory, if they are as small as can be."""
         return 8 * self.width
+
+
+def of_fields(c: Any) -> Sizes:
+    """The sizes that fields of their names describe."""
+    return Sizes(*(getattr(c, name) for name in Sizes._fields))
 
 
 class Memory(NamedTuple):

@@ -138,9 +138,11 @@ def structured(
     for key, value in data.items():
         hint = known[key]
         if dataclasses.is_dataclass(hint):
+            # A hint is a class here, which mypy does not see.
             found[key] = structured(value, hint, f"{path}{key}.", getattr(base, key))  # type: ignore[arg-type]
         else:
             found[key] = conformed(path + key, hint, value)
+    # `Any`: of whatever dataclass the schema is.
     return dataclasses.replace(base, **found)  # type: ignore[type-var]
 
 

@@ -99,6 +99,7 @@ def tree(config: Config) -> dict[str, Any]:
         found = getattr(config, name)
         if isinstance(found, Chosen):
             return {AXES[name].tag: found.name, **dataclasses.asdict(found.fields)}
+        # An instance: no field holds a class, which mypy cannot know.
         return dataclasses.asdict(found) if dataclasses.is_dataclass(found) else found  # type: ignore[arg-type]
 
     return {field.name: value(field.name) for field in dataclasses.fields(config)}

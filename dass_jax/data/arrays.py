@@ -64,7 +64,12 @@ class Dataset(NamedTuple):
 
     def no_labels(self, *number: int) -> np.ndarray:
         """Zeros of the labels' type for so many images, [*number] or [*number, H, W]."""
-        return np.zeros((*number, *self.shape[:2]), np.uint8) if self.masks else np.zeros(number, np.int32)
+        return blank_labels(number, self.shape, self.masks)
+
+
+def blank_labels(number: tuple[int, ...], shape: tuple[int, ...], masks: bool) -> np.ndarray:
+    """Zeros for so many images of `shape` (H, W, C): int32 [*number], or as `masks` uint8 [*number, H, W]."""
+    return np.zeros((*number, *shape[:2]), np.uint8) if masks else np.zeros(number, np.int32)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,10 +27,22 @@ def opened(path: pathlib.Path) -> tuple[arrays.Source, arrays.Source, int]:
         ) from error
 
 
-def _opened(path: pathlib.Path, place: str) -> tuple[arrays.Source, arrays.Source, int]:
-    test = next((name for name in TESTS if (path / name).is_dir()), None)
-    if test is None:
+def test_of(path: pathlib.Path, place: str) -> str:
+    """Which of `TESTS` the folder has. Raises UserError if it has none."""
+    found = next((name for name in TESTS if (path / name).is_dir()), None)
+    if found is None:
         raise UserError(f"{place} has a folder 'train' and none of {', '.join(TESTS)}; allowed: one of them beside it")
+    return found
+
+
+def pictures_in(path: pathlib.Path) -> list[str]:
+    """The paths of the pictures in a folder, in the order of their names. Raises OSError."""
+    with os.scandir(path) as entries:
+        return sorted(entry.path for entry in entries if _is_picture(entry.name) and not entry.is_dir())
+
+
+def _opened(path: pathlib.Path, place: str) -> tuple[arrays.Source, arrays.Source, int]:
+    test = test_of(path, place)
     classes = _folders(path / "train")
     if not 0 < len(classes) <= arrays.MOST_CLASSES:
         raise UserError(f"{place}: train has {len(classes)} class folders; allowed: 1 to {arrays.MOST_CLASSES}")
@@ -54,16 +66,13 @@ def _listed(path: pathlib.Path, classes: list[str], place: str) -> list[tuple[st
     found = []
     for label, name in enumerate(classes):
         if (path / name).is_dir():
-            with os.scandir(path / name) as entries:
-                files = sorted(entry.path for entry in entries if is_picture(entry.name) and not entry.is_dir())
-            found += [(file, label) for file in files]
+            found += [(file, label) for file in pictures_in(path / name)]
     if not found:
         raise UserError(f"{place}: {path.name} has no pictures; allowed: {', '.join(ENDINGS)} files in class folders")
     return found
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of that name is taken for a picture."""
+def _is_picture(name: str) -> bool:
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 

@@ -104,7 +104,7 @@ def _in_memory(part: arrays.Split | arrays.Source, shape: tuple[int, int, int], 
     if isinstance(part, arrays.Split) and _is_ready(part, wanted):
         return part
     images, start, source = np.empty((part.size, *shape), np.uint8), 0, _source(part, wanted)
-    labels = np.empty((part.size, *shape[:2]), np.uint8) if part.masks else np.empty(part.size, np.int32)
+    labels = arrays.blank_labels((part.size,), shape, part.masks)
     rows = np.arange(part.size)
     for found in stream.batches(source, rows, view(wanted.image_size, wanted.margin), shape, _BLOCK):
         images[start : start + found.size], labels[start : start + found.size] = found

@@ -5,7 +5,6 @@ A mask is a PNG file of one channel: what it holds for a pixel, or the number of
 255 is none (PASCAL VOC's masks are such). Grey pictures become RGB. Links are followed.
 """
 
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -32,11 +31,8 @@ def is_one(path: pathlib.Path) -> bool:
 def opened(path: pathlib.Path) -> tuple[arrays.Source, arrays.Source, int]:
     """(train, test, number of labels). No picture is decoded yet, but all masks are, once. Raises UserError."""
     place = f"data.source = {str(path)!r}"
-    test = next((name for name in folders.TESTS if (path / name).is_dir()), None)
-    if test is None:
-        wanted = ", ".join(folders.TESTS)
-        raise UserError(f"{place} has a folder 'train' and none of {wanted}; allowed: one of them beside it")
-    train, others = (_pairs(path / name, f"{place}: {name}") for name in ("train", test))
+    splits = "train", folders.test_of(path, place)
+    train, others = (_pairs(path / name, f"{place}: {name}") for name in splits)
     labels = max(arrays.number_of_labels(_mask(pair)) for pair in (*train, *others))
     if not labels:
         raise UserError(f"{place}: no mask has a label; allowed: masks with other values than {arrays.VOID}")
@@ -58,8 +54,7 @@ def _pairs(path: pathlib.Path, place: str) -> list[Pair]:
 
 def _by_name(path: pathlib.Path, place: str) -> dict[str, pathlib.Path]:
     try:
-        with os.scandir(path) as entries:
-            files = [entry.path for entry in entries if folders.is_picture(entry.name) and not entry.is_dir()]
+        files = folders.pictures_in(path)
     except OSError as error:
         raise UserError(f"{place}: {str(path)!r} cannot be read: {error.strerror}; allowed: a folder") from error
     return {pathlib.Path(file).stem: pathlib.Path(file) for file in files}

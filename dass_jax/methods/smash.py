@@ -215,9 +215,12 @@ def walking(c: Fields, problem: Problem, space: Any) -> Phase:
         scores = np.array(v[LIST]["walk"])
         scores[step] = np.asarray(v[SAMPLED]["value"])[0]
         choices = jax.tree.map(lambda x: np.asarray(x)[None], propose(v, v[WALK]["key"], step + 1))
-        unscored = jax.tree.map(np.zeros_like, sampled.unscored(problem, choices, 1)[sampled.SUMS])
         walk = {**v[WALK], "step": np.asarray(step + 1, np.int32)}
-        found = {SAMPLED: {**v[SAMPLED], "choices": choices}, sampled.SUMS: unscored, WALK: walk}
+        found = {
+            SAMPLED: {**v[SAMPLED], "choices": choices},
+            sampled.SUMS: jax.tree.map(np.zeros_like, v[sampled.SUMS]),
+            WALK: walk,
+        }
         return state._replace(variables={**v, **found, LIST: {**v[LIST], "walk": scores}})
 
     def observe(v: Variables) -> Observation:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dass_jax.architectures import smash_sizes
 from dass_jax.architectures.smash import BLOCKS, Architecture, Block, Op
-from dass_jax.architectures.smash_sizes import Memory, Sizes
+from dass_jax.architectures.smash_sizes import Memory, Sizes, of_fields
 from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import kernels, layers
@@ -39,11 +39,6 @@ class Fields:
     have 2, of which the search sees 1."""
     stem: Annotated[int, Range(1, 15)] = 7
     """Height and width of the first convolution's window, an odd number."""
-
-
-def sizes(c: Any) -> Sizes:
-    """The sizes that fields of that name describe."""
-    return Sizes(*(getattr(c, name) for name in Sizes._fields))
 
 
 class Operation(nn.Module):
@@ -105,7 +100,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
         size, x = x.shape[1:3], x if self.dtype is None else x.astype(self.dtype)
-        norm, found = layers.batch_norm(train, affine=True, average=self.average), sizes(self.fields)
+        norm, found = layers.batch_norm(train, affine=True, average=self.average), of_fields(self.fields)
         memories, stem = smash_sizes.memories(found), self.fields.stem
         x = layers.SparseConv(memories[0].inputs, stem, padding=stem // 2, name="stem")(x)
         for number, (block, memory) in enumerate(zip(self.architecture.blocks, memories, strict=True), 1):
@@ -128,13 +123,13 @@ def smash(
     Raises:
       UserError: if the architecture does not fit into the sizes.
     """
-    smash_sizes.check_fits(sizes(c), a)
+    smash_sizes.check_fits(of_fields(c), a)
     return of_module(Network(a, c, outputs, average, dtype), (0,))
 
 
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
     """Raises UserError if a network of these fields cannot be made for such images [H, W, C]."""
-    smash_sizes.check(sizes(c), "network")
+    smash_sizes.check(of_fields(c), "network")
     check_image(c.stem, "network", image_shape)
 
 

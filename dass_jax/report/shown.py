@@ -66,6 +66,7 @@ def colours(labels: int) -> np.ndarray:
     """uint8 [256, 3]: of each label, and of all that are none."""
     found = np.empty((256, 3))
     found[:] = to_rgb(NOTHING)
+    # Of these maps, which are lists of colours; not every map has one.
     maps = [matplotlib.colormaps[name].colors for name in ("tab20", "tab20b", "tab20c")]  # type: ignore[attr-defined]
     own = np.concatenate([each[::2] for each in maps] + [each[1::2] for each in maps])
     found[:labels] = own[np.arange(min(labels, 256)) % len(own)]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
+from dass_jax.runtime import compilation
 
 Work = Callable[[], Any]
 
@@ -29,8 +29,7 @@ class Ahead:
             new = {name: work for name, work in works.items() if name not in self.begun}
             self.waiting = {**new, **self.waiting} if first else {**self.waiting, **new}
             if self.waiting and self.thread is None:
-                wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # jax makes it when it is imported
-                self.thread = threading.Thread(target=self._work, args=(wide,), daemon=True)
+                self.thread = threading.Thread(target=compilation.as_wide(self._work), daemon=True)
                 self.thread.start()
 
     def get(self, name: str) -> Any:
@@ -59,18 +58,17 @@ class Ahead:
         if thread is not None:
             thread.join()
 
-    def _work(self, wide: bool) -> None:
-        with jax.enable_x64(wide):  # which each thread has for itself
-            while True:
-                with self.lock:
-                    name = next(iter(self.waiting), None)
-                    if name is None:
-                        self.thread = None
-                        return
-                    work = self.waiting.pop(name)
-                    over = self.begun[name] = threading.Event()
-                try:
-                    self.found[name] = work()
-                except Exception:
-                    self.found[name] = None  # it will fail again where it is needed, and say why there
-                over.set()
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                name = next(iter(self.waiting), None)
+                if name is None:
+                    self.thread = None
+                    return
+                work = self.waiting.pop(name)
+                over = self.begun[name] = threading.Event()
+            try:
+                self.found[name] = work()
+            except Exception:
+                self.found[name] = None  # it will fail again where it is needed, and say why there
+            over.set()

@@ -9,10 +9,12 @@ import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
 
 _CPU = {
     # Library calls for sums, which XLA's CPU backend prefers, read operands that must be written to memory first.
@@ -50,6 +52,17 @@ def copy_calls_late() -> None:
 def hastily(function: Callable[..., Any]) -> Any:
     """`jax.jit` of a function that is called a few times only: no time is spent on making it fast."""
     return jax.jit(function, compiler_options=_hasty(jax.default_backend()))
+
+
+def as_wide(work: Callable[[], T]) -> Callable[[], T]:
+    """`work` for a thread of its own, in which floats are as wide as they are here: each thread has its own setting."""
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # jax makes the attribute when it is imported
+
+    def call() -> T:
+        with jax.enable_x64(wide):
+            return work()
+
+    return call
 
 
 @functools.cache

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-import jax
-
 from dass_jax.errors import Stopped
-from dass_jax.runtime import hosts
+from dass_jax.runtime import compilation, hosts
 
 T = TypeVar("T")
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -42,13 +40,11 @@ class Signals:
     def waiting(self, work: Callable[[], T]) -> T:
         """`work()`, in a thread of its own. After a signal it is abandoned and `Stopped` raised: the process must then
         end without waiting for it."""
-        done, outcome = threading.Event(), list[Any]()
-        wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # jax makes the attribute when it is imported
+        done, outcome, wide = threading.Event(), list[Any](), compilation.as_wide(work)
 
         def run() -> None:
             try:
-                with jax.enable_x64(wide):  # which each thread has for itself
-                    outcome.append((work(), None))
+                outcome.append((wide(), None))
             except BaseException as error:
                 outcome.append((None, error))
             done.set()

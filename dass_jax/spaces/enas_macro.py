@@ -29,7 +29,7 @@ from dass_jax.policies import enas_macro as policies
 from dass_jax.policies.enas_macro import OPERATIONS as CHOSEN
 from dass_jax.policies.enas_macro import SKIPS
 from dass_jax.schema import Range
-from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
+from dass_jax.spaces.space import Choice, Sampled, Space, chosen, of_module, uniform
 from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
@@ -69,8 +69,8 @@ class Layers(NamedTuple):
 
 
 def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) -> jax.Array:
-    """The operation of that number, with its own 1×1 convolution before it: x [C, H, W, N] → the same shape. An integer
-    that is no array is a program of its own; under `vmap` over the index all operations are computed."""
+    """The operation of that number (see `chosen`), with its own 1×1 convolution before it: x [C, H, W, N] → the same
+    shape."""
 
     def norm(x: jax.Array, affine: Any, epsilon: float) -> jax.Array:
         return relu(kernels.normalised(x, affine, average, epsilon)[0])
@@ -87,12 +87,7 @@ def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) ->
         return norm(x, own["norm"], EPSILON)
 
     branches = [functools.partial(branch, operation) for operation in OPERATIONS]
-    if isinstance(index, int):
-        return branches[index](x, weights)
-    # Only x is kept for the way back: kept by a loop, what all branches keep would be written for each of them.
-    chosen = jax.checkpoint(lambda index, x, weights: jax.lax.switch(index, branches, x, weights), prevent_cse=False)
-    found: jax.Array = chosen(index, x, weights)
-    return found
+    return chosen(branches, index, x, weights)
 
 
 def layer_of(average: layers.Average, maps: Any, own: Layers) -> jax.Array:

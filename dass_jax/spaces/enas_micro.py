@@ -33,7 +33,7 @@ from dass_jax.policies import enas_micro as policies
 from dass_jax.policies.enas_micro import INPUTS
 from dass_jax.policies.enas_micro import OPERATIONS as CHOSEN
 from dass_jax.schema import Range
-from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
+from dass_jax.spaces.space import Choice, Sampled, Space, chosen, of_module, uniform
 from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (
@@ -74,8 +74,7 @@ class Taken(NamedTuple):
 
 
 def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) -> jax.Array:
-    """The operation of that number: x [C, H, W, N] → the same shape. An integer that is no array is a program of its
-    own; under `vmap` over the index all operations are computed."""
+    """The operation of that number, see `chosen`: x [C, H, W, N] → the same shape."""
 
     def sep_conv(first: int, x: jax.Array, weights: Any) -> jax.Array:
         for depthwise, pointwise, affine in weights[first : first + 2]:
@@ -90,12 +89,7 @@ def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) ->
         lambda x, weights: kernels.max_pool(x),
         lambda x, weights: x,
     ]
-    if isinstance(index, int):
-        return branches[index](x, weights)
-    # Only x is kept for the way back: kept by a loop, what all branches keep would be written for each of them.
-    chosen = jax.checkpoint(lambda index, x, weights: jax.lax.switch(index, branches, x, weights), prevent_cse=False)
-    found: jax.Array = chosen(index, x, weights)
-    return found
+    return chosen(branches, index, x, weights)
 
 
 def worked_through(average: layers.Average, inputs: list[jax.Array], edges: Taken) -> list[jax.Array]:

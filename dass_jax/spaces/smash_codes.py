@@ -90,7 +90,7 @@ class Ranges(NamedTuple):
 
 def ranges(c: Fields) -> Ranges:
     """Of a configuration. Raises UserError for fields that do not go together."""
-    sizes = Sizes(*(getattr(c, name) for name in Sizes._fields))
+    sizes = smash_sizes.of_fields(c)
     smash_sizes.check(sizes, "space")
     if c.stem % 2 == 0:
         raise UserError(f"space.stem = {c.stem}; allowed: an odd number")

@@ -16,17 +16,11 @@ from dass_jax.networks import dso as derived
 from dass_jax.nn.level_blocks import columns
 from dass_jax.spaces import dso as space_of
 from dass_jax.spaces.dso import Fields, dso
-from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten, unflatten
+from tests.spaces import compared
+from tests.spaces.dso_blocks import FULL, SMALL, drawn
 
-SMALL = Fields(levels=2, operations=("sep3", "avg3", "max3"), stages=(1, 1), channels=4)
 IMAGE = (10, 9, 2)
-FULL = Fields(scope="full", levels=2, operations=("max3", "sep3"), stages=(2, 1), channels=2)
-
-
-def random_variables(space: Any, random_like: Any) -> tuple[Any, Any]:
-    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), IMAGE))
-    return random_like(shapes[PARAMS], 1), jax.tree.map(np.abs, random_like(shapes[BATCH_STATS], 2))
 
 
 def random_choice(c: Fields, seed: int = 3) -> dict[str, np.ndarray]:
@@ -36,21 +30,9 @@ def random_choice(c: Fields, seed: int = 3) -> dict[str, np.ndarray]:
     return {name: matrix * rng.uniform(0.2, 1.5, matrix.shape) for name, matrix in everything.items()}
 
 
-def batch(images: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(IMAGE[2], *IMAGE[:2], images)), rng.integers(3, size=images)
-
-
-def gradients(apply: Any) -> Any:
-    """(params, running statistics, choice) → gradients by params and choice, (outputs, moved statistics)."""
-    images, labels = batch()
-
-    @functools.partial(jax.grad, argnums=(0, 2), has_aux=True)
-    def loss(params: Any, stats: Any, choice: Any) -> Any:
-        outputs, moved = apply(params, stats, choice, images, True)
-        return cross_entropy(outputs, labels), (outputs, moved)
-
-    return jax.jit(loss)
+random_variables, batch, gradients = (
+    functools.partial(one, image=IMAGE) for one in (compared.random_variables, compared.batch, compared.gradients)
+)
 
 
 @functools.cache
@@ -111,14 +93,6 @@ def test_no_loss_changes_with_the_common_scale_of_what_an_operation_or_the_outpu
     assert (np.abs(slopes).sum(1) > 1e-4).all()
     np.testing.assert_allclose(slopes.sum(1), 0, atol=1e-12)
     assert abs((choice["reductions"] * to_choice["reductions"]).sum()) > 1e-4
-
-
-def drawn(c: Fields, seed: int) -> Blocks:
-    rng = np.random.default_rng(seed)
-    every = connections(c.levels, len(c.operations))
-    blocks = [swept((pair for pair in every if rng.random() < 0.5), *(c.levels, len(c.operations)))
-              for _ in space_of.names(c)]  # fmt: skip
-    return space_of.everything(c)._replace(blocks=tuple(blocks), reductions=(("3x3",),))
 
 
 def live_of(c: Fields, a: Blocks) -> dict[str, np.ndarray]:

@@ -6,22 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dass_jax.architectures.dso import BRANCHES, Blocks, connections, swept, targets
+from dass_jax.architectures.dso import BRANCHES, connections, swept, targets
 from dass_jax.errors import UserError
 from dass_jax.nn.level_blocks import columns
 from dass_jax.spaces import dso as space_of
 from dass_jax.spaces.dso import Fields, dso
-
-SMALL = Fields(levels=2, operations=("sep3", "avg3", "max3"), stages=(1, 1), channels=4)
-FULL = Fields(scope="full", levels=2, operations=("max3", "sep3"), stages=(2, 1), channels=2)
-
-
-def drawn(c: Fields, seed: int) -> Blocks:
-    rng = np.random.default_rng(seed)
-    every = connections(c.levels, len(c.operations))
-    blocks = [swept((pair for pair in every if rng.random() < 0.5), *(c.levels, len(c.operations)))
-              for _ in space_of.names(c)]  # fmt: skip
-    return space_of.everything(c)._replace(blocks=tuple(blocks), reductions=(("3x3",),))
+from tests.spaces.dso_blocks import FULL, SMALL, drawn
 
 
 def test_choices_name_every_target_and_source() -> None:

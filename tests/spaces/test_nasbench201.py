@@ -17,36 +17,15 @@ from dass_jax.architectures.nasbench201 import EDGES, OPERATIONS, of_key
 from dass_jax.networks import nasbench201 as networks
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.spaces.nasbench201 import CELL, CHOICES, carried, decode, encode, nasbench201, sample
-from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, fan_in, flatten, layers, prunable, unflatten
+from tests.spaces import compared
 
 SIZES = Sizes(outputs=3, cells=1, channels=4)
 IMAGE = (8, 12, 2)
 
 
-def random_variables(space: Any, random_like: Any) -> tuple[Any, Any]:
-    shapes = jax.eval_shape(lambda: space.init(jax.random.key(0), IMAGE))
-    return random_like(shapes[PARAMS], 1), jax.tree.map(np.abs, random_like(shapes[BATCH_STATS], 2))
-
-
-def batch(images: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(IMAGE[2], *IMAGE[:2], images)), rng.integers(3, size=images)
-
-
-@functools.cache
-def gradients(apply: Any) -> Any:
-    """(params, running statistics, choice) → gradients by params and choice, (outputs, moved statistics)."""
-    images, labels = batch()
-
-    @functools.partial(jax.grad, argnums=(0, 2), has_aux=True)
-    def loss(params: Any, stats: Any, choice: Any) -> Any:
-        outputs, moved = apply(params, stats, choice, images, True)
-        return cross_entropy(outputs, labels), (outputs, moved)
-
-    return jax.jit(loss)
-
-
+random_variables, batch = (functools.partial(one, image=IMAGE) for one in (compared.random_variables, compared.batch))
+gradients = functools.cache(functools.partial(compared.gradients, image=IMAGE))
 WHOLE = nasbench201(SIZES)
 
 
