@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ FLAGS += " --xla_backend_extra_options=xla_cpu_flatten_after_fusion"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# PyTorch's threads wait for each other by spinning: with networks as small as these that is nearly all that they do.
+os.environ["OMP_NUM_THREADS"] = os.environ["OMP_THREAD_LIMIT"] = "1"
 
 import jax  # noqa: E402  (after the settings that it reads)
 
@@ -47,11 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
-    """Compiled programs are given back after each module. The CPU backend maps each function's code by itself: a worker
-    that keeps all of them nears the kernel's limit of 65,530 maps, and one that did has crashed in the compiler."""
+    """Compiled programs are given back after a module that leaves many of them. The CPU backend maps each function's
+    code by itself: a worker that keeps all of them nears the kernel's limit of 65,530 maps, and one that did has
+    crashed in the compiler. At 5,000 a worker holds about 2 GB."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if len(pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()) > 5_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
