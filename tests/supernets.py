@@ -1,14 +1,17 @@
 """Supernets that tests search in: what a method is given, and one small network as a differentiable function."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from dass_jax import bilevel, methods
 from dass_jax.architectures.darts import PRIMITIVES, Genotype
 from dass_jax.methods import relaxed
+from dass_jax.spaces import SPACES
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import classification
@@ -38,6 +41,12 @@ def living(*edges: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 EACH_KIND = living(("max_pool_3x3", "skip_connect", "sep_conv_3x3"), ("avg_pool_3x3", "dil_conv_3x3"))
+
+
+def few_operations(patch: pytest.MonkeyPatch) -> None:
+    """Of DARTS' supernets in runs, of one node, those of each kind live alone."""
+    entry = SPACES["darts"]
+    patch.setitem(SPACES, "darts", entry._replace(make=functools.partial(entry.make, live=EACH_KIND)))
 
 
 def dense_loss(

@@ -21,6 +21,7 @@ from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.signals import Signals
 from dass_jax.spaces.darts import RULES
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, SCORES
+from tests import supernets
 from tests.runs import SYSTEM, own_tables
 
 KEEP = 0.3
@@ -169,7 +170,8 @@ def test_step_2_trains_scores_and_architecture_and_no_weight(search: Trail) -> N
     assert not differing(search.states["step1"][-1].variables[PARAMS], search.states["step2"][-1].variables[PARAMS])
 
 
-def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores() -> None:
+def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernets.few_operations(monkeypatch)
     trail = follow(setting("dass_op"), "search")
     first, last = trail.states["search"][0].variables, trail.states["search"][-1].variables
     assert set(first) == {ALPHA, PARAMS, BATCH_STATS, MASKS}
@@ -188,7 +190,8 @@ def test_dass_op_trains_kept_weights_under_the_masks_of_the_initial_scores() -> 
     assert any(leaf.any() for leaf in moved)
 
 
-def test_dass_joint_trains_everything_with_a_rate_for_each_level() -> None:
+def test_dass_joint_trains_everything_with_a_rate_for_each_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernets.few_operations(monkeypatch)
     s = setting("dass_joint")
     c = s.config.method.fields
     rates = phases_of(s, "search")[0].rates(np.zeros(1))["learning_rate"]

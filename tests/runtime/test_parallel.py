@@ -10,7 +10,7 @@ import pytest
 from dass_jax import compose, config
 from dass_jax.errors import UserError
 from dass_jax.runtime import parallel
-from tests import devices
+from tests import devices, supernets
 from tests.config_files import one_line
 
 PHASES = {
@@ -27,6 +27,7 @@ def test_two_devices_give_the_result_of_one(
 ) -> None:
     """The first phase of all also where each device has a seed of its own."""
     devices.doubled(monkeypatch)
+    supernets.few_operations(monkeypatch)
     alone, both = (devices.setting(count, accumulate) for count in (1, 2))
     apart = devices.setting(2, accumulate, seeds=2, axis="seeds")
     # All start from one state: a phase's start is compiled for one device and needs no comparison.
