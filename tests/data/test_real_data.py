@@ -19,7 +19,7 @@ from PIL import Image
 
 from dass_jax.data import arrays, load
 from dass_jax.data.load import Wanted
-from tests.runs import GIVEN, command, interrupted, last, metrics, results, timeless, workplace
+from tests.runs import SYSTEM, command, interrupted, last, metrics, results, timeless, undrawn, workplace
 
 FOLDER = pathlib.Path(os.environ.get("DASS_JAX_DATA", ""))
 pytestmark = pytest.mark.skipif(
@@ -129,11 +129,18 @@ def test_a_streamed_training_on_random_boxes_goes_on_to_the_same_bits(
 ) -> None:
     data = f'source = "tfds:small", folder = "{prepared}", streaming = true, image_size = 16, crop_scale = 0.08'
     data += ', crop_padding = 0, statistics = "imagenet", brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.2'
-    text = GIVEN.replace("data = { limit = 64, crop_padding = 1 }", f"data = {{ {data} }}")
-    text = text.replace("batch_size = 32", "batch_size = 8").replace(
-        "score_epochs = 2\nfinetune_epochs = 2", "score_epochs = 1\nfinetune_epochs = 1"
-    )
-    with workplace(tmp_path, f'method = {{ name = "random" }}\ncontrols = []\n{text}') as folder:
+    text = f"""
+controls = []
+plugins = ["{SYSTEM}"]
+data = {{ {data} }}
+space = {{ name = "ladder" }}
+sparsity = {{ keep = 0.3 }}
+method = {{ name = "random" }}
+train = {{ batch_size = 8, pretrain_epochs = 2, score_epochs = 1, finetune_epochs = 1 }}
+[runtime]
+devices = 1
+"""
+    with undrawn(), workplace(tmp_path, text) as folder:
         whole = command(folder / "whole")
         stopped = interrupted(folder / "stopped", 1)
         resumed = command(folder / "stopped")
