@@ -70,7 +70,7 @@ def whole(state: State) -> State:
 def scored(phase: Phase, state: State, key: int = 0) -> State:
     """An epoch of a phase that scores: the validation split in two equal batches."""
     for _ in range(2):
-        state, infos = phase.algorithm.update(state, {CANDIDATES: VALIDATION}, jax.random.key(key))
+        state, infos = jax.jit(phase.algorithm.update)(state, {CANDIDATES: VALIDATION}, jax.random.key(key))
         assert infos[CANDIDATES].metrics["images"] == CODES
     assert phase.after_epoch is not None
     return phase.after_epoch(whole(state))
@@ -82,7 +82,8 @@ def test_a_step_is_adam_on_all_and_decay_on_what_is_not_the_hyper_networks() -> 
     batch = Batch(jnp.linspace(-1, 1, 32).reshape(1, 2, 2, 8), jnp.array([0, 1] * 4))
     rates, key = {GROWTH: jnp.ones(())}, jax.random.key(3)
     given = state._replace(variables={**state.variables, RATES: rates})
-    after, infos = phase.algorithm.update(given, {PARAMS: batch}, key, learning_rate={PARAMS: jnp.asarray(0.01)})
+    rate = {PARAMS: jnp.asarray(0.01)}
+    after, infos = jax.jit(phase.algorithm.update)(given, {PARAMS: batch}, key, learning_rate=rate)
     choice = draw(*jax.random.split(key), 1.0)
 
     def loss(params: Any) -> Any:
@@ -163,16 +164,14 @@ def test_scas_prunes_what_is_written_by_schedule_and_scores_at_the_end_of_it() -
     progress = np.arange(4) / 16
     np.testing.assert_allclose(training.rates(progress)[SHARE], sparsity.keep_after((np.arange(4) + 1) / 16, 0.25, 0.5))
     np.testing.assert_allclose(training.rates(progress + 0.75)[SHARE], 0.25)
-    state = training.begin(jax.random.key(0), None)
+    state, update = training.begin(jax.random.key(0), None), jax.jit(training.algorithm.update)
     batch = Batch(jnp.ones((1, 2, 2, 4)), jnp.array([0, 1] * 2))
 
     def loss(share: float) -> float:
         rates = {GROWTH: jnp.ones(()), SHARE: jnp.asarray(share)}
         given = state._replace(variables={**state.variables, RATES: rates})
         arguments = {PARAMS: batch}, jax.random.key(3)
-        return float(
-            training.algorithm.update(given, *arguments, learning_rate={PARAMS: jnp.zeros(())})[1][PARAMS].loss
-        )
+        return float(update(given, *arguments, learning_rate={PARAMS: jnp.zeros(())})[1][PARAMS].loss)
 
     assert loss(0.0) == pytest.approx(
         float(PROBLEM.task.loss(jnp.tile(START[PARAMS]["free"]["w"], (4, 1)), batch.targets))
