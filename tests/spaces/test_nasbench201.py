@@ -29,6 +29,12 @@ gradients = functools.cache(functools.partial(compared.gradients, image=IMAGE))
 WHOLE = nasbench201(SIZES)
 
 
+@functools.cache
+def applied(train: bool) -> Any:
+    """The supernet, compiled once: (params, running statistics, choice, images) → (outputs, statistics)."""
+    return jax.jit(functools.partial(WHOLE.apply, train=train))
+
+
 @pytest.mark.usefixtures("x64")
 def test_outputs_gradients_and_statistics_are_the_peers(random_like: Any) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
@@ -42,7 +48,7 @@ def test_outputs_gradients_and_statistics_are_the_peers(random_like: Any) -> Non
     peers.load(peer, ours, fused=True)
     counts = peers.count_values(peer)
     (to_params, to_choice), (outputs, moved) = gradients(WHOLE.apply)(params, stats, choice)
-    evaluated = jax.jit(functools.partial(WHOLE.apply, train=False))(params, stats, choice, images)[0]
+    evaluated = applied(False)(params, stats, choice, images)[0]
 
     their_images = torch.from_numpy(np.moveaxis(images, -1, 0).copy())
     weights = torch.from_numpy(choice[CELL]).requires_grad_()
@@ -86,8 +92,7 @@ def of_cell(shapes: Any, mixed: dict[str, Any]) -> Any:
 def test_the_supernet_at_the_encoding_of_a_cell_is_its_network(random_like: Any, train: bool) -> None:
     params, stats = random_variables(WHOLE, random_like)
     images, _ = batch()
-    run = jax.jit(functools.partial(WHOLE.apply, train=train))
-    generator = np.random.default_rng(5)
+    run, generator = applied(train), np.random.default_rng(5)
     for cell in [of_key("123431"), *(sample(generator) for _ in range(2))]:
         network = networks.nasbench201(cell, SIZES)
         shapes = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), IMAGE))
@@ -95,7 +100,8 @@ def test_the_supernet_at_the_encoding_of_a_cell_is_its_network(random_like: Any,
         chex.assert_trees_all_equal_shapes(own, shapes)
         wanted, _, _ = jax.jit(functools.partial(network.apply, train=train))(own[PARAMS], own[BATCH_STATS], images)
         chex.assert_shape(wanted, (5, 3))
-        chex.assert_trees_all_close(run(params, stats, encode(cell), images)[0], wanted, rtol=1e-8, atol=1e-8)
+        choice = {CELL: encode(cell)[CELL].astype(np.float64)}
+        chex.assert_trees_all_close(run(params, stats, choice, images)[0], wanted, rtol=1e-8, atol=1e-8)
 
 
 LIVE = np.zeros((6, 5), bool)
@@ -145,7 +151,7 @@ def test_dead_operations_leave_nothing_behind() -> None:
 
 
 def test_what_is_carried_twice_is_what_is_carried_once() -> None:
-    variables = WHOLE.init(jax.random.key(0), IMAGE)
+    variables = jax.jit(lambda key: WHOLE.init(key, IMAGE))(jax.random.key(0))
     middle = LIVE | (np.random.default_rng(0).random(LIVE.shape) < 0.5)
     assert LIVE.sum() < middle.sum() < LIVE.size
     once = carried(variables, {CELL: LIVE})
@@ -242,10 +248,10 @@ def test_initial_weights_are_uniform_within_one_over_root_fan_in_of_each_layer()
 
 @pytest.mark.usefixtures("x64")
 def test_activations_of_another_dtype_leave_variables_and_outputs_wide(random_like: Any) -> None:
-    full, half = (nasbench201(SIZES, dtype=dtype) for dtype in (None, jnp.bfloat16))
-    params, stats = random_variables(full, random_like)
+    half = nasbench201(SIZES, dtype=jnp.bfloat16)
+    params, stats = random_variables(WHOLE, random_like)
     choice, (images, _) = {CELL: np.full((6, 5), 0.2)}, batch()
-    wanted = jax.jit(functools.partial(full.apply, train=True))(params, stats, choice, images)
+    wanted = applied(True)(params, stats, choice, images)
     found = jax.jit(functools.partial(half.apply, train=True))(params, stats, choice, images)
     assert found[0].dtype == jnp.float64
     chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
