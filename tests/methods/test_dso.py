@@ -89,7 +89,7 @@ def whole() -> Iterator[Program]:
 def begun(whole: Program) -> Iterator[bilevel.State]:
     """After a step, so that nothing rests; then with some factors at 0, and one epoch of the search behind it."""
     with jax.enable_x64(True):
-        state = wide(whole.step(wide(whole.phase.begin(KEY, None)))[0])
+        state = wide(whole.step(wide(jax.jit(whole.phase.begin)(KEY, None)))[0])
         v = state.variables
         assert all((matrix[EVERYTHING[name] == 1] > 0).all() for name, matrix in v[ALPHA].items())
         connections = {**v[CONNECTIONS], "epochs": np.int32(1)}
@@ -223,7 +223,7 @@ def test_gamma_follows_what_a_connection_costs() -> None:
     }
     for budget, cost in {"uniform": [1, 1, 1], "flops": [0.5, 0.25, 0]}.items():
         algorithm = dso.step(Fields(budget=budget, gamma=0.2), PROBLEM, blind)
-        after, _ = algorithm.update(algorithm.init(v), BATCHES, KEY, learning_rate=RATES)
+        after, _ = jax.jit(algorithm.update)(algorithm.init(v), BATCHES, KEY, learning_rate=RATES)
         wanted = np.array([1.0, 0.5, 0.3]) - 0.05 * 0.2 * np.array(cost) * 1.9
         np.testing.assert_allclose(after.variables[ALPHA]["block"][0], wanted, rtol=1e-6)
 

@@ -150,7 +150,7 @@ def whole() -> Iterator[Program]:
 def begun(whole: Program) -> Iterator[bilevel.State]:
     """After two steps, so that momentum and moments are not zero, with about half of the operations without weight."""
     with jax.enable_x64(True):
-        state = wide(whole.phase.begin(KEY, None))
+        state = wide(jax.jit(whole.phase.begin)(KEY, None))
         logits = {CELL: 0.4 * np.random.default_rng(3).normal(size=(6, 5))}
         state = state._replace(variables={**state.variables, ALPHA: logits})
         for alpha in (2.5, 3.0):

@@ -22,7 +22,7 @@ PROBLEM = supernets.problem(None, 3, IMAGE, space=lambda live=None: SPACE(live=l
 
 def test_removal_changes_no_step_and_the_smaller_program_takes_the_same(x64: None) -> None:
     phase = entmax.search(Fields(entmax=1.5, entmax_end=4.0, warmup_epochs=0), PROBLEM).phases[0]
-    whole, state, rng = program(phase), wide(phase.begin(KEY, None)), np.random.default_rng(3)
+    whole, state, rng = program(phase), wide(jax.jit(phase.begin)(KEY, None)), np.random.default_rng(3)
     logits = {name: 0.4 * rng.normal(size=choice.shape) for name, choice in SPACE().choices.items()}
     state = state._replace(variables={**state.variables, ALPHA: logits})
     for alpha in (2.5, 3.0):  # so that momentum and moments are not zero
