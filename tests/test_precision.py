@@ -49,12 +49,12 @@ def batch(size: int) -> Batch:
 def supernet(dtype: Any, sizes: SupernetConfig = SUPERNET, live: Any = supernets.EACH_KIND) -> tuple[Space, Variables]:
     space = darts_space(sizes, dtype=dtype, live=live)
     alpha = {name: noise(*choice.shape) for name, choice in space.choices.items()}
-    return space, {**space.init(jax.random.key(0), (12, 12, 3)), ALPHA: alpha}
+    return space, {**jax.jit(lambda key: space.init(key, (12, 12, 3)))(jax.random.key(0)), ALPHA: alpha}
 
 
 def network(dtype: Any) -> tuple[Model, Variables]:
     model = derived(Genotype(CELL, CELL), NETWORK, dtype=dtype)
-    return model, model.init(jax.random.key(0), IMAGE)
+    return model, jax.jit(lambda key: model.init(key, IMAGE))(jax.random.key(0))
 
 
 def supernet_loss(space: Space, weights: relaxed.Weights) -> bilevel.Loss:

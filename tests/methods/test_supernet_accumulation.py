@@ -31,7 +31,8 @@ def supernet(channels: int, pixels: int, live: Any = supernets.EACH_KIND) -> tup
     sizes = SupernetConfig(classes=10, cells=1, channels=channels, nodes=1)
     space = darts_space(sizes, live=live)
     shapes = {name: choice.shape for name, choice in space.choices.items()}
-    v = {**space.init(jax.random.key(1), (pixels, pixels, 1)), ALPHA: relaxation.init(jax.random.key(2), shapes)}
+    fresh = jax.jit(lambda key: space.init(key, (pixels, pixels, 1)))(jax.random.key(1))
+    v = {**fresh, ALPHA: relaxation.init(jax.random.key(2), shapes)}
     stacks = variables.prunable(v[PARAMS], space.rules)
     return space, dass.with_scores(v, stacks), stacks
 

@@ -108,7 +108,7 @@ def test_a_path_scale_of_ones_is_no_drop_path_and_each_entry_reaches_one_edge(ra
 def test_path_scale_reaches_every_cell_of_the_network() -> None:
     model = derived(SMALL, NetworkConfig(classes=3, cells=3, channels=2, auxiliary=False))
     assert model.paths == (3, 2, 2)
-    v = model.init(jax.random.key(0), (8, 8, 3))
+    v = jax.jit(lambda key: model.init(key, (8, 8, 3)))(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (3, 8, 8, 4))
     run = jax.jit(lambda scale: model.apply(v["params"], v["batch_stats"], images, True, scale)[0])
     full = run(jnp.ones((*model.paths, 4)))
@@ -134,7 +134,7 @@ def test_auxiliary_logits_exist_in_training_only(auxiliary: bool, stem: str, siz
 
 def test_evaluation_moves_no_statistics_and_training_moves_all_of_them() -> None:
     model = derived(SMALL, NetworkConfig(classes=3, cells=2, channels=2, auxiliary=False))
-    v = model.init(jax.random.key(0), (8, 8, 3))
+    v = jax.jit(lambda key: model.init(key, (8, 8, 3)))(jax.random.key(0))
     images = 2 + jax.random.normal(jax.random.key(1), (3, 8, 8, 4))
     run = jax.jit(lambda train: model.apply(v["params"], v["batch_stats"], images, train)[2], static_argnums=0)
     chex.assert_trees_all_equal(run(False), v["batch_stats"])

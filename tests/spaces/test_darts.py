@@ -205,7 +205,7 @@ def test_remat_changes_neither_outputs_nor_gradients(x64: None, random_like: Any
     results = []
     for remat in (False, True):
         space = darts(config._replace(remat=remat))
-        v = space.init(jax.random.key(0), (4, 4, 1))
+        v = jax.jit(lambda key, space=space: space.init(key, (4, 4, 1)))(jax.random.key(0))
         weights = {name: jnp.full(choice.shape, 0.125) for name, choice in space.choices.items()}
 
         def loss(params: Any, space: Any = space, v: Any = v, weights: Any = weights) -> jax.Array:
