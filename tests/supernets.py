@@ -49,6 +49,11 @@ def few_operations(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(SPACES, "darts", entry._replace(make=functools.partial(entry.make, live=EACH_KIND)))
 
 
+def few_in_benchmarks(patch: pytest.MonkeyPatch) -> None:
+    """The same of the supernets whose steps benchmarks time in this process."""
+    patch.setattr("dass_jax.spaces.darts.darts", functools.partial(darts, live=EACH_KIND))
+
+
 def dense_loss(
     sizes: SupernetConfig, pixels: tuple[int, int], random_like: Any, live: Any = None
 ) -> tuple[Any, Callable[..., Any]]:

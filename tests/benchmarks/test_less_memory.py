@@ -4,11 +4,13 @@ import pytest
 
 from benchmarks import less_memory, search_step
 from dass_jax.spaces.darts import SupernetConfig
+from tests import supernets
 
 SMALL = search_step.Size((8, 8, 1), 64, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
 
 def test_parts_need_less_than_the_whole_and_every_case_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernets.few_in_benchmarks(monkeypatch)
     monkeypatch.setitem(search_step.SIZES, "tiny", SMALL)
     found = less_memory.in_this_process("tiny", ["plain", "accumulate 4"], 2)
     planned = {case: record["estimated_bytes"] for case, record in found["records"].items()}

@@ -13,11 +13,13 @@ import pytest
 from benchmarks import search_step
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import ALPHA
+from tests import supernets
 
 SMALL = search_step.Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
 
-def test_our_step_goes_on_from_its_own_result() -> None:
+def test_our_step_goes_on_from_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernets.few_in_benchmarks(monkeypatch)
     record: dict[str, Any] = {}
     run = search_step.ours(SMALL, record)
     losses = []

@@ -15,6 +15,7 @@ from benchmarks import search_step_accelerator as benchmark
 from benchmarks.search_step import LEARNING_RATES, Size, batches, search
 from dass_jax import errors
 from dass_jax.spaces.darts import SupernetConfig
+from tests import supernets
 
 SMALL = Size((4, 4, 1), 4, SupernetConfig(classes=3, cells=1, channels=2, nodes=1))
 
@@ -24,7 +25,8 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_a_call_is_that_many_steps_one_after_the_other() -> None:
+def test_a_call_is_that_many_steps_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernets.few_in_benchmarks(monkeypatch)
     record: dict[str, Any] = {}
     run = benchmark.steps_of(SMALL, "float32", 1, 3, record)
     state, infos = run()
@@ -40,7 +42,10 @@ def test_a_call_is_that_many_steps_one_after_the_other() -> None:
     assert min(record["trace_seconds"], record["compile_seconds"], record["estimated_bytes"]) > 0
 
 
-def test_seeds_run_side_by_side_and_differ_and_a_case_can_be_profiled(tmp_path: pathlib.Path) -> None:
+def test_seeds_run_side_by_side_and_differ_and_a_case_can_be_profiled(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supernets.few_in_benchmarks(monkeypatch)
     record = benchmark.in_this_process(SMALL, "bfloat16", 2, 2, 1, str(tmp_path))
     assert (record["precision"], record["seeds"], len(record["seconds_of_a_step"])) == ("bfloat16", 2, 1)
     assert 0 < record["last_loss"] < 10
