@@ -52,7 +52,7 @@ def test_seeds_run_side_by_side_and_differ_and_a_case_can_be_profiled(
     assert list(tmp_path.rglob("*.xplane.pb"))
     state, infos = benchmark.steps_of(SMALL, "float32", 2, 2, {})()
     assert infos["lower"].loss.shape == (2, 2)
-    assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(state.variables["params"]))
+    assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(jax.device_get(state.variables["params"])))
 
 
 def case(seeds: int, **changes: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Program(NamedTuple):
 
     phase: Phase
     step: Callable[..., Any]
-    """(state, α) → (state, infos)."""
+    """(state, α) → (state, infos), on the host."""
     traces: list[None]
 
 
@@ -131,7 +131,7 @@ def program(phase: Phase) -> Program:
         kept = {name: value for name, value in after.variables.items() if name != RATES}
         return after._replace(variables=kept), infos
 
-    return Program(phase, lambda state, alpha: run(state, jnp.float64(alpha)), traces)
+    return Program(phase, lambda state, alpha: jax.device_get(run(state, jnp.float64(alpha))), traces)
 
 
 def wide(tree: Any) -> Any:

@@ -40,7 +40,7 @@ def supernet(channels: int, pixels: int, live: Any = supernets.EACH_KIND) -> tup
 def test_the_supernets_gradient_is_the_mean_over_the_parts_and_statistics_move_part_by_part(x64: None) -> None:
     """By α, θ and s, of the sparse loss."""
     space, v, stacks = supernet(2, 8)
-    v, collections = jax.tree.map(lambda x: x.astype(jnp.float64), v), (ALPHA, PARAMS, SCORES)
+    v, collections = jax.tree.map(np.float64, v), (ALPHA, PARAMS, SCORES)
     weights, whole = dass.sparse_weights(stacks, 0.5), batch(12, 8)
     loss = relaxed.supernet_loss(space.apply, classification(10), relaxed.softmax_choice, weights)
 

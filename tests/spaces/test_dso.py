@@ -171,7 +171,7 @@ def test_dead_operations_leave_nothing_behind() -> None:
 
 def test_what_is_carried_twice_is_what_is_carried_once() -> None:
     space, rng = dso(FULL, 3), np.random.default_rng(0)
-    variables = jax.jit(lambda key: space.init(key, IMAGE))(jax.random.key(0))
+    variables = jax.device_get(jax.jit(lambda key: space.init(key, IMAGE))(jax.random.key(0)))
     everything = live_of(FULL, space.whole)
     chex.assert_trees_all_equal(space.carried(variables, everything), variables)
     least = live_of(FULL, drawn(FULL, 7))

@@ -89,7 +89,7 @@ def test_children_are_the_peers_in_one_program_and_move_what_they_are_made_of(na
         np.testing.assert_allclose(outputs, wanted.detach(), **CLOSE)
         torch.nn.functional.cross_entropy(wanted, torch.from_numpy(labels)).backward()
         moving = flatten({PARAMS: parts(params, space.encode(arc))})
-        for path, gradient in flatten({PARAMS: found}).items():
+        for path, gradient in flatten({PARAMS: jax.tree.map(np.asarray, found)}).items():
             peer = theirs[path].grad
             np.testing.assert_allclose(gradient, np.zeros_like(gradient) if peer is None else peer, **CLOSE)
             there = np.broadcast_to(_spread(moving[path], gradient), gradient.shape)
