@@ -35,10 +35,11 @@ FIELDS: dict[str, Any] = {
     "darts": {"cells": 3, "channels": 2, "stem": "imagenet"},
     "nasbench201": {"cells": 1, "channels": 2},
     "dso": {"stages": (1, 1, 1, 1), "channels": 2, "stem": "imagenet"},
+    "mobile": {"stages": (1, 2, 1, 1, 2), "width": 0.01},
     "enas_macro": {"channels": 2},
     "enas_micro": {"layers": 1, "channels": 2},
 }
-STRIDES = {"darts": 16, "nasbench201": 4, "dso": 16, "enas_macro": 4, "enas_micro": 4}
+STRIDES = {"darts": 16, "nasbench201": 4, "dso": 16, "mobile": 16, "enas_macro": 4, "enas_micro": 4}
 """Of images to the head's maps: those of DARTS and DSO-NAS would be 32 times smaller."""
 SPACE_FIELDS: dict[str, Any] = {
     "darts": {"nodes": 2},

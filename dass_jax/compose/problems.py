@@ -46,6 +46,7 @@ def setting(c: Config) -> Setting:
             "channels; allowed: 0 on anything but RGB"
         )
     _check_targets(found)
+    SPACES[c.space.name].fits(c.space.fields, found.task.outputs, found.image_shape)
     lookup(c)  # raises for a table that cannot be read
     for method in methods(c):
         _check_feeds(found, method)

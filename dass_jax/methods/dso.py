@@ -23,6 +23,7 @@ import optax
 
 from dass_jax import bilevel, variables
 from dass_jax.bilevel import State
+from dass_jax.errors import UserError
 from dass_jax.methods import relaxed, unsearched
 from dass_jax.methods.method import Problem
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Observation, Phase, Rebuild, Search, single
@@ -60,9 +61,10 @@ class Fields:
     gamma: NotNegative = 1e-3
     """Weight of the L1 penalty (γ). Over T steps of λ it takes off at most theta_lr · gamma · T / (1 − momentum), which
     for the paper's search is 23.5: fewer steps need more. ImageNet: 1e-2."""
-    budget: Literal["uniform", "units", "flops", "macs"] = "uniform"
+    budget: Literal["uniform", "units", "flops", "macs", "latency"] = "uniform"
     """What γ follows: nothing; operations of the block that are left, as the published code counts them; their FLOPs;
-    memory accesses of the operation behind the connection."""
+    memory accesses of the operation behind the connection; the milliseconds that the network loses without it, by the
+    table that `space.latency` names."""
     form: Literal["coded", "prox"] = "coded"
     """The proximal operator: of |λ| with a projection (the published code) or of both at once, without wind-up."""
     weight_steps: Annotated[int, Range(1, 100)] = 1
@@ -154,6 +156,11 @@ def is_tree(x: Any) -> bool:
     return isinstance(x, dict)
 
 
+def allowed(costs: Any) -> str:
+    """The budgets of a space, for a message."""
+    return ", ".join([*costs, *([] if "latency" in costs else ["latency with a table as space.latency"])])
+
+
 def size(live: Any) -> int:
     """How many connections live."""
     return int(sum(np.asarray(matrix).sum() for matrix in live.values()))
@@ -201,6 +208,8 @@ def curves(c: Fields, problem: Problem) -> tuple[Curve, ...]:
 def search(c: Fields, problem: Problem) -> Search:
     """Pre-training of the full graph, and the search."""
     whole, begun = unsearched.all_of_it(problem, "dso"), min(c.pretrain_epochs, c.epochs - 1)
+    if c.budget not in whole.costs:
+        raise UserError(f"method.budget = {c.budget!r} in this space; allowed: {allowed(whole.costs)}")
     own = relaxed.matrices(whole)
     matrices = {name: matrix._replace(value="factor") for name, matrix in own.items()}
 
@@ -242,7 +251,7 @@ def search(c: Fields, problem: Problem) -> Search:
         left = size(live)
         return {name: alive.tolist() for name, alive in live.items()} if left < (1 - c.rebuild) * now else None
 
-    found = Search((searching(None, None),), lambda v, seed: whole.decode(present(v)))
+    found = Search((searching(None, None),), lambda v, seed: whole.settle(present(v)))
     if not begun:
         return found
     algorithm, falling = pretraining(c, problem, whole), by_epoch(cosine(c.theta_lr, c.final_lr), begun)
