@@ -96,16 +96,16 @@ def main(argv: Sequence[str]) -> int:
 def _counted(given: argparse.Namespace, rest: Sequence[str], images: Images) -> accounting.Count:
     """Figures of what the command line asks for; `rest` are flags of its fields. Raises UserError."""
     if given.space is not None:
-        fields = _fields(rest, _member("space", given.space, SPACES).schema, images.usual, given.space)
+        fields = fields_of(rest, member("space", given.space, SPACES).schema, images.usual, given.space)
         return supernet_count(given.space, fields, images, given.keep)
     if given.network is not None:
         name, found = given.network, None
-        entry = _member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
+        entry = member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
     else:
         found = architectures.load(given.architecture)
         name = architectures.family_of(found).name
         entry = NETWORKS[name]
-    return network_count(name, found, _fields(rest, entry.schema, images.usual, name), images, given.keep)
+    return network_count(name, found, fields_of(rest, entry.schema, images.usual, name), images, given.keep)
 
 
 def _parser() -> Parser:
@@ -136,14 +136,14 @@ def _renamed(value: str) -> None:
     raise UserError(f"unknown flag '--genotype'; allowed: in its place --architecture {value}")
 
 
-def _member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
+def member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
     """The entry of that name. Raises UserError if there is none."""
     if name not in members:
         raise UserError(f"--{axis} = {name!r}{nearest(name, members)}; allowed: {', '.join(members)}")
     return members[name]
 
 
-def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
+def fields_of(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
     """An instance of a schema, with the values of flags named after its fields. Raises UserError."""
     hints = config.hints(schema)
     parser = Parser(prog="python -m dass_jax.count", allow_abbrev=False, add_help=False)

@@ -88,6 +88,13 @@ def present(v: Variables) -> dict[str, jax.Array]:
     return jax.tree.map(lambda factor, alive: factor * alive, v[ALPHA], v[CONNECTIONS]["alive"])
 
 
+def standing(v: Variables) -> dict[str, np.ndarray]:
+    """The factors as architectures are read off them: −1 where a connection has left, so that what a space keeps of
+    several zeros is none of these."""
+    alive = v[CONNECTIONS]["alive"]
+    return {name: np.where(alive[name], factors, -1) for name, factors in v[ALPHA].items()}
+
+
 def kernels(params: Any) -> Any:
     """True for the leaves that decay: weights of convolutions and of the linear layer."""
     return variables.unflatten({path: path.endswith("weight") for path in variables.flatten(params)})
@@ -107,7 +114,8 @@ def pretraining(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
 
 
 def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
-    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before."""
+    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before. What costs nothing,
+    the last of what must not leave, rests: its momentum alone could take it to 0."""
     loss = loss_of(c, problem, space)
     weights = bilevel.nesterov_sgd(c.momentum, c.weight_decay, c.clip, kernels)
     factors = optax.chain(optax.clip(c.clip), bilevel.apg_nag(c.momentum, c.form))
@@ -118,7 +126,13 @@ def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
     def update(state: State, batches: Any, key: jax.Array, **extra: Any) -> Any:
         costs = space.costs[c.budget](present(state.variables))
         gamma = jax.tree.map(lambda cost: c.gamma * cost, costs)
-        return turns.update(state, batches, key, gamma=gamma, **extra)
+        after, infos = turns.update(state, batches, key, gamma=gamma, **extra)
+
+        def rested(cost: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
+            return jnp.where((cost == 0) & (before > 0), before, now)
+
+        factors = jax.tree.map(rested, costs, state.variables[ALPHA], after.variables[ALPHA])
+        return after._replace(variables={**after.variables, ALPHA: factors}), infos
 
     return bilevel.Algorithm(turns.init, update)
 
@@ -138,7 +152,7 @@ def removed(c: Fields, space: Any, state: State) -> State:
     alive, done = v[CONNECTIONS]["alive"], np.int32(v[CONNECTIONS]["epochs"] + 1)
     if done % c.remove_every:
         return state._replace(variables={**v, CONNECTIONS: {"alive": alive, "epochs": done}})
-    now = jax.tree.map(np.asarray, present(v))
+    now = standing(v)
     alive = {name: np.asarray(matrix) > 0 for name, matrix in space.encode(space.decode(now)).items()}
     left = {name: alive[name] & (now[name] > 0) for name in now}
 
@@ -172,7 +186,7 @@ def observing(c: Fields, problem: Problem, space: Any) -> Any:
 
     def observe(v: Variables) -> Observation:
         now = {name: np.asarray(matrix) for name, matrix in present(v).items()}
-        found = space.decode(now)
+        found = space.decode(standing(v))
         swept = {name: np.asarray(matrix) > 0 for name, matrix in space.encode(found).items()}
         metrics = {
             "connections": float(size({name: matrix > 0 for name, matrix in now.items()})),
@@ -251,7 +265,7 @@ def search(c: Fields, problem: Problem) -> Search:
         left = size(live)
         return {name: alive.tolist() for name, alive in live.items()} if left < (1 - c.rebuild) * now else None
 
-    found = Search((searching(None, None),), lambda v, seed: whole.settle(present(v)))
+    found = Search((searching(None, None),), lambda v, seed: whole.settle(standing(v)))
     if not begun:
         return found
     algorithm, falling = pretraining(c, problem, whole), by_epoch(cosine(c.theta_lr, c.final_lr), begun)

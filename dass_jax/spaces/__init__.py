@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.spaces import darts, dso, enas_macro, enas_micro, mobile, nasbench201, smash
+from dass_jax.spaces import darts, dso, dso_latency, enas_macro, enas_micro, mobile, nasbench201, smash
 from dass_jax.spaces.latencies import Timed
 from dass_jax.spaces.lookup import Lookup
 from dass_jax.spaces.space import Choice, Space
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 SPACES: dict[str, Entry] = {
     "darts": Entry(darts.Fields, darts.from_fields, darts.check),
     "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields, lookup=nasbench201.table),
-    "dso": Entry(dso.Fields, dso.from_fields, dso.check),
+    "dso": Entry(dso.Fields, dso.from_fields, dso.check, fits=dso.fits, timed=dso_latency.timed),
     "mobile": Entry(mobile.Fields, mobile.from_fields, mobile.check, fits=mobile.fits, timed=mobile.timed),
     "enas_macro": Entry(enas_macro.Fields, enas_macro.from_fields, enas_macro.check, sampled=True),
     "enas_micro": Entry(enas_micro.Fields, enas_micro.from_fields, enas_micro.check, sampled=True),
