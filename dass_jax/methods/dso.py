@@ -114,8 +114,8 @@ def pretraining(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
 
 
 def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
-    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before. What costs nothing,
-    the last of what must not leave, rests: its momentum alone could take it to 0."""
+    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before. What costs
+    nothing, the last of what must not leave, rests: its momentum alone could take it to 0."""
     loss = loss_of(c, problem, space)
     weights = bilevel.nesterov_sgd(c.momentum, c.weight_decay, c.clip, kernels)
     factors = optax.chain(optax.clip(c.clip), bilevel.apg_nag(c.momentum, c.form))

@@ -46,7 +46,7 @@ def _of_equal_cells(
 
 
 def _of_levels(a: Any, c: dso.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
-    return dso.dso(a, c, outputs, average, dtype)
+    return dso.dso(a, c, outputs, average, dtype, auxiliary and c.auxiliary)
 
 
 def _of_residuals(a: Any, c: mobile.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
@@ -83,7 +83,13 @@ NETWORKS: dict[str, Entry] = {
         maps=_maps_of_cells,
     ),
     "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
-    "dso": Entry(dso.Fields, _of_levels, dso.check),
+    "dso": Entry(
+        dso.Fields,
+        _of_levels,
+        dso.check,
+        drop_path=lambda c: c.drop_path,
+        auxiliary_weight=lambda c: c.auxiliary_weight,
+    ),
     "mobile": Entry(mobile.Fields, _of_residuals, mobile.check),
     "enas_macro": Entry(enas_macro.Fields, _of_layers, enas_macro.check),
     "enas_micro": Entry(
