@@ -15,6 +15,8 @@ EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
 COUNTS = {"table5": 45, "table6": 45, "fig2": 10, "fig5": 10, "fig9": 30, "fig10": 2, "fig12": 10}
 COUNTS |= {"cpu_cifar10": 60, "cpu_mnist": 60, "cpu_published": 20, "cpu_budget": 6, "nb201_cpu": 30}
 COUNTS |= {"entmax_table1": 36, "digits": 18, "scas_digits": 40}
+COUNTS |= {"dso_table1": 25, "dso_table3": 6, "dso_table4": 4, "dso_table5": 2, "dso_table6": 24, "dso_table7": 24}
+COUNTS |= {"dso_table8": 12, "dso_table9": 12, "dso_fig8": 20}
 
 
 BASE_RUN = """
