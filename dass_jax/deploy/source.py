@@ -18,7 +18,6 @@ from dass_jax.networks import Model
 from dass_jax.nn.layers import one_device
 from dass_jax.runner import TRAINING, template
 from dass_jax.runtime import checkpoint, keeping, networks, seeds
-from dass_jax.tasks import Pixels
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 ALLOWED = "the folder of a finished run, one of its files networks/*.npz, or one of its folders checkpoints/*"
@@ -95,7 +94,7 @@ def graph_of(found: Trained) -> Graph:
 
 
 def outputs(found: Trained, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
-    """The network's own definition in evaluation: images [C, H, W, N] → outputs [N, O]."""
+    """The network's own definition in evaluation: images [C, H, W, N] → outputs [N, O] or [O, H, W, N]."""
     return found.net.apply(params, batch_stats, images, False)[0]
 
 
@@ -117,10 +116,6 @@ def _seed(config: Config, seed: int | None) -> int:
 
 def _made(config: Config, network: networks.Network, after: str) -> Trained:
     setting = compose.setting(config)._replace(seeds=(network.seed,))
-    if isinstance(setting.task.outputs, Pixels):
-        raise UserError(
-            f"task.name = {config.task.name!r} has outputs for each pixel; allowed: a task with outputs for each image"
-        )
     found = None if network.architecture is None else architectures.from_json(network.architecture)
     net = compose.model(setting, found, auxiliary=False, average=one_device)
     own = variables.flatten(jax.eval_shape(lambda: net.init(jax.random.key(0), setting.image_shape))[PARAMS])

@@ -11,6 +11,7 @@ from dass_jax.deploy.formats import onnx_file
 from dass_jax.deploy.graph import Graph
 from dass_jax.deploy.source import Trained
 from dass_jax.report.tables import decimals, in_brackets
+from dass_jax.tasks import shape_of
 
 
 def facts(
@@ -38,7 +39,10 @@ def facts(
             "mean": [float(value) for value in data.mean],
             "std": [float(value) for value in data.std],
         },
-        "output": {"name": onnx_file.OUTPUT, "shape": [found.setting.task.outputs]},
+        "output": {
+            "name": onnx_file.OUTPUT,
+            "shape": list(shape_of(found.setting.task.outputs, found.setting.image_shape)),
+        },
         "kept_weights": found.kept,
         "masked": {**before._asdict(), **said(outcomes["masked"])},
         "compacted": {**after._asdict(), **said(outcomes["compacted"])},
@@ -154,7 +158,8 @@ def page(found: Mapping[str, Any]) -> str:
             table(found).split("\n", 1)[1].strip(),
             "",
             f"Input: float32 [N, {', '.join(map(str, found['input']['shape']))}], (byte / 255 − mean) / std with the "
-            f"mean {mean} and the std {std} of each channel. Output: [N, {found['output']['shape'][0]}].",
+            f"mean {mean} and the std {std} of each channel. "
+            f"Output: [N, {', '.join(map(str, found['output']['shape']))}].",
             "",
             "## Layers of the compacted network",
             "",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn import kernels
-from dass_jax.nn.layers import ConvNorm, Norm, SparseConv, SparseLinear
+from dass_jax.nn.layers import ConvNorm, Norm, Resized, SparseConv, SparseLinear
 from dass_jax.nn.precision import widened
 from dass_jax.tasks import Outputs, Pixels
 
@@ -78,7 +78,7 @@ class AtrousPyramid(nn.Module):
         y = branch("joined")(jnp.concatenate(parts))
         y = SparseConv(c.number, name="classifier")(widened(y))
         bias = self.param("bias", nn.initializers.zeros, (c.number,))
-        return jax.image.resize(y + bias[:, None, None, None], (c.number, *self.size, x.shape[-1]), "linear")
+        return Resized(self.size, name="resized")(y + bias[:, None, None, None])
 
 
 class Classifier(nn.Module):

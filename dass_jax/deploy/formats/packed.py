@@ -31,6 +31,7 @@ from dass_jax.deploy.graph import (
     Mean,
     Multiply,
     Pool,
+    Resize,
     Subsample,
     Take,
 )
@@ -118,6 +119,8 @@ def _written(writer: _Writer, operation: Any) -> Any:
             return [operation.kind, operation.stride]
         case Subsample():
             return ["subsample", operation.offset]
+        case Resize():
+            return ["resize", *operation]
         case Take():
             return ["take", len(operation.channels), _channels(writer, operation.channels)]
     raise ValueError(f"operation {operation!r} is not one of a graph's")

@@ -14,7 +14,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(graph: Graph) -> bytes:
-    """Images [N, C, H, W] → outputs [N, O], float32, N free."""
+    """Images [N, C, H, W] → outputs [N, O] or [N, O, H, W], float32, N free."""
     [batch] = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((batch, *graph.nodes[0].shape), jnp.float32)
     return bytes(export.export(jax.jit(xla.function(graph)), platforms=PLATFORMS)(images).serialize())

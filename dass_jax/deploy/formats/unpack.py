@@ -18,6 +18,7 @@ from dass_jax.deploy.graph import (
     Multiply,
     Node,
     Pool,
+    Resize,
     Subsample,
     Take,
     append,
@@ -78,10 +79,7 @@ def _read(header: dict[str, Any], body: memoryview) -> Graph:
         if len(sources) != {Constant: 0, Add: 2, Multiply: 2, Concat: max(len(sources), 1)}.get(type(operation), 1):
             raise ValueError(f"{said!r} with {len(sources)} inputs")
         append(nodes, operation, *sources)
-    output = _number(header["output"], 0, len(nodes) - 1)
-    if nodes[output].shape[1:] != (1, 1):
-        raise ValueError(f"the output is {nodes[output].shape}")
-    return Graph(tuple(nodes), output)
+    return Graph(tuple(nodes), _number(header["output"], 0, len(nodes) - 1))
 
 
 def _number(value: Any, low: int, high: int = 1 << 20) -> int:
@@ -114,6 +112,10 @@ def _operation(reader: _Reader, said: Any, inputs: list[Node]) -> Any:
             return Pool(kind, _number(stride, 1, 2))
         case ["subsample", offset]:
             return Subsample(_number(offset, 0, 1))
+        case ["resize", height, width]:
+            if inputs[0].shape[0] * _number(height, 1) * _number(width, 1) > LARGEST_ARRAY:
+                raise ValueError(f"a map of {inputs[0].shape[0]}×{height}×{width}")
+            return Resize(height, width)
         case ["take", count, r]:
             count = _number(count, 1)
             if r >= 0:
