@@ -93,8 +93,10 @@ def predicted(table: Table, uses: Mapping[str, int]) -> float:
     return table.rest + sum(number * table.entries[name] for name, number in uses.items())
 
 
-def measured(of: Subject, runner: Callable[[Any], Callable[[], Any]], warm_up: int, repetitions: int) -> Table:
-    """The table of this machine.
+def measured(
+    of: Subject, runner: Callable[[Any], Callable[[], Any]], warm_up: int, repetitions: int, check: int
+) -> tuple[Table, dict[str, Any]]:
+    """The table of this machine, and how it predicts so many random networks (`compared`; of none {}).
 
     Args:
       runner: a graph → a call that runs it.
@@ -108,22 +110,17 @@ def measured(of: Subject, runner: Callable[[Any], Callable[[], Any]], warm_up: i
         name: round((times[f"{name}/0"].median - times[f"{name}/1"].median) / more, 5)
         for name, (_, _, more) in pairs.items()
     }
-    known = [of.sample(seed) for seed in range(FIRST_REFERENCE, FIRST_REFERENCE + REFERENCES)]
-    there = networks(known, of, runner, warm_up, repetitions)
+    # Whole networks in turns among themselves: beside small chains they would find their weights in the cache.
+    seeds = [*range(FIRST_REFERENCE, FIRST_REFERENCE + REFERENCES), *range(check)]
+    found = [of.sample(seed) for seed in seeds]
+    calls = {str(seed): runner(of.network(one)) for seed, one in zip(seeds, found, strict=True)}
+    there = [time.median for time in clock.in_turns(calls, warm_up, repetitions).values()]
+    uses = [of.timed.uses(one) for one in found]
     alone = Table(entries, 0.0)
-    rests = [time - predicted(alone, of.timed.uses(one)) for time, one in zip(there, known, strict=True)]
-    return Table(entries, round(statistics.fmean(rests), 5))
-
-
-def networks(
-    found: Sequence[Any], of: Subject, runner: Callable[[Any], Callable[[], Any]], warm_up: int, repetitions: int
-) -> list[float]:
-    """Milliseconds of whole networks, in turns among themselves: beside small chains they would find their weights in
-    the cache."""
-    from dass_jax.latency import clock
-
-    calls = {str(number): runner(of.network(one)) for number, one in enumerate(found)}
-    return [time.median for time in clock.in_turns(calls, warm_up, repetitions).values()]
+    rests = [time - predicted(alone, own) for time, own in zip(there[:REFERENCES], uses, strict=False)]
+    table = Table(entries, round(statistics.fmean(rests), 5))
+    wanted = [predicted(table, own) for own in uses[REFERENCES:]]
+    return table, compared(there[REFERENCES:], wanted) if check else {}
 
 
 def compared(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, Any]:
@@ -184,14 +181,8 @@ def main(argv: Sequence[str]) -> int:
     fields = count.fields_of(rest, entry.schema, images.usual, given.space)
     entry.check(fields)
     of, runner = subject(given.space, fields, images), dense.runner(given.runtime, given.batch)
-    with progress.busy(f"measuring {len(of.timed.parts)} parts"):
-        table = measured(of, runner, given.warm_up, given.repetitions)
-    off: dict[str, Any] = {}
-    if given.check:
-        with progress.busy(f"measuring {given.check} random networks"):
-            found = [of.sample(seed) for seed in range(given.check)]
-            there = networks(found, of, runner, given.warm_up, given.repetitions)
-            off = compared(there, [predicted(table, of.timed.uses(one)) for one in found])
+    with progress.busy(f"measuring {len(of.timed.parts)} parts and {REFERENCES + given.check} networks"):
+        table, off = measured(of, runner, given.warm_up, given.repetitions, given.check)
     for name, value in table.entries.items():
         print(f"{name:<50}{value:>10.4f} ms")
     print(f"{'everything else':<50}{table.rest:>10.4f} ms")
