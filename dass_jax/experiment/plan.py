@@ -26,8 +26,8 @@ from dass_jax.config import AXES, Config
 from dass_jax.errors import UserError
 from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
-TableName = Literal["methods", "keep", "tests", "seeds", "kendall"]
-FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
+TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kendall"]
+FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
 TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
@@ -38,12 +38,13 @@ TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 class Report:
     """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
-    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds")
+    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds", "lookup")
     figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds")
     keep: Annotated[float, Range(0, 1)] = 0.0
     """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""
-    published: Literal["none", "cifar10"] = "none"
-    """Whose published accuracies stand beside ours: `cifar10` has those of the DASS paper."""
+    published: Literal["none", "cifar10", "scas_cifar10", "scas_cifar100", "scas_mnist"] = "none"
+    """What published figures stand beside ours: `cifar10` are DASS' accuracies; the others are SCAS' reductions, in the
+    table `drop`, for networks of the names DARTS, ENAS macro, ENAS micro and SMASH."""
     watts: NotNegative = 0.0
     """Power of the machine under load, for energy and CO2; 0 = not known, no column."""
     grams_per_kwh: NotNegative = 0.0
