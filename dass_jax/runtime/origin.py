@@ -12,6 +12,7 @@ from dass_jax.runtime import folder
 
 FILE = "data.json"
 ACCEPT = "--data.accept-changed"
+WENT_ON = "went on"
 
 
 class Origin(NamedTuple):
@@ -74,11 +75,16 @@ def accepted(before: Record, now: Record, accept: bool, what: str, over: bool) -
         raise UserError(f"{said}; allowed: the data as they were, or another --workdir, as the network is another one")
     if not accept:
         raise UserError(f"{said}; allowed: the data as they were, another --workdir, or {ACCEPT}")
-    entry = f"{'asked for again' if over else 'went on'} with other data: {'; '.join(found)}"
+    entry = f"{'asked for again' if over else WENT_ON} with other data: {'; '.join(found)}"
     entries = before.accepted if entry in before.accepted else (*before.accepted, entry)
     if over:
         return before._replace(accepted=entries)
     return before._replace(said=now.said, place=now.place, fingerprint=other, accepted=entries)
+
+
+def has_mixed(found: Record) -> bool:
+    """Whether a run has been trained on more than one data set."""
+    return any(entry.startswith(WENT_ON) for entry in found.accepted)
 
 
 def to_json(found: Record | None) -> Any:
