@@ -113,11 +113,11 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
             found.append(f"{name}: {one.number:,} images → {other.number:,}")
             continue
         if one.labels and other.labels and one.labels != other.labels:
-            found.append(f"{name}: labels {one.labels} → {other.labels}")
+            found.append(f"{name}: labels {one.labels[:8]} → {other.labels[:8]}")
         same_images = name == "test" or before.seed == now.seed
         if before.by == now.by and same_images and one.images != other.images:
             what = "images" if now.by == CONTENT else "names, sizes or times of the files"
-            found.append(f"{name}: {what} {one.images} → {other.images}")
+            found.append(f"{name}: {what} {one.images[:8]} → {other.images[:8]}")
     return found
 
 

@@ -78,7 +78,7 @@ def deploy(given: argparse.Namespace, progress: Any) -> tuple[Mapping[str, Any],
     check.demand_exact(outcomes["compacted"], "the compacted network", given.source)
     images.demand_measured(test, outcomes["masked"], given.source)
     sizes = {name: len(content) for name, content in data.items()}
-    return summary.facts(found, dense, small, sizes, outcomes), data
+    return {**summary.facts(found, dense, small, sizes, outcomes), "checked_on": images.told(test)}, data
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dass_jax import compose
 from dass_jax.data import load
@@ -59,7 +59,13 @@ def tested(found: Trained, data: str | None, accept: bool) -> Tested:
             raise UserError(f"{text}; allowed: those, as --data, or {FLAG}")
         changed = [text]
     own = compose.as_recorded(dataset, known)
-    return Tested(found._replace(setting=found.setting._replace(dataset=own)), tuple(changed), not changed)
+    measured_on = not changed and not origin.has_mixed(known)
+    return Tested(found._replace(setting=found.setting._replace(dataset=own)), tuple(changed), measured_on)
+
+
+def told(test: Tested) -> dict[str, Any]:
+    """What report.json says of the images: whether they are the run's own test images, and what is to be known."""
+    return {"own": test.own, "said": list(test.said)}
 
 
 def demand_measured(test: Tested, outcome: Outcome, place: pathlib.Path) -> None:
