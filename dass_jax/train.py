@@ -79,18 +79,17 @@ def perform(
 
     dataset = compose.load_data(where_data_lie(config, path))
     assert dataset.record is not None
-    for line in (f"data: {dataset.record.said}", *dataset.notes):
-        progress.say(line)
+    lines = f"data: {dataset.record.said}", *dataset.notes
     # Before anything is made of them: what no longer fits is wrong because the data have changed.
     known = hosts.told_json(lambda: origin.to_json(of_data(config, path, dataset.record)))
     dataset = compose.as_recorded(dataset, origin.from_json(known, f"run folder {str(path)!r}"))
     setting = compose.setting(config, dataset)
     with contextlib.ExitStack() as held, folder.writable(path):
         results = hosts.told_json(lambda: begin(setting, path, held))
+        for line in (*lines, *(known["accepted"] if known else ())):
+            progress.say(line)
         if known is None and results is not None:
             progress.say("which data it was trained on is not known: an earlier version has not kept it")
-        for line in known["accepted"] if known else ():
-            progress.say(line)
         if results is None:
             progress.say(f"run folder: {path}")
             with signals.noted() as noted, hosts.watched():

@@ -130,6 +130,8 @@ def _colours(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name} has pixels of kind {image.mode}; allowed: {', '.join(MODES)}, or 16 bits of grey")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
         raise UserError(f"{name} has colours of 16 bits, one of them transparent; allowed: 8 bits, or an alpha channel")
+    if isinstance(transparent, int) and image.mode == "L":  # Pillow leaves it as it is stored
+        image.info["transparency"] = transparent * SPREAD.get(_raw_mode(image), 1)
     if transparent is not None or image.mode in ("LA", "PA", "RGBA"):
         return _laid(image)
     return image.convert("RGB")
