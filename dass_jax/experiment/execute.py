@@ -17,7 +17,7 @@ import jax
 
 from dass_jax import __version__, train
 from dass_jax.errors import UserError
-from dass_jax.experiment import carbon, features, sharing, table
+from dass_jax.experiment import carbon, features, same_data, sharing, table
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder, parallel
 from dass_jax.runtime.progress import Progress
@@ -27,8 +27,8 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     """Does what is left of an experiment in the folder `path`; returns the rows of its results.csv.
 
     Raises:
-      UserError: if `path` cannot be the experiment's folder, another process is at work in it, or CO2 cannot be
-        measured as it is asked for.
+      UserError: if `path` cannot be the experiment's folder, another process is at work in it, CO2 cannot be
+        measured as it is asked for, or runs that are averaged have other data.
       Stopped: after SIGINT or SIGTERM.
     """
     if plan.report.country:
@@ -36,6 +36,7 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     with folder.writable(path):
         prepare(plan, path)
         with folder.claimed(path, "--out"):
+            same_data.check(plan, path, progress)
             return do_all(plan, path, progress)
 
 

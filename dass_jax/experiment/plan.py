@@ -30,6 +30,8 @@ TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kend
 FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
+DATA = ("source", "folder", "limit", "image_size")
+"""Fields of `[data]` that say which images a run has."""
 TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 """Short name of a tag → its dotted name."""
 
@@ -96,7 +98,7 @@ def load(path: pathlib.Path) -> Plan:
     text, data = config.read_toml(path, "experiment")
     try:
         file = config.structured(data, _File)
-        runs = tuple(_runs(data.get("base"), file, path.parent))
+        runs = apart(tuple(_runs(data.get("base"), file, path.parent)))
         _check(runs, file.report)
     except UserError as error:
         raise UserError(f"experiment file {str(path)!r}: {error}") from error
@@ -171,6 +173,26 @@ def _network(run: Config) -> str:
     """The network's sizes ("20 cells, 36 channels"), or its name if it has none."""
     sizes = [f"{value} {name}" for name, value in vars(run.network.fields).items() if type(value) is int]
     return ", ".join(sizes) or run.network.name
+
+
+def apart(runs: tuple[Planned, ...]) -> tuple[Planned, ...]:
+    """The runs, in whose networks' names stands what tells their data from those of others that would be averaged with
+    them: an average is of one data set."""
+    averaged: dict[Any, list[Planned]] = {}
+    for run in runs:
+        averaged.setdefault((run.network, run.config.method.name, run.config.sparsity.keep), []).append(run)
+    differing = [
+        name
+        for name in DATA
+        if any(len({getattr(run.config.data, name) for run in group}) > 1 for group in averaged.values())
+    ]
+    return tuple(run._replace(network=", ".join([run.network, *_told(run, differing)])) for run in runs)
+
+
+def _told(run: Planned, differing: list[str]) -> Iterator[str]:
+    for name in differing:
+        value = getattr(run.config.data, name)
+        yield pathlib.PurePath(value).name if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"
 
 
 def _check(runs: tuple[Planned, ...], report: Report) -> None:

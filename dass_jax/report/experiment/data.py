@@ -86,6 +86,7 @@ def read(folder: pathlib.Path) -> Experiment:
         raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
     report = section(about.get("report"), f"{file}: report")
     rows, known = _rows(folder / "results.csv")
+    _check_data(folder, rows)
     asked = number(report, "keep", f"{file}: report")
     return Experiment(
         folder=folder,
@@ -101,6 +102,32 @@ def read(folder: pathlib.Path) -> Experiment:
         grams_per_kwh=number(report, "grams_per_kwh", f"{file}: report"),
         country=str(report.get("country", "")),
     )
+
+
+def _check_data(folder: pathlib.Path, rows: tuple[Row, ...]) -> None:
+    """Raises UserError if finished runs that are averaged have read other data. Of runs that drew their training images
+    with other seeds the drawn images differ, and nothing else."""
+    first: dict[tuple[str, str, float], tuple[str, dict[str, Any]]] = {}
+    for row in rows:
+        found = records.fingerprint(folder / "runs" / row.run) if row.status == "finished" else {}
+        if not found:
+            continue
+        name, other = first.setdefault((row.network, row.method, row.keep), (row.run, found))
+        drawn = found.get("seed") != other.get("seed")
+        one, two = (_comparable(each, drawn) for each in (other, found))
+        differing = ", ".join(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+        if differing:
+            raise UserError(
+                f"run {row.run} has other data than {name}, with which it is averaged (data.json: {differing}); "
+                "allowed: runs of one data set"
+            )
+
+
+def _comparable(found: dict[str, Any], drawn: bool) -> dict[str, Any]:
+    train = found.get("train")
+    if not drawn or not isinstance(train, dict):
+        return found
+    return {**found, "seed": None, "train": {**train, "images": None}}
 
 
 def _rows(file: pathlib.Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
