@@ -30,8 +30,8 @@ class Queue:
     """The experiment's folder."""
     report: Report
     left: dict[str, Planned]
-    before: dict[str, int]
-    """Numbers of the last claims when the process began: what others try later need not be tried by this one."""
+    before: dict[str, claims.Claim]
+    """The last claims when the process began: what others end later need not be tried by this one."""
     seen: dict[str, claims.Seen]
     spoken: float
     """When the others were last named, by this process' clock."""
@@ -39,8 +39,9 @@ class Queue:
 
 def queue(plan: Plan, path: pathlib.Path) -> Queue:
     """All runs that are not over."""
+    # In this order: a run that another process ends in between has another claim then.
+    before = {run.name: claims.last(path / CLAIMS, run.name) for run in plan.runs}
     left = {run.name: run for run in plan.runs if not is_over(run, plan.report, path)}
-    before = {name: claims.last(path / CLAIMS, name).number for name in left}
     return Queue(path, plan.report, left, before, {}, time.monotonic())
 
 
@@ -56,7 +57,7 @@ def taken(q: Queue, progress: Progress) -> tuple[Planned, int] | None:
     free, held = list[tuple[Planned, claims.Claim]](), list[Planned]()
     for run in list(q.left.values()):
         claim = claims.last(q.path / CLAIMS, run.name)
-        if claim.number > q.before[run.name] and claim.released in (FINISHED, FAILED):
+        if claim != q.before[run.name] and claim.released in (FINISHED, FAILED):
             del q.left[run.name]
         elif claims.looked(q.seen, run.name, claim):
             free.append((run, claim))
