@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dass_jax import sparsity
+from dass_jax import sparsity, variables
 from dass_jax.bilevel import State
 from dass_jax.methods import enas, sampled
 from dass_jax.methods.method import Problem
