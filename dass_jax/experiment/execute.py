@@ -65,8 +65,7 @@ def do_all(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str,
         each = (time.monotonic() - start) / (count - len(queue.left))
         rest = f"about {duration(each * len(queue.left))} left" if queue.left else "none left"
         progress.say(f"{place}: {said}, {duration(time.monotonic() - began)}; {rest}")
-        for line in workers.lines(path, queue.left.values()):
-            progress.say(line)
+        workers.name_others(queue, progress)
     return table.write(plan, path)  # with what the others have done
 
 

@@ -73,9 +73,7 @@ def taken(q: Queue, progress: Progress) -> tuple[Planned, int] | None:
             return run, number
     if held and not free:
         if time.monotonic() - q.spoken >= SPEAK:
-            for line in lines(q.path, held):
-                progress.say(line)
-            q.spoken = time.monotonic()
+            name_others(q, progress)
         time.sleep(POLL)
     return None
 
@@ -83,6 +81,13 @@ def taken(q: Queue, progress: Progress) -> tuple[Planned, int] | None:
 def _alike(run: Planned) -> str:
     """Equal for runs that may have phases in common."""
     return json.dumps([item for item in config.flatten(run.config).items() if item[0] != "sparsity.keep"])
+
+
+def name_others(q: Queue, progress: Progress) -> None:
+    """Says who is at work on what is left."""
+    for line in lines(q.path, q.left.values()):
+        progress.say(line)
+    q.spoken = time.monotonic()
 
 
 def lines(path: pathlib.Path, runs: Iterable[Planned]) -> Iterator[str]:
