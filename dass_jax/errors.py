@@ -52,16 +52,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def show(text: str) -> None:
-    """Prints what a command has found, which lies in files already. Letters that the output does not know are escaped.
+    """Prints what a command has found, which lies in files already.
 
     Raises:
       UserError: if the output cannot be written.
     """
-    if sys.stdout is None:  # a process without one
-        return
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -76,19 +73,28 @@ def _to_nowhere() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _complain(line: str) -> None:
+    """On standard error, if anything can be written there."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command line's body; the exit code is 2 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM and 141
-    when who reads the output, like `head`, has seen enough."""
+    when who reads the output, like `head`, has seen enough. Letters that the output does not know are escaped."""
+    with contextlib.suppress(AttributeError, ValueError):  # no file, or none at all
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # asked of whatever is there
     try:
         code = command()
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain("error: " + " ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        _complain("interrupted: the same command goes on from the last checkpoint")
         return error.code if isinstance(error, Stopped) else 130
     except BrokenPipeError:
         _to_nowhere()

@@ -113,11 +113,16 @@ def test_an_output_that_takes_nothing_is_one_line_after_everything_is_kept(plain
 def test_an_output_with_few_letters_gets_the_others_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, "ascii"))
-    show("85.1 ± 0.3 %, \udcff")
+    assert guarded(lambda: show("85.1 ± 0.3 %, \udcff") or 0) == 0
     assert content.getvalue() == b"85.1 \\xb1 0.3 %, \\udcff\n"
     monkeypatch.setattr(sys, "stdout", None)
-    show("nobody sees it")
-    assert guarded(lambda: 0) == 0
+    assert guarded(lambda: show("nobody sees it") or 0) == 0
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def refuse() -> int:
+        raise UserError("nobody hears it")
+
+    assert guarded(refuse) == 2
 
 
 def test_figures_are_written_before_they_are_printed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
