@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import accounting, architectures, config
-from dass_jax.errors import Parser, UserError, guarded, nearest
+from dass_jax.errors import Parser, UserError, guarded, nearest, show
 from dass_jax.networks import NETWORKS
 from dass_jax.nn import layers
+from dass_jax.runtime import settings
 from dass_jax.schema import Range
 from dass_jax.spaces import SPACES
 from dass_jax.variables import Rules
@@ -88,8 +89,10 @@ def main(argv: Sequence[str]) -> int:
     config.imported(given.plugins)
     images = DATASETS[given.dataset]
     images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)
-    result = _counted(given, rest, images)
-    print(json.dumps(result._asdict()) if given.json else table(result, given.keep))
+    with settings.own():
+        settings.check_platform()
+        result = _counted(given, rest, images)
+    show(json.dumps(result._asdict()) if given.json else table(result, given.keep))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Exact per-layer top-k masks and the straight-through gradient. Source: DASS (arXiv 2207.06968) Eq. 4 and 7.
 
-    m = 1 for the kept(n) largest |s| of a layer's n weights, 0 elsewhere;   kept(n) = n − int((1 − keep) · n)
+    m = 1 for the kept(n) largest |s| of a layer's n weights, 0 elsewhere;   kept(n) = max(n − int((1 − keep)·n), 1)
     forward: θ⊙m      backward, with g = ∂L/∂(θ⊙m):   ∂L/∂θ = m⊙g,   ∂L/∂s = sign(s)⊙θ⊙g
 
 Among tied scores the earlier weights (row-major) survive, so the count is exact whatever the scores are.
@@ -21,8 +21,9 @@ Kept = Callable[[int], Any]
 
 
 def kept_in_layer(weights: int, keep: float) -> int:
-    """How many of a layer's weights survive at the fraction `keep` in (0, 1]."""
-    return weights - int((1 - keep) * weights)
+    """How many of a layer's weights survive at the fraction `keep` in (0, 1]: one at least, also where 1 − keep is
+    rounded to 1."""
+    return max(weights - int((1 - keep) * weights), 1)
 
 
 def kept_total(params: Any, stacks: Any, keep: float) -> int:
