@@ -57,6 +57,8 @@ class Problem(NamedTuple):
     """Probability, reached at the end of a phase, that a path is dropped; 0: no draws are made for it."""
     name: str
     """Of the network: programs of equal networks are shared."""
+    distribution: sparsity.Distribution = "layer"
+    """How the weights that survive are shared out over the layers."""
 
     def stacks(self, params: Any) -> Any:
         """The prunable leaves of the network's θ, as `variables.prunable`."""
