@@ -41,6 +41,13 @@ def _switched(branches: Any, index: Any, x: jax.Array, weights: Any) -> jax.Arra
     return call(index, x, weights)
 
 
+def _parted(tree: Any) -> list[Any]:
+    """The part of each edge. A split's gradient is one concatenation, that of six slices six sums of whole leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [[part[0] for part in jax.lax.split(leaf, [1] * len(leaf))] for leaf in leaves]
+    return [jax.tree.unflatten(structure, own) for own in zip(*parts, strict=True)]
+
+
 class AnyCell(nn.Module):
     """One cell, [channels, H, W, N] and int [6] → the same maps."""
 
@@ -57,13 +64,12 @@ class AnyCell(nn.Module):
         var = self.variable(variables.BATCH_STATS, "var", jnp.ones, square[:2])
         if self.is_initializing():
             return x  # whose shape is all that is asked for
+        by_edge = _parted((weights, affine, (mean.value, var.value)))
         nodes = [x, *[jnp.zeros_like(widened(x))] * (NODES - 1)]
         now = []
         for edge, (source, target) in enumerate(EDGES):
             nodes[source] = nodes[source].astype(x.dtype)
-            own = jax.tree.map(lambda leaf, edge=edge: leaf[edge], weights)
-            norm = jax.tree.map(lambda leaf, edge=edge: leaf[edge], (affine, (mean.value, var.value)))
-            y, moved = self._edge(cell[edge], nodes[source], own, *norm)
+            y, moved = self._edge(cell[edge], nodes[source], *by_edge[edge])
             nodes[target] += y
             now.append(moved)
         if self.train:

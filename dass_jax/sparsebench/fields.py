@@ -35,7 +35,7 @@ class Train:
     finetune_epochs: Count = 8
     pretrain_lr: Rate = 0.1
     scores_lr: Rate = 0.1
-    finetune_lr: Rate = 0.05
+    finetune_lr: Rate = 0.1
     final_lr: NotNegative = 0.0
     momentum: Decay = 0.9
     weight_decay: NotNegative = 3e-4
