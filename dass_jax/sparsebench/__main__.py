@@ -30,12 +30,12 @@ def main(argv: Sequence[str]) -> int:
     folder.make(given.out, "--out")
     with folder.claimed(given.out, "--out"), folder.writable(given.out), signals.noted() as noted:
         begin(given.out, c)
-        jax.config.update("jax_compilation_cache_dir", str(given.out.absolute() / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         from dass_jax.sparsebench import bench
 
         with progress.busy("data and shapes"):
             found = bench.bench(c)
+        jax.config.update("jax_compilation_cache_dir", str(given.out.absolute() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         progress.say(f"programs are compiled with the first cell, or found in {given.out / 'programs'}")
         rows = bench.extend(found, given.out, given.cells, given.limit_seconds, progress.say, noted.check)
     print(f"{len(rows)} cells: {given.out / 'table.npz'}")
