@@ -20,6 +20,8 @@ from dass_jax.tasks import Task
 from dass_jax.variables import BATCH_STATS
 
 BATCH = 64
+NOISE = 256
+"""Images, where there are none."""
 TOLERANCE = 1e-5
 """Of outputs in float32, relative to the largest where that is above 1."""
 
@@ -31,7 +33,7 @@ class Outcome(NamedTuple):
     predictions: int
     """One for each image, or for each of its pixels."""
     figures: dict[str, Any]
-    """The task's, by the names of its metrics."""
+    """The task's, by the names of its metrics; None: the images are noise, which has no targets."""
     difference: float
     """Largest difference of an output from the masked network's."""
     largest: float
@@ -60,8 +62,13 @@ def masked(found: Trained) -> Run:
 
 
 def batches(found: Trained, limit: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The test set, or its first `limit` images, as (normalised images [N, C, H, W] float32, targets [N, …])."""
+    """The test set, or its first `limit` images, as (normalised images [N, C, H, W] float32, targets [N, …]). Where it
+    has no images, as many of noise, at most `NOISE`, with targets of no meaning."""
     data = found.setting.dataset
+    if not data.test.size:
+        number = min(limit or NOISE, NOISE)
+        pixels = np.random.default_rng(0).integers(0, 256, (number, *data.shape), np.uint8)
+        data = data._replace(test=arrays.Split(pixels, data.no_labels(number)))
     rows = np.arange(min(limit, data.test.size) if limit else data.test.size)
     if isinstance(data.test, arrays.Split):
         parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
@@ -95,7 +102,8 @@ def compare(found: Trained, runs: Mapping[str, Run], limit: int = 0) -> dict[str
                 float(np.maximum(before.largest, np.abs(wanted).max())),
                 None if own is None else (before.changed or 0) + int(np.asarray(own != predicted)[..., :count].sum()),
             )
-    return {name: one._replace(figures=figures_of(task, one.figures)) for name, one in sums.items()}
+    blind = not found.setting.dataset.test.size
+    return {name: one._replace(figures=figures_of(task, one.figures, blind)) for name, one in sums.items()}
 
 
 def filled(x: np.ndarray) -> np.ndarray:
@@ -111,8 +119,10 @@ def seen(task: Task, outputs: jax.Array, targets: jax.Array, counted: jax.Array)
     return task.sums(outputs, targets, counted), predicted
 
 
-def figures_of(task: Task, sums: Mapping[str, Any]) -> dict[str, float]:
-    """The task's figures, rounded as a run rounds them."""
+def figures_of(task: Task, sums: Mapping[str, Any], blind: bool = False) -> dict[str, float | None]:
+    """The task's figures, rounded as a run rounds them; None if the images are noise."""
+    if blind:
+        return dict.fromkeys(metric.name for metric in task.metrics)
     return {name: round(float(value), 6) for name, value in task.figures(sums).items()}
 
 

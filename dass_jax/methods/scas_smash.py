@@ -41,8 +41,8 @@ def pruning(c: Fields, problem: Problem, space: Any) -> smash.Pruning:
     if not c.prune_shared:
         return smash.Pruning(share)
     params, windows = problem.shapes(space)[PARAMS], space.written.windows
-    sizes = sparsity.layer_sizes(params, windows)
-    masks = sparsity.pruning_rates(sparsity.Gradual(ramp=c.ramp), problem.keep, sizes, c.epochs)
+    found = sparsity.prunable_groups(params, windows)
+    masks = sparsity.pruning_rates(sparsity.Gradual(ramp=c.ramp), problem.keep, found, c.epochs, problem.distribution)
     return smash.Pruning(
         rates=lambda progress: {**share(progress), **masks(progress)},
         begin=lambda v: sparsity.unpruned(v, windows),

@@ -82,7 +82,7 @@ NETWORKS: dict[str, Entry] = {
         auxiliary_weight=lambda c: c.auxiliary_weight,
         maps=_maps_of_cells,
     ),
-    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
+    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells, nasbench201.check),
     "dso": Entry(
         dso.Fields,
         _of_levels,

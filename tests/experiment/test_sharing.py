@@ -26,7 +26,7 @@ TINY = {
 }
 NEVER = {
     *("controls", "plugins", "runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"),
-    *("runtime.call_seconds", "runtime.checkpoint_minutes"),
+    *("runtime.call_seconds", "runtime.checkpoint_minutes", "data.accept_changed"),
 }
 
 

@@ -33,6 +33,7 @@ IR_VERSION = 8
 """Both from 2022, so that older runtimes read the file."""
 INPUT, OUTPUT = "images", "logits"
 """Names within the model, whatever the task."""
+METADATA = "dass_jax"
 MESSAGE = "the package onnx is missing; allowed: pip install 'dass_jax[onnx]'"
 
 
@@ -44,8 +45,9 @@ def _onnx() -> Any:
     return onnx
 
 
-def to_onnx(graph: Graph) -> bytes:
-    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, O] or [N, O, H, W], float32, N free.
+def to_onnx(graph: Graph, about: str = "") -> bytes:
+    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, O] or [N, O, H, W], float32, N free;
+    `about` is kept in its metadata, as `METADATA`.
 
     Raises:
       UserError: where the package onnx is missing.
@@ -109,6 +111,8 @@ def to_onnx(graph: Graph) -> bytes:
         ir_version=IR_VERSION,
         producer_name="dass_jax",
     )
+    if about:
+        helper.set_model_props(model, {METADATA: about})
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 

@@ -2,7 +2,8 @@
 
 import json
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from dass_jax.deploy.graph import (
 )
 from dass_jax.errors import UserError
 
+T = TypeVar("T")
 LARGEST_HEADER = 1 << 26
 LARGEST_ARRAY = 1 << 28
 """Bytes of an inflated header and entries of one array that are accepted: a damaged length costs no memory."""
@@ -36,6 +38,16 @@ def load(data: bytes, origin: str = "packed file") -> Graph:
     Raises:
       UserError: naming `origin`, if the bytes are not what `dump` writes.
     """
+    return _of_file(data, origin, _read)
+
+
+def about(data: bytes, origin: str = "packed file") -> str:
+    """What a file's bytes say of themselves; empty if nothing. Raises UserError as `load`."""
+    return _of_file(data, origin, lambda header, body: str(header.get("about", "")))
+
+
+def _of_file(data: bytes, origin: str, read: Callable[[Any, memoryview], T]) -> T:
+    """What `read` makes of the header and the body."""
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise UserError(f"{origin} does not begin with {MAGIC.decode()}; allowed: a file made by dass_jax.deploy")
     _, length, checksum = HEAD.unpack_from(data)
@@ -44,7 +56,7 @@ def load(data: bytes, origin: str = "packed file") -> Graph:
     try:
         inflate = zlib.decompressobj()
         header = json.loads(inflate.decompress(data[HEAD.size : HEAD.size + length], LARGEST_HEADER))
-        return _read(header, memoryview(data)[HEAD.size + length :])
+        return read(header, memoryview(data)[HEAD.size + length :])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, zlib.error, RecursionError) as error:
         raise UserError(f"{origin} is damaged: {error}; allowed: a file made by dass_jax.deploy") from error
 
