@@ -110,7 +110,7 @@ def _check_data(folder: pathlib.Path, rows: tuple[Row, ...]) -> None:
         name, other = first.setdefault((row.network, row.method, row.keep), (row.run, found))
         drawn = found.get("seed") != other.get("seed")
         one, two = (_comparable(each, drawn) for each in (other, found))
-        differing = ", ".join(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+        differing = ", ".join(key for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key))
         if differing:
             raise UserError(
                 f"run {row.run} has other data than {name}, with which it is averaged (data.json: {differing}); "
