@@ -76,7 +76,7 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         "method": method,
         "seed": seed,
         "keep": keep if count.kept < count.prunable else None,
-        **(known["architecture"] or {"architecture": None, "graphs": [], "warnings": {}}),
+        **_described(s, known),
         "chosen": chosen(s, architecture_of(known)),
         **tabled(s, architecture_of(known)),
         "task": task,
@@ -95,6 +95,15 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         "seconds": {name: round(value, 2) for name, value in known["seconds"].items()},
         "layers": layers_of(v, params),
     }
+
+
+def _described(s: Setting, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed's architecture as `architectures.described`, with a warning where a table knows nothing of it."""
+    found, table = known["architecture"], compose.lookup(s.config)
+    if found is None:
+        return {"architecture": None, "graphs": [], "warnings": {}}
+    unknown = "" if table is None else table.unknown(architecture_of(known))
+    return {**found, "warnings": {**found["warnings"], **({"table": unknown} if unknown else {})}}
 
 
 def task_of(s: Setting) -> dict[str, Any]:

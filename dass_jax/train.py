@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.config import Config, differences, digest, load, parse, to_toml
-from dass_jax.errors import UserError, process
+from dass_jax.config import Config, Runtime, differences, digest, load, parse, to_toml
+from dass_jax.errors import UserError, process, show
 
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
@@ -43,8 +44,9 @@ def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
     return None
 
 
-def prepare_jax(config: Config) -> None:
-    """Settles how programs are compiled and kept before any is, and a CPU's devices before anything looks at them."""
+def prepare_jax(config: Config) -> str | None:
+    """Settles how programs are compiled and kept before any is, and a CPU's devices before anything looks at them. A
+    cache that the user has chosen for JAX stays; returns why there is none where one is wanted."""
     import jax
 
     from dass_jax.runtime import compilation
@@ -55,10 +57,19 @@ def prepare_jax(config: Config) -> None:
         # Where JAX is at work already, as in a notebook, it keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", config.seeds)
-    cache = config.runtime.compilation_cache
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    cache, there = config.runtime.compilation_cache, jax.config.values["jax_compilation_cache_dir"]
+    if not cache or (there and cache == Runtime.compilation_cache):
+        return None
+    try:
+        path = pathlib.Path(cache).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        return f"nothing is compiled for later: runtime.compilation_cache = {cache!r}: {error}"
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return None
 
 
 def perform(
@@ -147,7 +158,7 @@ def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[
             if results is None:
                 folder.write_text(path / "config.toml", to_toml(setting.config))
                 facts = folder.environment(setting.config.seed, setting.devices)
-                folder.write_json(path / "environment.json", {**facts, "data": record.said})
+                folder.write_environment(path, {**facts, "data": record.said})
                 origin.write(path, record)
     elif record.accepted:
         with folder.writable(path):
@@ -160,20 +171,24 @@ def main(argv: Sequence[str]) -> int:
     config, config_file, workdir = parse(argv, prog="python -m dass_jax.train")
     # What the run needs is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import report
-    from dass_jax.runtime import hosts
+    from dass_jax.runtime import hosts, settings
     from dass_jax.runtime.progress import Progress
 
-    prepare_jax(config)
-    wanted = hosts.wanted()
-    if wanted:
-        hosts.join(wanted)
     path = workdir or default_folder(config_file, config)
     with contextlib.ExitStack() as held:
+        aside, without = held.enter_context(settings.own()), prepare_jax(config)
+        wanted = hosts.wanted()
+        if wanted:
+            hosts.join(wanted)
+        settings.check_platform()
         quiet = None if hosts.first() else held.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        results, page = perform(config, path, Progress(quiet))
+        progress = Progress(quiet)
+        for line in filter(None, (settings.said(aside), without)):
+            progress.say(line)
+        results, page = perform(config, path, progress)
     if hosts.first():
-        print(report.table(results))
-        print(f"run folder: {path}\nreport: {page}")
+        show(report.table(results))
+        show(f"run folder: {path}\nreport: {page}")
     return 0
 
 

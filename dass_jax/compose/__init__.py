@@ -15,7 +15,7 @@ from dass_jax.compose.problems import (
     setting,
     training,
 )
-from dass_jax.compose.setting import Setting, centred, draw_seed, examples, key, split_rows, view
+from dass_jax.compose.setting import Setting, centred, draw_seed, examples, key, split_rows, statistics, view
 from dass_jax.compose.shown import shown
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "setting",
     "shown",
     "split_rows",
+    "statistics",
     "training",
     "view",
     "without_data",

@@ -137,6 +137,7 @@ def search(s: Setting, method: str) -> Search:
         macs=lambda space: macs(s, space),
         size=functools.cache(lambda architecture: size(s, architecture)),
         given=architectures.load(given) if given else None,
+        distribution=s.config.sparsity.distribution,
     )
     return METHODS[method].search(method_fields(s.config, method), problem)
 
@@ -189,6 +190,7 @@ def training(s: Setting, architecture: Any) -> Training:
         auxiliary_weight=entry.auxiliary_weight(chosen.fields),
         drop_path=entry.drop_path(chosen.fields),
         name=str(architecture if architecture is not None else chosen.name),
+        distribution=s.config.sparsity.distribution,
     )
     return RECIPES[s.config.train.name].train(s.config.train.fields, problem)
 

@@ -109,4 +109,9 @@ def examples(s: Setting) -> tuple[Examples, Examples]:
     """The training and the test split, where they are in memory."""
     train, test = s.dataset.train, s.dataset.test
     assert isinstance(train, arrays.Split) and isinstance(test, arrays.Split)
-    return Examples(train.images, train.labels), Examples(test.images, test.labels)
+    return Examples(*train, *statistics(s)), Examples(*test, *statistics(s))
+
+
+def statistics(s: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [C] that images are normalised by, float32."""
+    return np.asarray(s.dataset.mean, np.float32), np.asarray(s.dataset.std, np.float32)

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from dass_jax.schema import NotNegative, Range, Text
+from dass_jax.sparsity import Distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Sparsity:
 
     keep: Annotated[float, Range(0, 1, open_low=True)] = 0.01
     """Fraction of each layer's weights that is kept; 0.01 is the paper's 99 % pruning. DASS Eq. 4."""
+    distribution: Distribution = "layer"
+    """How the kept weights are shared out, equally many in all: `layer`, each layer keeps the same fraction (DASS);
+    `erk`, its density is ∝ (inputs + outputs) / (inputs · outputs), at most 1; `global`, the weights of the largest
+    scores of all layers together."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dass_jax.deploy import FORMATS, VALUES
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, guarded, show
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -88,19 +88,20 @@ def main(argv: Sequence[str]) -> int:
     import jax
 
     from dass_jax.deploy import summary
-    from dass_jax.runtime import folder
+    from dass_jax.runtime import folder, settings
     from dass_jax.runtime.progress import Progress
 
     # Accelerators would otherwise round the factors of products: what is compared, and what is exported, is float32.
-    with jax.default_matmul_precision("highest"):
+    with settings.own(), jax.default_matmul_precision("highest"):
+        settings.check_platform()
         found, data = deploy(given, Progress())
     folder.make(given.out, "--out")
     for name, content in data.items():
         folder.write_bytes(given.out / name, content)
     folder.write_text(given.out / "report.json", summary.to_json(found))
     folder.write_text(given.out / "report.md", summary.page(found))
-    print(summary.table(found))
-    print(f"files: {given.out}")
+    show(summary.table(found))
+    show(f"files: {given.out}")
     return 0
 
 

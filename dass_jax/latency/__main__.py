@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, guarded, show
 from dass_jax.latency import clock
 
 
@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
     import os
 
     from dass_jax.report import pareto as page
-    from dass_jax.runtime import folder
+    from dass_jax.runtime import folder, settings
     from dass_jax.runtime.progress import Progress
 
     progress = Progress()
@@ -191,20 +191,22 @@ def main(argv: Sequence[str]) -> int:
         "warm_up": given.warm_up,
         "repetitions": given.repetitions,
     }
-    runs = []
-    for place in given.sources:
-        runs.append(of_source(place, given, progress))
-        check_task(runs[0]["task"], runs[-1]["task"], place)
-        if given.record:
-            folder.write_json(place / "latency.json", {**about, **runs[-1]})
-    print("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
+    runs = list[dict[str, Any]]()
+    with settings.own():
+        settings.check_platform()
+        for place in given.sources:
+            runs.append(of_source(place, given, progress))
+            check_task(runs[0]["task"], runs[-1]["task"], place)
+            if given.record:
+                folder.write_json(place / "latency.json", {**about, **runs[-1]})
     if given.out is not None:
         given.out.write_text(json.dumps({**about, "runs": runs}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    show("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
     if given.page is not None:
         said = (
             f"{about['machine']}; {given.repetitions} calls of each form in turns, after {given.warm_up} untimed ones."
         )
-        print(f"page: {page.build(given.page, runs, said)}")
+        show(f"page: {page.build(given.page, runs, said)}")
     return 0
 
 

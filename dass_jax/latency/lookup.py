@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, guarded, show
 
 CHAIN = 4
 """Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""
@@ -221,17 +221,17 @@ def main(argv: Sequence[str]) -> int:
     if given.check:
         with progress.busy(f"measuring {given.check} random genotypes"):
             off = errors(table, sizes, runner, given.check, given.warm_up, given.repetitions)
-    for name, value in table.entries.items():
-        print(f"{name:<50}{value:>10.4f} ms")
-    print(f"{'everything else':<50}{table.rest:>10.4f} ms")
-    if off:
-        print(
-            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
-            f"rank correlation {off['rank_correlation']}"
-        )
     if given.out is not None:
         content = {"sizes": sizes._asdict(), **table._asdict(), "check": off}
         given.out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, value in table.entries.items():
+        show(f"{name:<50}{value:>10.4f} ms")
+    show(f"{'everything else':<50}{table.rest:>10.4f} ms")
+    if off:
+        show(
+            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
+            f"rank correlation {off['rank_correlation']}"
+        )
     return 0
 
 

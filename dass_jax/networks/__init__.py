@@ -78,7 +78,7 @@ NETWORKS: dict[str, Entry] = {
         auxiliary_weight=lambda c: c.auxiliary_weight,
         maps=_maps_of_cells,
     ),
-    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
+    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells, nasbench201.check),
     "dso": Entry(dso.Fields, _of_levels, dso.check),
     "enas_macro": Entry(enas_macro.Fields, _of_layers, enas_macro.check),
     "enas_micro": Entry(

@@ -10,7 +10,8 @@ from dass_jax.report import markup, style
 from dass_jax.report.experiment import published
 from dass_jax.report.experiment.data import Experiment, Row, co2_source, read
 from dass_jax.report.experiment.figures import FIGURES, Drawing
-from dass_jax.report.experiment.tables import TABLES, Table, to_csv, to_markdown
+from dass_jax.report.experiment.rows import Table, to_csv, to_markdown
+from dass_jax.report.experiment.tables import TABLES
 from dass_jax.report.page import write_whole
 from dass_jax.report.tables import decimal
 
@@ -25,6 +26,7 @@ def build(folder: pathlib.Path) -> pathlib.Path:
     """
     experiment = read(folder)
     tables = {name: _known(TABLES, name, "tables")(experiment) for name in experiment.tables}
+    tables = {name: table for name, table in tables.items() if table.rows}
     with style.settings():
         drawings = [drawing for name in experiment.figures for drawing in _known(FIGURES, name, "figures")(experiment)]
         for name, table in tables.items():
@@ -48,8 +50,8 @@ def render(experiment: Experiment, tables: dict[str, Table], drawings: list[Draw
     for name, table in tables.items():
         parts += [markup.heading(table.title), markup.rows_table(table.header, table.rows)]
         parts.append(markup.paragraph(f"{table.caption} Also as tables/{name}.csv and tables/{name}.md."))
-    if experiment.published != "none":
-        parts.append(markup.paragraph(published.SOURCE))
+    if experiment.published in published.SOURCES:
+        parts.append(markup.paragraph(published.SOURCES[experiment.published]))
     parts.append(markup.heading("Figures") if drawings else "")
     for caption in dict.fromkeys(drawing.caption for drawing in drawings):
         own = [drawing for drawing in drawings if drawing.caption == caption]
