@@ -122,7 +122,11 @@ def test_a_report_averages_no_two_data_sets(place: pathlib.Path) -> None:
             rows.writerow(own | {"keep": 0.01, "seed": run.config.seed, "status": "finished", "final": 1.0})
     about = {"title": "x", "report": {"keep": 0, "published": "none", "watts": 0, "grams_per_kwh": 0}}
     (out / "experiment.json").write_text(json.dumps(about), encoding="utf-8")
-    assert len(shown.read(out).rows) == 2, "each seed draws its own images of one data set"
+    read = shown.read(out)
+    assert len(read.rows) == 2, "each seed draws its own images of one data set"
+    assert [said.partition(", rar")[0] for said in shown.data_said(read)] == [
+        "6 of 12 + 6 images, 4×4×1, 3 classes (0, 1, 2)"
+    ]
     write(place / "one.npz", 2)
     begun(p._replace(runs=p.runs[1:]), out)
     with pytest.raises(

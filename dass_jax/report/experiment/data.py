@@ -123,6 +123,16 @@ def _check_data(folder: pathlib.Path, rows: tuple[Row, ...]) -> None:
             )
 
 
+def data_said(experiment: Experiment) -> tuple[str, ...]:
+    """What the runs have read, of several with drawn images that of the first, each once; nothing of old runs."""
+    found: dict[str, str] = {}
+    for row in experiment.rows:
+        said = records.data_said(experiment.folder / "runs" / row.run)
+        if said:
+            found.setdefault(said.partition(", rarest: ")[0], said)
+    return tuple(found.values())
+
+
 def _comparable(found: dict[str, Any], drawn: bool) -> dict[str, Any]:
     train = found.get("train")
     if not drawn or not isinstance(train, dict):
