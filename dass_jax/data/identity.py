@@ -8,7 +8,8 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from dass_jax.data.arrays import Opened, Source, Split, drawn
 
 CONTENT, STAMPS = "content", "names, sizes and times"
 """What `Part.images` is a digest of."""
+THREADS = 16
 _BLOCK = 1 << 24
 """Bytes that are hashed at once: arrays may be mapped from a file."""
 _SHOWN = 10
@@ -70,7 +72,8 @@ def _content(part: Split | Source, rows: np.ndarray) -> str:
     if isinstance(part, Split):
         return of_array(part.images)
     assert part.raw is not None
-    return digest(hashlib.blake2b(part.raw(int(row))).digest() for row in rows)
+    raw = part.raw
+    return digest(_in_threads(lambda row: hashlib.blake2b(raw(int(row))).digest(), rows))
 
 
 def digest(parts: Iterable[Any]) -> str:
@@ -90,7 +93,13 @@ def of_array(x: np.ndarray) -> str:
 
 def of_files(files: Iterable[str | pathlib.Path], root: pathlib.Path) -> str:
     """The digest of files' names below `root`, sizes and times. Raises OSError."""
-    return digest(_stamp(file, root) for file in files)
+    return digest(_in_threads(lambda file: _stamp(file, root), files))
+
+
+def _in_threads(work: Callable[[Any], bytes], items: Iterable[Any]) -> Iterable[bytes]:
+    """What `work` makes of the items, in their order: over a network each waits for its file."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(work, items)
 
 
 def _stamp(file: str | pathlib.Path, root: pathlib.Path) -> bytes:

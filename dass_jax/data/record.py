@@ -91,14 +91,15 @@ def to_json(record: Record) -> dict[str, Any]:
     parts = {name: getattr(fingerprint, name)._asdict() for name in ("train", "test")}
     return {
         **record._asdict(),
-        "fingerprint": {**fingerprint._asdict(), **parts, "classes": list(fingerprint.classes)},
-        "preparation": {name: _plain(value) for name, value in record.preparation._asdict().items()},
+        "fingerprint": {**_lists(fingerprint._asdict()), **parts},
+        "preparation": _lists(record.preparation._asdict()),
         "accepted": list(record.accepted),
     }
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _lists(found: dict[str, Any]) -> dict[str, Any]:
+    """As JSON would give it back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def from_json(data: Any, origin: str) -> Record:

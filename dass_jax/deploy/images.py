@@ -31,12 +31,17 @@ class Tested(NamedTuple):
 def tested(found: Trained, data: str | None, accept: bool) -> Tested:
     """The network with the data that lie at `data`, or for None where its run knows them.
 
+    Args:
+      data: as `data.source`; of a run on TFDS' data also the folder in which TFDS has them.
+
     Raises:
       UserError: if there is nothing at `data`, or they are not the run's data and that is not accepted.
     """
     known, config = found.record, found.setting.config
     if data is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
+        folder = load.is_tfds(config.data.source) and not load.is_tfds(data)
+        there: dict[str, Any] = {"folder" if folder else "source": data}
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **there))
     if known is None:
         dataset = compose.load_data(config) if data is not None else found.setting.dataset
         said = "which data it was trained on is not known: preparation and classes are those of what lies there now"

@@ -98,6 +98,11 @@ def fingerprint(folder: pathlib.Path) -> dict[str, Any]:
     return section(data.get("fingerprint") or {}, str(folder / "data.json"))
 
 
+def data_said(folder: pathlib.Path) -> str:
+    """What a run folder's data.json says in one line; empty if it is not known. Raises UserError if it is damaged."""
+    return str((_json(folder / "data.json") or {}).get("said", ""))
+
+
 def read_phases(folder: pathlib.Path) -> Declared:
     """What a run folder's phases.json declares; nothing if there is none.
 

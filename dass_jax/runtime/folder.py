@@ -1,7 +1,7 @@
 """The run folder: the interface between training, report and deployment.
 
-config.toml  environment.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html  events/
-checkpoints/  networks/  lock
+config.toml  environment.json  data.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html
+events/  checkpoints/  networks/  lock
 
 With several seeds, architecture_<seed>.json of each takes the place of architecture.json. What a killed process was
 about to write has the name of its file with further letters.

@@ -115,12 +115,22 @@ def _check_data(folder: pathlib.Path, rows: tuple[Row, ...]) -> None:
         name, other = first.setdefault((row.network, row.method, row.keep), (row.run, found))
         drawn = found.get("seed") != other.get("seed")
         one, two = (_comparable(each, drawn) for each in (other, found))
-        differing = ", ".join(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+        differing = ", ".join(key for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key))
         if differing:
             raise UserError(
                 f"run {row.run} has other data than {name}, with which it is averaged (data.json: {differing}); "
                 "allowed: runs of one data set"
             )
+
+
+def data_said(experiment: Experiment) -> tuple[str, ...]:
+    """What the runs have read, of several with drawn images that of the first, each once; nothing of old runs."""
+    found: dict[str, str] = {}
+    for row in experiment.rows:
+        said = records.data_said(experiment.folder / "runs" / row.run)
+        if said:
+            found.setdefault(said.partition(", rarest: ")[0], said)
+    return tuple(found.values())
 
 
 def _comparable(found: dict[str, Any], drawn: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from dass_jax.errors import UserError, nearest
 from dass_jax.report import markup, style
 from dass_jax.report.experiment import published
-from dass_jax.report.experiment.data import Experiment, Row, co2_source, read
+from dass_jax.report.experiment.data import Experiment, Row, co2_source, data_said, read
 from dass_jax.report.experiment.figures import FIGURES, Drawing
 from dass_jax.report.experiment.rows import Table, to_csv, to_markdown
 from dass_jax.report.experiment.tables import TABLES
@@ -72,6 +72,7 @@ def _state(experiment: Experiment) -> list[str]:
         ("seeds", ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))),
         ("time", f"{decimal(spent / 3600, 2)} h spent on them; each alone {decimal(alone / 3600, 2)} h"),
     ]
+    pairs += [("data", said) for said in data_said(experiment)]
     if co2_source(experiment):
         power = experiment.watts * experiment.grams_per_kwh / 3.6e6
         grams = power * spent if power else _grams_spent(done)
