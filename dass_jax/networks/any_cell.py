@@ -4,7 +4,9 @@ Each edge has the weights of both convolutions, and of its operations only the c
 the others have no gradient. A cell's network is part of it, layer by layer (`of_derived`).
 """
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +19,7 @@ from dass_jax.architectures.nasbench201 import EDGES, NODES, OPERATIONS, Cell
 from dass_jax.networks.model import Model
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.initial import UNIFORM, initialise
+from dass_jax.nn.kernels.once import compiled_once
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
 
@@ -48,6 +51,37 @@ def _parted(tree: Any) -> list[Any]:
     return [jax.tree.unflatten(structure, own) for own in zip(*parts, strict=True)]
 
 
+BRANCHES: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
+    "none": lambda x, w: jnp.zeros_like(x),
+    "skip_connect": lambda x, w: x,
+    "nor_conv_1x1": lambda x, w: kernels.pointwise(kernels.relu(x), w["nor_conv_1x1"]),
+    "nor_conv_3x3": lambda x, w: kernels.convolution(kernels.relu(x), w["nor_conv_3x3"], padding=1),
+    "avg_pool_3x3": lambda x, w: kernels.avg_pool(x),
+}
+"""What is linear in x, or in its ReLU: none of them needs its result for the way back."""
+NORMALISED = np.array([name in CONVOLUTIONS for name in OPERATIONS], np.int32)
+
+
+@functools.partial(compiled_once, static_argnums=(0, 1))
+def _edge(
+    train: bool, average: layers.Average, operation: Any, x: jax.Array, weights: Any, affine: Any, running: Any
+) -> Any:
+    """What an edge gives, and its running averages after it. The edges of a cell share what is compiled."""
+
+    def normalised(y: jax.Array, own: Any) -> Any:
+        affine, (mean, var) = own
+        if not train:
+            inverse = kernels.inverse_deviation(var, _EPSILON)
+            return kernels.scaled(y, *kernels.scale_and_shift(mean, inverse, affine)), (mean, var)
+        found, now = kernels.normalised(y, affine, average, _EPSILON)
+        moved = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip((mean, var), now, strict=True))
+        return found, tuple(new.astype(old.dtype) for new, old in zip(moved, (mean, var), strict=True))
+
+    y = _switched([BRANCHES[name] for name in OPERATIONS], operation, x, weights)
+    index = jnp.asarray(NORMALISED)[operation]
+    return _switched([lambda y, own: (y, own[1]), normalised], index, y, (affine, running))
+
+
 class AnyCell(nn.Module):
     """One cell, [channels, H, W, N] and int [6] → the same maps."""
 
@@ -69,36 +103,12 @@ class AnyCell(nn.Module):
         now = []
         for edge, (source, target) in enumerate(EDGES):
             nodes[source] = nodes[source].astype(x.dtype)
-            y, moved = self._edge(cell[edge], nodes[source], *by_edge[edge])
+            y, moved = _edge(self.train, self.average, cell[edge], nodes[source], *by_edge[edge])
             nodes[target] += y
             now.append(moved)
         if self.train:
             mean.value, var.value = (jnp.stack(parts) for parts in zip(*now, strict=True))
         return nodes[-1].astype(x.dtype)
-
-    def _edge(self, operation: Any, x: jax.Array, weights: Any, affine: Any, running: Any) -> Any:
-        """What an edge gives, and its running averages after it. First what is linear in x, as it needs no results of
-        its own for the way back; then the normalisation of a convolution."""
-        branches = {
-            "none": lambda x, w: jnp.zeros_like(x),
-            "skip_connect": lambda x, w: x,
-            "nor_conv_1x1": lambda x, w: kernels.pointwise(kernels.relu(x), w["nor_conv_1x1"]),
-            "nor_conv_3x3": lambda x, w: kernels.convolution(kernels.relu(x), w["nor_conv_3x3"], padding=1),
-            "avg_pool_3x3": lambda x, w: kernels.avg_pool(x),
-        }
-        y = _switched([branches[name] for name in OPERATIONS], operation, x, weights)
-        convolved = np.array([name in CONVOLUTIONS for name in OPERATIONS], np.int32)
-        index = jnp.asarray(convolved)[operation]
-        return _switched([lambda y, w: (y, w[1]), self._normalised], index, y, (affine, running))
-
-    def _normalised(self, y: jax.Array, own: Any) -> Any:
-        affine, (mean, var) = own
-        if not self.train:
-            inverse = kernels.inverse_deviation(var, _EPSILON)
-            return kernels.scaled(y, *kernels.scale_and_shift(mean, inverse, affine)), (mean, var)
-        found, now = kernels.normalised(y, affine, self.average, _EPSILON)
-        moved = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip((mean, var), now, strict=True))
-        return found, tuple(new.astype(old.dtype) for new, old in zip(moved, (mean, var), strict=True))
 
 
 class AnyNetwork(nn.Module):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dass_jax import config
+from dass_jax.config import shipped
 from dass_jax.errors import Parser, UserError, process
 from dass_jax.sparsebench.fields import Fields
 
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Trains cells of NAS-Bench-201, dense and pruned, and keeps a table of them. docs/sparsebench.md.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=pathlib.Path, required=True, metavar="FILE", help="a TOML file of the fields")
+    parser.add_argument("--config", required=True, metavar="FILE", help="a TOML file of the fields, or a shipped one")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FOLDER", help="of the table; goes on there")
     parser.add_argument("--cells", type=int, default=600, help="cells of the sample in all; default: 600")
     parser.add_argument("--limit-seconds", type=float, default=math.inf, help="stop after a cell when they are over")
@@ -71,8 +72,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def fields(file: pathlib.Path) -> Fields:
-    """The configuration in a file; a relative path in data.source starts where the command does. Raises UserError."""
+def fields(name: str) -> Fields:
+    """The configuration in a file, a path or a shipped one's name; a relative path in data.source starts where the
+    command does. Raises UserError."""
+    file = shipped.find(name, "sparsebench")
     try:
         data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -6,8 +6,9 @@
 Inputs and outputs are channels, those that an output reads: a depthwise layer has one input. Window sizes do not count.
 It is the form of SET (arXiv 1707.04780, Eq. 3); with windows in both sums it would be that of RigL (arXiv 1911.11134).
 
-`global`: the weights of the largest |score| of all layers together. Scores are compared as they are: the initial ones
-have the scale of a freshly initialised layer (Eq. 3 of DASS), so that layers of few inputs keep more.
+`global`: the weights of the largest |score| of all layers together, each layer's divided by their root mean square. As
+they are, initial scores have the scale of a freshly initialised layer, √(6 / fan_in) (Eq. 3 of DASS): layers of few
+inputs would then keep nearly everything and wide ones one weight.
 
 All three keep equally many weights in all, as many as `layer` does, and at least one in each layer: distributions are
 compared at equal numbers of weights, and layers of equal shape keep under `erk` what they keep under `layer`. What is

@@ -82,14 +82,20 @@ def _ranked(rows: list[jax.Array], kept: list[Any]) -> list[jax.Array]:
 
 
 def _pooled(rows: list[jax.Array], deployed: list[bool], kept: Pooled) -> list[jax.Array]:
-    """Of each [layers, n] those that are among the largest of all, the largest of each layer in any case."""
+    """Of each [layers, n] those that are among the largest of all by the scale of their layer, and the largest of each
+    layer. The scale is the root mean square of all its magnitudes; what is no candidate (−1) counts as 0."""
+
+    def scaled(row: jax.Array) -> jax.Array:
+        square = jnp.square(jax.nn.relu(row)).mean(1, keepdims=True)
+        return row * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+
     chosen: dict[int, jax.Array] = {}
     for part, total in kept.totals.items():
         members = [index for index, own in enumerate(deployed) if own == part]
         # Each layer's largest comes before all others.
         first = [jnp.arange(row.shape[1]) == row.argmax(1)[:, None] for row in (rows[index] for index in members)]
         flat = [
-            jnp.where(own & (rows[index] >= 0), jnp.inf, rows[index]).reshape(-1)
+            jnp.where(own & (rows[index] >= 0), jnp.inf, scaled(rows[index])).reshape(-1)
             for index, own in zip(members, first, strict=True)
         ]
         found = largest(jnp.concatenate(flat)[None], jnp.asarray(total, "int32"))[0]

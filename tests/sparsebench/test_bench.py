@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: pathlib.Path) -> None:
     given = ["--config", str(file), "--out", str(out)]
     refused([*given, "--cells", "0"], "--cells = 0", "at least 1")
     refused([*given, "--limit-seconds", "0"], "--limit-seconds = 0", "above 0")
-    refused(["--config", str(tmp_path / "none.toml"), "--out", str(out)], "--config", "a TOML file")
+    refused(["--config", str(tmp_path / "none.toml"), "--out", str(out)], "sparsebench file", "shipped: cifar10")
     for text, parts in (
         ("[sparsity]\nkeep = []", ("sparsity.keep = []", "different")),
         ('[sparsity]\ndistributions = ["erk", "erk"]', ("sparsity.distributions", "different")),
@@ -177,4 +177,4 @@ def test_the_shipped_configurations_are_read() -> None:
     files = sorted((pathlib.Path(__file__).parents[2] / "configs" / "sparsebench").glob("*.toml"))
     assert files
     for file in files:
-        assert json.dumps(str(command.fields(file).data.source))
+        assert json.dumps(str(command.fields(file.stem).data.source))

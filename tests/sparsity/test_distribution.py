@@ -65,7 +65,7 @@ SHAPE = st.one_of(
 
 
 @given(leaves=st.lists(st.tuples(SHAPE, st.integers(1, 4)), min_size=1, max_size=8), keep=st.floats(1e-3, 1))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_erk_has_one_factor_for_all_layers_and_exactly_as_many_weights_as_per_layer(
     leaves: list[Leaf], keep: float
 ) -> None:
@@ -117,11 +117,12 @@ SIZES = {"a": 20, "b": 36, "c": 9}
 @pytest.mark.parametrize("keep", [0.5, 0.1, 0.02])
 def test_globally_the_largest_of_all_are_kept_and_one_of_each_layer(keep: float) -> None:
     rng = np.random.default_rng(0)
-    scores = {"a": rng.normal(size=(3, 4, 5)), "b": 1e-3 * rng.normal(size=(6, 6)), "c": rng.normal(size=(2, 2, 9))}
+    scores = {"a": rng.normal(size=(3, 4, 5)), "b": rng.normal(size=(6, 6)) ** 3, "c": rng.uniform(size=(2, 2, 9))}
     stacks = {"a": 1, "b": 0, "c": 2}
     scores["c"][1] = scores["c"][0]  # ties, of which the earlier are kept
     found = jax.jit(lambda s: topk_masks(s, stacks, keep, "global"))(scores)
-    magnitudes = {name: np.abs(own).reshape(-1, SIZES[name]) for name, own in scores.items()}
+    magnitudes = {name: np.abs(np.float32(own)).reshape(-1, SIZES[name]) for name, own in scores.items()}
+    magnitudes = {name: own / np.sqrt((own**2).mean(1, keepdims=True)) for name, own in magnitudes.items()}
     rows = [row for own in magnitudes.values() for row in own]
     total, chosen = sum(kept_in_layer(len(row), keep) for row in rows), []
     for number, row in enumerate(rows):
@@ -133,7 +134,7 @@ def test_globally_the_largest_of_all_are_kept_and_one_of_each_layer(keep: float)
     got = [row for name, own in found.items() for row in np.asarray(own).reshape(-1, SIZES[name])]
     for row, own in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(row, own)
-    assert found["b"].sum() == 1 and sum(own.sum() for own in found.values()) == total
+    assert sum(own.sum() for own in found.values()) == total
 
 
 def test_what_is_not_deployed_shares_out_its_own_weights() -> None:
@@ -187,10 +188,13 @@ def test_counts_and_totals_may_be_data() -> None:
     assert ranked._cache_size() == pooled._cache_size() == 1
 
 
-def test_scores_are_compared_at_the_scale_of_their_layers() -> None:
-    """Initial scores have the scale 1/√inputs: globally a layer of few inputs keeps more."""
+def test_globally_the_scale_of_a_layer_does_not_decide_but_how_its_scores_are_spread() -> None:
+    """Initial scores have the scale 1/√inputs."""
     rng = np.random.default_rng(0)
-    weights = {"wide": jnp.asarray(rng.uniform(-1, 1, (32, 128))), "narrow": jnp.asarray(rng.uniform(-1, 1, (32, 8)))}
+    weights = {"wide": rng.normal(size=(32, 128)), "narrow": rng.normal(size=(32, 8))}
     stacks = dict.fromkeys(weights, 0)
-    masks = jax.jit(lambda w: topk_masks(init_scores(w, stacks), stacks, 0.1, "global"))(weights)
-    assert masks["narrow"].mean() > 0.5 > 0.1 > masks["wide"].mean()
+    kept = jax.jit(lambda w: topk_masks(init_scores(w, stacks), stacks, 0.1, "global"))
+    masks = kept(weights)
+    np.testing.assert_allclose([mask.mean() for mask in masks.values()], 0.1, atol=0.02)
+    few = kept({**weights, "wide": weights["wide"] ** 9})  # but for a few its scores are small
+    assert few["wide"].mean() < 0.1 < few["narrow"].mean()
