@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dass_jax.architectures.enas_micro import BLOCKS, OPERATIONS, Arc, Cell, blocks, reductions, unused
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, of_module
+from dass_jax.networks.model import Model, check_square, of_module
 from dass_jax.nn import layers
 from dass_jax.nn.heads import PooledAuxiliaryHead, auxiliary_fits, head
 from dass_jax.nn.initial import HE_NORMAL
@@ -23,6 +23,7 @@ from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import SepConv
 from dass_jax.schema import Decay, NotNegative, Range
 from dass_jax.tasks import Outputs
+from dass_jax.variables import AUXILIARY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Network(nn.Module):
             before, previous = previous, cell(before, previous, scale)
             if c.auxiliary and train and index == reductions(c.layers)[1] + 1:
                 assert isinstance(self.outputs, int)  # `check_auxiliary`
-                auxiliary = PooledAuxiliaryHead(self.outputs, norm, name="auxiliary")(previous)
+                auxiliary = PooledAuxiliaryHead(self.outputs, norm, name=AUXILIARY)(previous)
         return head(self.outputs, norm, size, bias=False)(relu(previous)), auxiliary
 
 
@@ -142,8 +143,11 @@ def enas_micro(
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
     """Raises UserError if a network of these fields cannot be made for such images [H, W, C]."""
     layers.check_even("network", c.channels)
+    if not c.auxiliary:
+        return
+    check_square(image_shape)
     size = output_size(output_size(image_shape[0], 2), 2)
-    if c.auxiliary and (image_shape[0] != image_shape[1] or not auxiliary_fits(size, "cifar")):
+    if not auxiliary_fits(size, "cifar"):
         raise UserError(
             f"network.auxiliary = true on a feature map of {size} pixels; allowed: 8 to 10 pixels a side, or "
             "network.auxiliary = false"
