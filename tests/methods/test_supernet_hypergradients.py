@@ -23,7 +23,6 @@ from tests import supernets
 pytestmark = pytest.mark.usefixtures("x64")
 
 SIZES = SupernetConfig(classes=10, cells=1, channels=2, nodes=1)
-LIVE = supernets.living(("max_pool_3x3", "skip_connect"), ("avg_pool_3x3", "dil_conv_3x3"))
 KEY = jax.random.key(0)
 
 
@@ -53,7 +52,7 @@ def flat(tree: Any) -> np.ndarray:
 
 def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> tuple[Level, Level, Any]:
     """(upper, lower, variables)."""
-    space = darts(SIZES, average=average, live=LIVE)
+    space = darts(SIZES, average=average, live=supernets.EACH_KIND)
     shapes = {name: choice.shape for name, choice in space.choices.items()}
     fresh = jax.jit(lambda key: space.init(key, (8, 8, 1)))(jax.random.key(1))
     v = {**fresh, ALPHA: relaxation.init(jax.random.key(2), shapes)}
@@ -62,7 +61,7 @@ def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same)
     v = dass.with_scores(v, stacks)
     weights = {PARAMS: relaxed.dense_weights, SCORES: dass.sparse_weights(stacks, 0.5)}[collection]
     loss = relaxed.supernet_loss(space.apply, classification(SIZES.classes), relaxed.softmax_choice, weights)
-    transform = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.2, 0.9))
+    transform = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, 0.9))
     return Level(ALPHA, loss, optax.sgd(1.0)), Level(collection, loss, transform), v
 
 
