@@ -33,17 +33,21 @@ IMAGES, OF_CAMVID = 10_000, 367
 def stand_in(shape: tuple[int, int, int]) -> Callable[[str, str], Any]:
     """`load.opened` of black images; those of ImageNet are of 300×260 pixels and read one by one."""
 
-    def opened(source: str, folder: str, most_bytes: int | None) -> Any:
+    def found(one: Any, classes: int) -> arrays.Opened:
+        digest = (lambda: f"black {shape}",) * 2 if isinstance(one, arrays.Source) else None
+        return arrays.Opened(one, one, tuple(map(str, range(classes))), stamps=digest)
+
+    def opened(source: str, folder: str, most_bytes: int | None) -> arrays.Opened:
         if shape[0] == 224:
             one = arrays.Source(IMAGES, lambda row: (np.zeros((300, 260, 3), np.uint8), row % 1000), str)
-            return one, one, 1000
+            return found(one, 1000)
         if shape == SHAPES["camvid"]:
             pair = np.zeros(shape, np.uint8), np.zeros(shape[:2], np.uint8)
             one = arrays.Source(OF_CAMVID, lambda row: pair, str, masks=True)
-            return one, one, 12
+            return found(one, 12)
         images = np.broadcast_to(np.zeros(shape, np.uint8), (IMAGES, *shape))
         split = arrays.Split(images, np.arange(IMAGES, dtype=np.int32) % 10)
-        return split, split, 10
+        return found(split, 10)
 
     return opened
 
