@@ -2,4 +2,11 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["dass_jax*"]), "dass_jax.configs", "dass_jax.configs.experiments"])
+setup(
+    packages=[
+        *find_packages(include=["dass_jax*"]),
+        "dass_jax.configs",
+        "dass_jax.configs.experiments",
+        "dass_jax.configs.sparsebench",
+    ]
+)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dass_jax import variables
-from dass_jax.sparsity import kept_in_layer
+from dass_jax.sparsity import Distribution, kept_counts
 
 
 class Count(NamedTuple):
@@ -65,10 +65,13 @@ def macs_per_weight(params: Any, rules: variables.Rules, forward: Callable[[], A
     return {path: where[path.rsplit("/", 2)[0]] for path in variables.flatten(variables.prunable(params, rules))}
 
 
-def kept_of_fraction(params: Any, rules: variables.Rules, keep: float) -> dict[str, int]:
-    """For each prunable leaf (by path) the weights that are kept if each layer keeps the fraction `keep` in (0, 1]."""
-    leaves = variables.layers(params, variables.prunable(params, rules))
-    return {path: layers * kept_in_layer(size, keep) for path, layers, size in leaves}
+def kept_of_fraction(
+    params: Any, rules: variables.Rules, keep: float, distribution: Distribution = "layer"
+) -> dict[str, int]:
+    """For each prunable leaf (by path) the weights that are kept of the fraction `keep` in (0, 1], where the scores do
+    not decide it: not under `global`."""
+    counts = kept_counts(params, variables.prunable(params, rules), keep, distribution)
+    return {path: int(np.sum(count)) for path, count in variables.flatten(counts).items()}
 
 
 def kept_of_masks(masks: Any, params: Any, rules: variables.Rules) -> dict[str, int]:

@@ -16,6 +16,7 @@ from dass_jax.nn import layers
 from dass_jax.runtime import settings
 from dass_jax.schema import Range
 from dass_jax.spaces import SPACES
+from dass_jax.sparsity import Distribution
 from dass_jax.variables import Rules
 
 
@@ -39,7 +40,9 @@ DATASETS = {
 COUNT, PIXELS, FRACTION = Range(1, 10**6), Range(1, 4096), Range(0, 1, open_low=True)
 
 
-def network_count(name: str, architecture: Any, fields: Any, images: Images, keep: float) -> accounting.Count:
+def network_count(
+    name: str, architecture: Any, fields: Any, images: Images, keep: float, distribution: Distribution = "layer"
+) -> accounting.Count:
     """Figures of a trained network, without its auxiliary head; a published one in its form for small images.
 
     Args:
@@ -51,10 +54,12 @@ def network_count(name: str, architecture: Any, fields: Any, images: Images, kee
     def outputs(values: Any, one: jax.Array) -> jax.Array:
         return model.apply(values["params"], values["batch_stats"], one, False)[0]
 
-    return _count(model.init, model.rules, outputs, images, keep)
+    return _count(model.init, model.rules, outputs, images, (keep, distribution))
 
 
-def supernet_count(name: str, fields: Any, images: Images, keep: float) -> accounting.Count:
+def supernet_count(
+    name: str, fields: Any, images: Images, keep: float, distribution: Distribution = "layer"
+) -> accounting.Count:
     """Figures of a space's supernet, without α."""
     space = SPACES[name].make(fields, images.classes, layers.one_device, None)
     choice = {matrix: labels.zeros for matrix, labels in space.choices.items()}
@@ -62,21 +67,26 @@ def supernet_count(name: str, fields: Any, images: Images, keep: float) -> accou
     def outputs(values: Any, one: jax.Array) -> jax.Array:
         return space.apply(values["params"], values["batch_stats"], choice, one, False)[0]
 
-    return _count(space.init, space.rules, outputs, images, keep)
+    return _count(space.init, space.rules, outputs, images, (keep, distribution))
 
 
 def _count(
-    init: Callable[..., Any], rules: Rules, outputs: Callable[..., jax.Array], images: Images, keep: float
+    init: Callable[..., Any],
+    rules: Rules,
+    outputs: Callable[..., jax.Array],
+    images: Images,
+    sparsity: tuple[float, Distribution],
 ) -> accounting.Count:
-    """Figures of a network given as functions, from shapes alone."""
+    """Figures of a network given as functions, from shapes alone; `sparsity` is the kept fraction and how it is shared
+    out."""
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), (images.size, images.size, images.channels)))
 
     def forward() -> jax.Array:
         values = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return outputs(values, jnp.zeros((images.channels, images.size, images.size, 1)))
 
-    kept = accounting.kept_of_fraction(shapes["params"], rules, keep)
-    return accounting.count(shapes["params"], rules, kept, keep, forward)
+    kept = accounting.kept_of_fraction(shapes["params"], rules, *sparsity)
+    return accounting.count(shapes["params"], rules, kept, sparsity[0], forward)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,16 +109,17 @@ def main(argv: Sequence[str]) -> int:
 def _counted(given: argparse.Namespace, rest: Sequence[str], images: Images) -> accounting.Count:
     """Figures of what the command line asks for; `rest` are flags of its fields. Raises UserError."""
     if given.space is not None:
-        fields = _fields(rest, _member("space", given.space, SPACES).schema, images.usual, given.space)
-        return supernet_count(given.space, fields, images, given.keep)
+        fields = fields_of(rest, member("space", given.space, SPACES).schema, images.usual, given.space)
+        return supernet_count(given.space, fields, images, given.keep, given.distribution)
     if given.network is not None:
         name, found = given.network, None
-        entry = _member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
+        entry = member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
     else:
         found = architectures.load(given.architecture)
         name = architectures.family_of(found).name
         entry = NETWORKS[name]
-    return network_count(name, found, _fields(rest, entry.schema, images.usual, name), images, given.keep)
+    fields = fields_of(rest, entry.schema, images.usual, name)
+    return network_count(name, found, fields, images, given.keep, given.distribution)
 
 
 def _parser() -> Parser:
@@ -127,7 +138,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--plugins", metavar="FILE", nargs="+", default=[], help="Python files that add spaces or networks"
     )
-    parser.add_argument("--keep", type=float, default=0.01, help="fraction of each layer's weights kept; default: 0.01")
+    parser.add_argument("--keep", type=float, default=0.01, help="fraction of the weights kept; default: 0.01")
+    parser.add_argument(
+        "--distribution",
+        choices=("layer", "erk"),
+        default="layer",
+        help="how kept weights are shared out; under 'global' the scores decide; default: layer",
+    )
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
     parser.add_argument("--classes", type=int, help="default: the data set's")
     parser.add_argument("--image-size", type=int, help="height and width in pixels; default: the data set's")
@@ -139,14 +156,14 @@ def _renamed(value: str) -> None:
     raise UserError(f"unknown flag '--genotype'; allowed: in its place --architecture {value}")
 
 
-def _member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
+def member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
     """The entry of that name. Raises UserError if there is none."""
     if name not in members:
         raise UserError(f"--{axis} = {name!r}{nearest(name, members)}; allowed: {', '.join(members)}")
     return members[name]
 
 
-def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
+def fields_of(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
     """An instance of a schema, with the values of flags named after its fields. Raises UserError."""
     hints = config.hints(schema)
     parser = Parser(prog="python -m dass_jax.count", allow_abbrev=False, add_help=False)

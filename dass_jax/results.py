@@ -9,6 +9,7 @@ import numpy as np
 
 from dass_jax import accounting, architectures, compose, variables
 from dass_jax.compose import Setting
+from dass_jax.data import record
 from dass_jax.nn.layers import one_device
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
@@ -75,7 +76,7 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         "method": method,
         "seed": seed,
         "keep": keep if count.kept < count.prunable else None,
-        **(known["architecture"] or {"architecture": None, "graphs": [], "warnings": {}}),
+        **_described(s, known),
         "chosen": chosen(s, architecture_of(known)),
         **tabled(s, architecture_of(known)),
         "task": task,
@@ -96,6 +97,15 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
     }
 
 
+def _described(s: Setting, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed's architecture as `architectures.described`, with a warning where a table knows nothing of it."""
+    found, table = known["architecture"], compose.lookup(s.config)
+    if found is None:
+        return {"architecture": None, "graphs": [], "warnings": {}}
+    unknown = "" if table is None else table.unknown(architecture_of(known))
+    return {**found, "warnings": {**found["warnings"], **({"table": unknown} if unknown else {})}}
+
+
 def task_of(s: Setting) -> dict[str, Any]:
     """The task, its main metric, and on how many test examples it is measured."""
     metric = s.task.metrics[0]
@@ -106,6 +116,19 @@ def task_of(s: Setting) -> dict[str, Any]:
         "higher_is_better": metric.higher_is_better,
         "examples": s.dataset.test.size,
     }
+
+
+def about(s: Setting, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """What a network carries with it: its data's record, and what the run measured last on all test images; None where
+    nothing is known of the data.
+
+    Args:
+      evaluations: in the order of time.
+    """
+    if s.dataset.record is None:
+        return None
+    last = list(evaluations.values())[-1] if evaluations else None
+    return {"data": record.to_json(s.dataset.record), "task": task_of(s), "measured": last and dict(last)}
 
 
 def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:

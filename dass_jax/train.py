@@ -86,11 +86,21 @@ def perform(
       Stopped: after SIGINT or SIGTERM.
     """
     from dass_jax import compose, pipeline, report
-    from dass_jax.runtime import folder, hosts, signals
+    from dass_jax.runtime import folder, hosts, origin, signals
 
-    setting = compose.setting(config)
+    dataset = compose.load_data(where_data_lie(config, path))
+    assert dataset.record is not None
+    lines = f"data: {dataset.record.said}", *dataset.notes
+    # Before anything is made of them: what no longer fits is wrong because the data have changed.
+    known = hosts.told_json(lambda: origin.to_json(of_data(config, path, dataset.record)))
+    dataset = compose.as_recorded(dataset, origin.from_json(known, f"run folder {str(path)!r}"))
+    setting = compose.setting(config, dataset)
     with contextlib.ExitStack() as held, folder.writable(path):
         results = hosts.told_json(lambda: begin(setting, path, held))
+        for line in (*lines, *(known["accepted"] if known else ())):
+            progress.say(line)
+        if known is None and results is not None:
+            progress.say("which data it was trained on is not known: an earlier version has not kept it")
         if results is None:
             progress.say(f"run folder: {path}")
             with signals.noted() as noted, hosts.watched():
@@ -100,14 +110,44 @@ def perform(
         return results, report.build(path) if hosts.first() else path
 
 
+def where_data_lie(config: Config, path: pathlib.Path) -> Config:
+    """The configuration with the data where they are; a relative path that leads nowhere from here, as the run of the
+    folder `path` knows it."""
+    from dass_jax import compose
+    from dass_jax.data import load
+    from dass_jax.runtime import origin
+
+    known = None if load.exists(config.data.source, config.data.folder) else origin.read(path)
+    return config if known is None else compose.located(config, path, known.beside, known.record.place)
+
+
+def of_data(config: Config, path: pathlib.Path, now: Any) -> Any:
+    """The record of the data of the run in folder `path`, which may have been read again as `now`; None if it has not
+    begun, or nothing is known.
+
+    Raises:
+      UserError: as `finished`, or if the data have changed and `data.accept_changed` is not set.
+    """
+    from dass_jax.runtime import folder, origin
+
+    over = finished(path, config) is not None
+    if not over and not folder.has_begun(path):
+        return None
+    known = origin.read(path)
+    if known is None:
+        return None if over else now._replace(accepted=("which data the run began with is not known",))
+    return origin.accepted(known.record, now, config.data.accept_changed, f"run folder {str(path)!r}", over)
+
+
 def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any] | None:
     """The results of the run in its folder if it is over; else the folder is claimed until `held` ends, and None.
 
     Raises:
       UserError: as `finished`, or if the folder cannot be written or is another process's.
     """
-    from dass_jax.runtime import folder
+    from dass_jax.runtime import folder, origin
 
+    record = setting.dataset.record
     results = finished(path, setting.config)
     if results is None:
         with folder.writable(path):
@@ -117,7 +157,12 @@ def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[
             results = finished(path, setting.config)
             if results is None:
                 folder.write_text(path / "config.toml", to_toml(setting.config))
-                folder.write_environment(path, folder.environment(setting.config.seed, setting.devices))
+                facts = folder.environment(setting.config.seed, setting.devices)
+                folder.write_environment(path, {**facts, "data": record.said})
+                origin.write(path, record)
+    elif record.accepted:
+        with folder.writable(path):
+            origin.write(path, record)
     return results
 
 

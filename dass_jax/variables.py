@@ -25,6 +25,8 @@ SCORES = "scores"
 MASKS = "masks"
 BATCH_STATS = "batch_stats"
 RATES = "rates"
+AUXILIARY = "auxiliary"
+"""The part of a network that is there while it is trained, and is not deployed."""
 
 Variables = dict[str, Any]
 Rules = tuple[tuple[str, int | None], ...]

@@ -46,6 +46,7 @@ PAPER = {
     "data.validation_fraction": 0.5,
     "data.cutout": 0,
     "sparsity.keep": 0.01,
+    "sparsity.distribution": "layer",
     "network.cells": 20,
     "network.channels": 36,
     "network.auxiliary_weight": 0.4,

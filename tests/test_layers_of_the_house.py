@@ -32,7 +32,7 @@ FLOORS = [
     ("feed",),
     ("runner",),
     ("pipeline",),
-    ("train", "count", "deploy"),
+    ("train", "count", "deploy", "sparsebench"),
     ("latency",),
     ("experiment",),
 ]

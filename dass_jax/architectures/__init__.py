@@ -4,13 +4,21 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.architectures import darts, dso, enas_macro, enas_micro, nasbench201, smash
+from dass_jax.architectures import darts, dso, enas_macro, enas_micro, mobile, nasbench201, smash
 from dass_jax.architectures.family import Edge, Family, Graph, Json
 from dass_jax.errors import UserError, nearest, odd_space
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (darts.FAMILY, nasbench201.FAMILY, dso.FAMILY, enas_macro.FAMILY, enas_micro.FAMILY, smash.FAMILY)
+    for family in (
+        darts.FAMILY,
+        nasbench201.FAMILY,
+        dso.FAMILY,
+        mobile.FAMILY,
+        enas_macro.FAMILY,
+        enas_micro.FAMILY,
+        smash.FAMILY,
+    )
 }
 """By the name of the space."""
 

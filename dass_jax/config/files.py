@@ -21,9 +21,10 @@ NOT_IN_RESULT = frozenset(
         *("call_seconds", "checkpoint_minutes", "checkpoints_to_keep", "compilation_cache", "memory_check"),
         "nonfinite",
     )
-) | {"plugins"}
+) | {"plugins", "data.accept_changed"}
 """Fields that cannot change a run's numbers (`nonfinite` those of a run that has stopped, as they are; `plugins` says
-where things are, not which are taken): left out of `digest` and `differences`."""
+where things are, not which are taken; changed data are recorded by themselves): left out of `digest` and
+`differences`."""
 
 
 def from_dict(data: Mapping[str, Any], folder: pathlib.Path | None = None) -> Config:

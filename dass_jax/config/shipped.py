@@ -5,7 +5,7 @@ import pathlib
 from dass_jax.errors import UserError, nearest
 
 PACKAGE = pathlib.Path(__file__).parents[1]
-FOLDERS = {"config": ".", "experiment": "experiments"}
+FOLDERS = {"config": ".", "experiment": "experiments", "sparsebench": "sparsebench"}
 """Where the files of a kind lie in configs/."""
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from dass_jax.schema import NotNegative, Range, Text
+from dass_jax.sparsity import Distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Data:
     limit: Annotated[int, Range(0)] = 0
     """Use only this many training images, drawn with the seed (of several seeds the first, so that all share the
     images); 0 = all of them."""
+    accept_changed: bool = False
+    """Go on with a run whose data have changed since it began, which is otherwise refused, and record what changed."""
     validation_fraction: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5
     """Share of the training images that the upper level (α) sees in the search; the lower level (θ, s) sees the rest.
     DASS Algorithm 1, with the halves of DARTS."""
@@ -63,6 +66,10 @@ class Sparsity:
 
     keep: Annotated[float, Range(0, 1, open_low=True)] = 0.01
     """Fraction of each layer's weights that is kept; 0.01 is the paper's 99 % pruning. DASS Eq. 4."""
+    distribution: Distribution = "layer"
+    """How the kept weights are shared out, equally many in all: `layer`, each layer keeps the same fraction (DASS);
+    `erk`, its density is ∝ (inputs + outputs) / (inputs · outputs), at most 1; `global`, the weights of the largest
+    scores of all layers together."""
 
 
 @dataclasses.dataclass(frozen=True)

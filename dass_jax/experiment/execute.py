@@ -19,7 +19,7 @@ import jax
 
 from dass_jax import __version__, train
 from dass_jax.errors import UserError
-from dass_jax.experiment import carbon, features, sharing, table, workers
+from dass_jax.experiment import carbon, features, same_data, sharing, table, workers
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import claims, folder, parallel
 from dass_jax.runtime.progress import Progress
@@ -30,13 +30,15 @@ def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[s
     results.csv once nothing is left.
 
     Raises:
-      UserError: if `path` cannot be the experiment's folder, or CO2 cannot be measured as it is asked for.
+      UserError: if `path` cannot be the experiment's folder, CO2 cannot be measured as it is asked for, or runs that
+        are averaged have other data.
       Stopped: after SIGINT or SIGTERM.
     """
     if plan.report.country:
         carbon.check(plan.report.country)
     with folder.writable(path):
         prepare(plan, path)
+        same_data.check(plan, path, progress)
         return do_all(plan, path, progress)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
 from dass_jax.errors import Parser, UserError, guarded, show
+from dass_jax.latency import parts
 
 CHAIN = 4
 """Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""
@@ -169,18 +170,9 @@ def errors(
     table: Table, sizes: Sizes, runner: Callable[[Any], Callable[[], Any]], number: int, warm_up: int, repetitions: int
 ) -> dict[str, Any]:
     """Measured and predicted milliseconds of random genotypes, their mean relative error and rank correlation."""
-    import numpy as np
-    from scipy import stats
-
     found = [sampled(seed, sizes.nodes) for seed in range(number)]
-    there = np.array(_networks(found, sizes, runner, warm_up, repetitions))
-    wanted = np.array([predicted(table, one, sizes) for one in found])
-    return {
-        "measured_ms": [round(float(value), 4) for value in there],
-        "predicted_ms": [round(float(value), 4) for value in wanted],
-        "mean_relative_error": round(float(np.mean(np.abs(wanted - there) / there)), 4),
-        "rank_correlation": round(float(stats.spearmanr(there, wanted).statistic), 4) if number > 2 else None,
-    }
+    there = _networks(found, sizes, runner, warm_up, repetitions)
+    return parts.compared(there, [predicted(table, one, sizes) for one in found])
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """DASS, the search. Source: arXiv 2207.06968 Algorithm 1, Eq. 5 to 7.
 
     Step 1:  min_α F(α, θ*(α))          θ* = argmin_θ f(α, θ)            dense weights
-    Step 2:  min_α F(α, θ⊙m(s*(α)))     s* = argmin_s f(α, θ⊙m(s))       θ fixed, m = per-layer top-k of |s|
+    Step 2:  min_α F(α, θ⊙m(s*(α)))     s* = argmin_s f(α, θ⊙m(s))       θ fixed, m = top-k of |s|
 
 f is the loss on the training split, F on the validation split. Both steps are `bilevel.alternate` with α above; they
 differ in the lower level's collection and in the weights the supernet sees.
@@ -34,9 +34,9 @@ def epochs(c: Fields) -> int:
     return c.epochs + c.prune_epochs
 
 
-def sparse_weights(stacks: Any, keep: float) -> Weights:
+def sparse_weights(stacks: Any, keep: float, distribution: sparsity.Distribution = "layer") -> Weights:
     """Step 2's weights: θ⊙m(s), straight through to s."""
-    return lambda v: sparsity.sparsify(v[PARAMS], v[SCORES], stacks, keep)
+    return lambda v: sparsity.sparsify(v[PARAMS], v[SCORES], stacks, keep, distribution)
 
 
 def with_scores(v: Variables, stacks: Any) -> Variables:
@@ -58,7 +58,7 @@ def search(c: Fields, problem: Problem) -> Search:
         return variables.prunable(v[PARAMS], space.rules)
 
     def weights(v: Variables) -> Any:
-        return sparse_weights(stacks(v), problem.keep)(v)
+        return sparse_weights(stacks(v), problem.keep, problem.distribution)(v)
 
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
     step2 = darts.step(SCORES, bilevel.accumulated(loss, c.accumulate), c, problem)

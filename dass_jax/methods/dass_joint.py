@@ -54,7 +54,7 @@ def search(c: Fields, problem: Problem) -> Search:
         return variables.prunable(v[PARAMS], space.rules)
 
     def weights(v: Variables) -> Any:
-        return sparse_weights(stacks(v), problem.keep)(v)
+        return sparse_weights(stacks(v), problem.keep, problem.distribution)(v)
 
     def begin(key: jax.Array, _: Any) -> bilevel.State:
         v = relaxed.fresh(problem, space, key)

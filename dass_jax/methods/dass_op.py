@@ -27,9 +27,10 @@ def step(loss: bilevel.Loss, c: Bilevel, problem: Problem) -> bilevel.Algorithm:
     return bilevel.under_masks(darts.step(PARAMS, loss, c, problem, kept))
 
 
-def with_masks(v: Variables, stacks: Any, keep: float) -> Variables:
+def with_masks(v: Variables, stacks: Any, problem: Problem) -> Variables:
     """The variables with the masks of θ's initial scores."""
-    return {**v, MASKS: sparsity.topk_masks(with_scores(v, stacks)[SCORES], stacks, keep)}
+    scores = with_scores(v, stacks)[SCORES]
+    return {**v, MASKS: sparsity.topk_masks(scores, stacks, problem.keep, problem.distribution)}
 
 
 def search(c: Bilevel, problem: Problem) -> Search:
@@ -38,7 +39,7 @@ def search(c: Bilevel, problem: Problem) -> Search:
 
     def begin(key: jax.Array, _: Any) -> bilevel.State:
         v = relaxed.fresh(problem, space, key)
-        return algorithm.init(with_masks(v, variables.prunable(v[PARAMS], space.rules), problem.keep))
+        return algorithm.init(with_masks(v, variables.prunable(v[PARAMS], space.rules), problem))
 
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, sparsity.masked_weights)
     algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)

@@ -8,6 +8,7 @@ import jax
 from dass_jax import bilevel
 from dass_jax.accounting import Count
 from dass_jax.phases import Search
+from dass_jax.sparsity import Distribution
 from dass_jax.tasks import Task
 from dass_jax.variables import Variables
 
@@ -31,6 +32,8 @@ class Problem(NamedTuple):
     """Architecture → the size of the network that will be trained of it."""
     given: Any = None
     """The architecture that the configuration names; None: none."""
+    distribution: Distribution = "layer"
+    """How the weights that survive are shared out over the layers."""
 
     def shapes(self, space: Any) -> Variables:
         """The variables of a space, as shapes."""

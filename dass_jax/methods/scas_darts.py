@@ -52,11 +52,12 @@ def search(c: Fields, problem: Problem) -> Search:
         return algorithm.init(sparsity.unpruned(relaxed.fresh(problem, space, key), space.rules, c.regrow))
 
     @functools.cache  # it takes seconds to trace a supernet
-    def sizes() -> tuple[int, ...]:
-        return sparsity.layer_sizes(problem.shapes(space)[PARAMS], space.rules)
+    def layers() -> tuple[sparsity.Group, ...]:
+        return sparsity.prunable_groups(problem.shapes(space)[PARAMS], space.rules)
 
     def rates(progress: np.ndarray) -> dict[str, Any]:
-        return {**dense.rates(progress), **sparsity.pruning_rates(c, problem.keep, sizes(), c.epochs)(progress)}
+        pruning = sparsity.pruning_rates(c, problem.keep, layers(), c.epochs, problem.distribution)
+        return {**dense.rates(progress), **pruning(progress)}
 
     def observe(v: Variables) -> Observation:
         metrics, matrices = seen(v)

@@ -34,7 +34,8 @@ class Fields(sparsity.Gradual, enas.Fields):
 
 def pruning_rates(c: Fields, problem: Problem, params: Any, rules: variables.Rules) -> Any:
     """The entry `PRUNING` of the rates: of θ's steps the schedule's, by θ's steps alone; then nothing is renewed."""
-    schedule = sparsity.pruning_rates(c, problem.keep, sparsity.layer_sizes(params, rules), c.epochs)
+    found = sparsity.prunable_groups(params, rules)
+    schedule = sparsity.pruning_rates(c, problem.keep, found, c.epochs, problem.distribution)
 
     def at(progress: np.ndarray) -> dict[str, Any]:
         steps = max(1, len(progress) - c.controller_steps)
@@ -43,7 +44,7 @@ def pruning_rates(c: Fields, problem: Problem, params: Any, rules: variables.Rul
         found = schedule((epoch + np.arange(steps) / steps) / c.epochs)[PRUNING]
         renew = (found["renew"] & (number < last)) | (number == last)
         rest = len(progress) - steps
-        kept = {size: np.append(counts, np.repeat(counts[-1:], rest)) for size, counts in found["kept"].items()}
+        kept = jax.tree.map(lambda counts: np.append(counts, np.repeat(counts[-1:], rest)), found["kept"])
         return {PRUNING: {"renew": np.append(renew, np.zeros(rest, bool)), "kept": kept}}
 
     return at

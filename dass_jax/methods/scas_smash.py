@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from dass_jax import sparsity
+from dass_jax.errors import UserError
 from dass_jax.methods import smash
 from dass_jax.methods.method import Problem
 from dass_jax.phases import Search
@@ -41,8 +42,8 @@ def pruning(c: Fields, problem: Problem, space: Any) -> smash.Pruning:
     if not c.prune_shared:
         return smash.Pruning(share)
     params, windows = problem.shapes(space)[PARAMS], space.written.windows
-    sizes = sparsity.layer_sizes(params, windows)
-    masks = sparsity.pruning_rates(sparsity.Gradual(ramp=c.ramp), problem.keep, sizes, c.epochs)
+    found = sparsity.prunable_groups(params, windows)
+    masks = sparsity.pruning_rates(sparsity.Gradual(ramp=c.ramp), problem.keep, found, c.epochs, problem.distribution)
     return smash.Pruning(
         rates=lambda progress: {**share(progress), **masks(progress)},
         begin=lambda v: sparsity.unpruned(v, windows),
@@ -52,6 +53,11 @@ def pruning(c: Fields, problem: Problem, space: Any) -> smash.Pruning:
 
 
 def search(c: Fields, problem: Problem) -> Search:
-    """SMASH's phases; candidates are scored at the final sparsity."""
+    """SMASH's phases; candidates are scored at the final sparsity. Raises UserError for another distribution."""
+    if problem.distribution != "layer":
+        raise UserError(
+            f"sparsity.distribution = {problem.distribution!r} with method.name = 'scas_smash', which prunes each "
+            "operation as it is written; allowed: 'layer'"
+        )
     space = smash.space_of(problem)
     return Search(smash.phases(c, problem, space, pruning(c, problem, space)), smash.found(space))

@@ -17,7 +17,7 @@ from dass_jax.nn.primitives import primitive
 from dass_jax.nn.stems import STEMS, check_stem, first_is_reduced, stride_of
 from dass_jax.schema import Decay, NotNegative, Range
 from dass_jax.tasks import Outputs
-from dass_jax.variables import BATCH_STATS, PARAMS
+from dass_jax.variables import AUXILIARY, BATCH_STATS, PARAMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Network(nn.Module):
             before, previous, reduced, at = previous, cell(before, previous, scale), halves, then
             if c.auxiliary and train and index == 2 * c.cells // 3:
                 assert isinstance(c.classes, int)  # `check_auxiliary`
-                auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name="auxiliary")(previous)
+                auxiliary = heads.AuxiliaryHead(c.classes, c.stem, norm, name=AUXILIARY)(previous)
         return heads.head(c.classes, norm, size)(previous), auxiliary
 
 

@@ -23,6 +23,7 @@ from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import SepConv
 from dass_jax.schema import Decay, NotNegative, Range
 from dass_jax.tasks import Outputs
+from dass_jax.variables import AUXILIARY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Network(nn.Module):
             before, previous = previous, cell(before, previous, scale)
             if c.auxiliary and train and index == reductions(c.layers)[1] + 1:
                 assert isinstance(self.outputs, int)  # `check_auxiliary`
-                auxiliary = PooledAuxiliaryHead(self.outputs, norm, name="auxiliary")(previous)
+                auxiliary = PooledAuxiliaryHead(self.outputs, norm, name=AUXILIARY)(previous)
         return head(self.outputs, norm, size, bias=False)(relu(previous)), auxiliary
 
 

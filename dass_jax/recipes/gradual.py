@@ -83,12 +83,13 @@ def train(c: Fields, problem: Problem) -> Training:
     learning = phase.rates
 
     @functools.cache  # it takes seconds to trace a network
-    def sizes() -> tuple[int, ...]:
+    def layers() -> tuple[sparsity.Group, ...]:
         shapes = jax.eval_shape(lambda: fresh(c, problem, jax.random.key(0)))
-        return sparsity.layer_sizes(shapes[PARAMS], problem.net.rules)
+        return sparsity.prunable_groups(shapes[PARAMS], problem.net.rules)
 
     def rates(progress: np.ndarray) -> dict[str, Any]:
-        return {**learning(progress), **sparsity.pruning_rates(c, problem.keep, sizes(), c.epochs)(progress)}
+        pruning = sparsity.pruning_rates(c, problem.keep, layers(), c.epochs, problem.distribution)
+        return {**learning(progress), **pruning(progress)}
 
     phase = phase._replace(rates=rates, curves=(*phase.curves, Curve("sparsity", "pruned weights", "", "%")))
     return Training((phase,), recipe.outputs(problem), {"gradual": "sparse"})

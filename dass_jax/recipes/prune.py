@@ -1,7 +1,7 @@
 """From a found network to a sparse one, "Step 3". Source: DASS (arXiv 2207.06968) Section 4.3.
 
     pre-train:   θ on f(θ⊙1)              all weights
-    scores:      s on f(θ⊙m(s))           θ fixed, m = per-layer top-k of |s|, straight through
+    scores:      s on f(θ⊙m(s))           θ fixed, m = top-k of |s|, straight through
     fine-tune:   θ on f(θ⊙m)              m fixed, only kept weights move
 
 Pre-training and fine-tuning are one program: the mask and the learning rate are data.
@@ -41,7 +41,7 @@ def learn_scores(c: Fields, problem: Problem) -> bilevel.Algorithm:
     """Score learning: s alone."""
 
     def weights(v: Variables) -> Any:
-        return sparsity.sparsify(v[PARAMS], v[SCORES], problem.stacks(v[PARAMS]), problem.keep)
+        return sparsity.masked_through(v[PARAMS], v[SCORES], problem.masks(v[SCORES], v[PARAMS]))
 
     loss = recipe.network_loss(problem, weights, c.accumulate)
     return recipe.descending(SCORES, loss, bilevel.sgd(c.momentum, c.weight_decay, c.clip), problem)
@@ -55,7 +55,7 @@ def begin_scores(v: Variables, scores: bilevel.Algorithm, problem: Problem) -> b
 
 def pruned(v: Variables, problem: Problem) -> Variables:
     """The network under the masks of its scores, which have done their work."""
-    masks = sparsity.topk_masks(v[SCORES], problem.stacks(v[PARAMS]), problem.keep)
+    masks = problem.masks(v[SCORES], v[PARAMS])
     return {**{name: leaf for name, leaf in v.items() if name != SCORES}, MASKS: masks}
 
 

@@ -57,10 +57,20 @@ class Problem(NamedTuple):
     """Probability, reached at the end of a phase, that a path is dropped; 0: no draws are made for it."""
     name: str
     """Of the network: programs of equal networks are shared."""
+    distribution: sparsity.Distribution = "layer"
+    """How the weights that survive are shared out over the layers."""
+    chosen: Callable[[Any], Any] | None = None
+    """Scores → masks, in the place of what `keep` and `distribution` say: counts that are data."""
 
     def stacks(self, params: Any) -> Any:
         """The prunable leaves of the network's θ, as `variables.prunable`."""
         return variables.prunable(params, self.net.rules)
+
+    def masks(self, scores: Any, params: Any) -> Any:
+        """The masks that scores of the network's θ have."""
+        if self.chosen is not None:
+            return self.chosen(scores)
+        return sparsity.topk_masks(scores, self.stacks(params), self.keep, self.distribution)
 
 
 class Entry(NamedTuple):

@@ -61,6 +61,8 @@ def _header(run: Run) -> str:
         ("seed" if len(run.seeds) == 1 else "seeds", ", ".join(map(_known, run.seeds))),
         ("weights to keep", "all" if main and run.keep is None else _keep(run.keep)),
         ("task", _task(main) if main else "not evaluated yet"),
+        ("data", run.data or "not known"),
+        *(("other data", text) for text in run.accepted),
     ]
     unfinished = f"This run is unfinished: it has no results.json yet. {_progress(run)}"
     note = "" if main else markup.paragraph(unfinished, "note")

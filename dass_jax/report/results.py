@@ -29,12 +29,14 @@ class Task(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a table of published results says of an architecture: per cent, its rank, and points below the best."""
+    """What a table of published results says of an architecture: per cent, its rank, points below the best, and the per
+    cent of architectures that are worse."""
 
     value: float
     rank: float
     of: float
     regret: float
+    percentile: float
 
 
 class Outcome(NamedTuple):
@@ -123,6 +125,8 @@ def _outcome(data: Any, method: str, origin: str) -> Outcome:
 
 def _table(data: dict[str, Any], origin: str) -> dict[str, Known]:
     known = {column: section(data[column], f"{origin}: {column}") for column in data}
+    # Older runs have no percentiles.
+    known = {column: {"percentile": math.nan, **own} for column, own in known.items()}
     return {
         column: Known(*(number(own, each, f"{origin}: {column}") for each in Known._fields))
         for column, own in known.items()

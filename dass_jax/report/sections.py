@@ -76,14 +76,21 @@ def published(run: Run) -> str:
     header = (("method", ""), ("seed", ""), ("column", ""), ("accuracy", "[%]"), ("rank", ""), ("of", ""))
     caption = (
         "What the configuration's table says of the found architectures, without any training of this run. Rank 1 is "
-        "the best of all architectures of the table; regret is the distance from it in points."
+        "the best of all architectures of the table; regret is the distance from it in points; the percentile says how "
+        "many per cent of the architectures are worse."
     )
-    table = markup.rows_table((*header, ("regret", "[points]")), rows)
+    table = markup.rows_table((*header, ("regret", "[points]"), ("percentile", "[%]")), rows)
     return markup.heading("By the table") + markup.paragraph(caption) + table
 
 
 def _known(known: Known) -> tuple[str, ...]:
-    return decimal(known.value, 2), decimal(known.rank), decimal(known.of), decimal(known.regret, 2)
+    return (
+        decimal(known.value, 2),
+        decimal(known.rank),
+        decimal(known.of),
+        decimal(known.regret, 2),
+        decimal(known.percentile, 1),
+    )
 
 
 def sparsity(run: Run) -> str:

@@ -1,7 +1,7 @@
 """The run folder: the interface between training, report and deployment.
 
-config.toml  environment.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html  events/
-checkpoints/  networks/  lock
+config.toml  environment.json  data.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html
+events/  checkpoints/  networks/  lock
 
 With several seeds, architecture_<seed>.json of each takes the place of architecture.json. What a killed process was
 about to write has the name of its file with further letters.
@@ -73,9 +73,12 @@ class InUse(UserError):
 
 
 @contextlib.contextmanager
-def claimed(path: pathlib.Path) -> Iterator[None]:
+def claimed(path: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     """Within the block no other process can claim the folder, which must exist. The lock goes with the process, however
     it ends; a system or a file system that knows no locks gives none.
+
+    Args:
+      option: what has named the folder.
 
     Raises:
       InUse: if another process has it.
@@ -86,7 +89,7 @@ def claimed(path: pathlib.Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InUse(
-                f"--workdir = {str(path)!r} is in use by another process; "
+                f"{option} = {str(path)!r} is in use by another process; "
                 "allowed: to wait for its end, or another folder"
             ) from error
         except OSError as error:

@@ -3,6 +3,9 @@
 `[space] table` names an .npz file with "ops", uint8 [N, places]: for each architecture the operation of each place, as
 a column of the space's matrix; and with columns float [N] of accuracies in per cent, whose names contain "val" or
 "test". Columns that differ in a last "_s0", "_s1", … only are seeds, and are averaged. NaN is a missing value.
+
+With "cells", int [N], it is the table of a sample: each row stands for so many architectures that are the same network,
+and there may be architectures of which it knows nothing (`python -m dass_jax.sparsebench` makes such tables).
 """
 
 import pathlib
@@ -17,6 +20,7 @@ from dass_jax.phases import Curve
 
 PREFIX = "table_"
 FIELD = "space.table"
+CELLS = "cells"
 
 
 class Entry(NamedTuple):
@@ -30,6 +34,8 @@ class Entry(NamedTuple):
     """Architectures that the column knows."""
     regret: float
     """Points below the best."""
+    percentile: float
+    """Per cent of the architectures that are worse; those that are as good, itself too, count half."""
 
 
 class Lookup(NamedTuple):
@@ -39,36 +45,50 @@ class Lookup(NamedTuple):
     """Architecture → accuracy by each column, for the line of an epoch."""
     entries: Callable[[Any], dict[str, Entry]]
     """Architecture → what each column says of it; without those that know nothing."""
+    unknown: Callable[[Any], str]
+    """Architecture → why there is nothing known of it, in a line; empty where there is."""
     curves: tuple[Curve, ...]
 
 
-def read(path: str, places: int, operations: int, row_of: Callable[[Any], np.ndarray]) -> Lookup:
+def read(
+    path: str,
+    places: int,
+    operations: int,
+    row_of: Callable[[Any], np.ndarray],
+    alike: Callable[[Any], Any] = lambda architecture: architecture,
+) -> Lookup:
     """The table in a file.
 
     Args:
       places, operations: of the space: what "ops" must hold.
       row_of: architecture → its operations, [places].
+      alike: architecture → the one that stands for all that are the same network, whose row a sample has.
 
     Raises:
       UserError: if the file cannot be read or does not hold such a table.
     """
-    ops, columns = _checked(_opened(path), path, places, operations)
+    arrays = _opened(path)
+    ops, columns = _checked(arrays, path, places, operations)
     index = {tuple(row): number for number, row in enumerate(ops.tolist())}
+    weights = arrays.get(CELLS, np.ones(len(ops)))
 
-    def number_of(architecture: Any) -> int:
+    def number_of(architecture: Any) -> int | None:
         row = tuple(int(operation) for operation in row_of(architecture))
-        if row not in index:
+        found = index.get(row, index.get(tuple(int(place) for place in row_of(alike(architecture)))))
+        if found is None and CELLS not in arrays:
             raise UserError(f"{FIELD} = {path!r} does not have the architecture {list(row)}; allowed: a table of all")
-        return index[row]
+        return found
 
     def entries(architecture: Any) -> dict[str, Entry]:
-        found, number = {}, number_of(architecture)
-        for name, values in columns.items():
-            value, best = values[number], np.nanmax(values)
-            if np.isfinite(value):
-                rank, known = 1 + int((values > value).sum()), int(np.isfinite(values).sum())
-                found[name] = Entry(round(float(value), 4), rank, known, round(float(best - value), 4))
-        return found
+        number = number_of(architecture)
+        known = {} if number is None else {name: v for name, v in columns.items() if np.isfinite(v[number])}
+        return {name: _entry(values, weights, values[number]) for name, values in known.items()}
+
+    def unknown(architecture: Any) -> str:
+        if number_of(architecture) is not None:
+            return ""
+        row = "".join(str(int(operation)) for operation in row_of(architecture))
+        return f"{FIELD} = {path!r}, a sample of {len(ops)} networks, does not have the architecture {row}"
 
     def metrics(architecture: Any) -> dict[str, float]:
         return {PREFIX + name: entry.value for name, entry in entries(architecture).items()}
@@ -77,7 +97,14 @@ def read(path: str, places: int, operations: int, row_of: Callable[[Any], np.nda
     curves = tuple(
         Curve(PREFIX + name, "accuracy by the table", name, "%", styles[i % 3]) for i, name in enumerate(columns)
     )
-    return Lookup(metrics, entries, curves)
+    return Lookup(metrics, entries, unknown, curves)
+
+
+def _entry(values: np.ndarray, weights: np.ndarray, value: Any) -> Entry:
+    known, best = np.isfinite(values), np.nanmax(values)
+    worse = weights[values < value].sum() + weights[values == value].sum() / 2
+    rank, share = 1 + int((values > value).sum()), 100 * worse / weights[known].sum()
+    return Entry(round(float(value), 4), rank, int(known.sum()), round(float(best - value), 4), round(float(share), 2))
 
 
 def _opened(path: str) -> dict[str, np.ndarray]:
@@ -99,6 +126,8 @@ def _checked(
         raise UserError(f"{FIELD} = {path!r} has {has}; allowed: whole numbers [N, {places}]")
     if ops.min() < 0 or ops.max() >= operations:
         raise UserError(f"{FIELD} = {path!r}: 'ops' holds {ops.max()}; allowed: 0 to {operations - 1}")
+    if CELLS in arrays and (arrays[CELLS].shape != ops.shape[:1] or arrays[CELLS].dtype.kind not in "iu"):
+        raise UserError(f"{FIELD} = {path!r}: {CELLS!r} is {arrays[CELLS].dtype}; allowed: whole numbers [N]")
     seeds: dict[str, list[np.ndarray]] = {}
     for name, values in arrays.items():
         if values.dtype.kind == "f" and values.shape == ops.shape[:1] and re.search("val|test", name):

@@ -18,6 +18,7 @@ import numpy as np
 
 from dass_jax import variables
 from dass_jax.architectures.nasbench201 import EDGES, NODES, OPERATIONS, Cell
+from dass_jax.architectures.nasbench201_alike import alike
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.precision import widened
 from dass_jax.nn.skeletons import Sizes, three_stages
@@ -44,8 +45,9 @@ class Fields:
     channels: Annotated[int, Range(1, 4096)] = 16
     """Channels of the first stage (C)."""
     table: Annotated[str, Text("the path of an .npz file, or '' for none", empty=True)] = ""
-    """Published accuracies of all cells (docs/papers/entmax.md says in which form): results and report then say what
-    the table says of the found cell, and of the cell that each epoch of a search would give."""
+    """Published accuracies of all cells (docs/papers/entmax.md says in which form), or a table.npz of
+    `dass_jax.sparsebench`: results and report then say what the table says of the found cell, and of the cell that each
+    epoch of a search would give."""
 
 
 CELL = "cell"
@@ -230,4 +232,4 @@ def table(c: Fields) -> lookup.Lookup | None:
     def row_of(cell: Cell) -> np.ndarray:
         return np.array([OPERATIONS.index(operation) for operation in cell])
 
-    return lookup.read(c.table, len(EDGES), len(OPERATIONS), row_of)
+    return lookup.read(c.table, len(EDGES), len(OPERATIONS), row_of, alike)

@@ -12,11 +12,11 @@ With regrowth the values of pruned weights are laid aside, untouched, and compet
 weight returns with the value that it had, and without momentum.
 
 How many weights a layer keeps is found on the host, as for all other masks, and travels with the numbers of a step: one
-program serves the whole schedule, and every other one.
+program serves the whole schedule, and every other one. With another `distribution` "each layer" is "all layers".
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -25,11 +25,12 @@ import numpy as np
 
 from dass_jax import variables
 from dass_jax.schema import Count, Range
-from dass_jax.sparsity.masks import Kept, dense_masks, kept_in_layer, magnitude_masks
+from dass_jax.sparsity.distribution import Distribution, Group, Share, counts, groups, shares
+from dass_jax.sparsity.masks import Kept, dense_masks, magnitude_masks
 from dass_jax.variables import MASKS, PARAMS, RATES, Rules, Variables
 
 PRUNING = "pruning"
-"""Among the rates of a step: {"renew": 0 or 1, "kept": {weights of a layer: how many survive}}."""
+"""Among the rates of a step: {"renew": 0 or 1, "kept": {group of layers: `Share`}}."""
 ASIDE = "aside"
 """The collection of the values of pruned weights, where they may return; kept weights are 0 in it."""
 
@@ -54,19 +55,19 @@ def keep_after(done: np.ndarray, keep: float, ramp: float) -> np.ndarray:
     return keep + (1 - keep) * left**3
 
 
-def layer_sizes(params: Any, rules: Rules) -> tuple[int, ...]:
-    """How many weights the prunable layers of `params` (arrays or shapes) have, each number once."""
-    return tuple(sorted({size for _, _, size in variables.layers(params, variables.prunable(params, rules))}))
+def prunable_groups(params: Any, rules: Rules) -> tuple[Group, ...]:
+    """The prunable layers of `params` (arrays or shapes), by shape."""
+    return groups(params, variables.prunable(params, rules))
 
 
 def pruning_rates(
-    c: Gradual, keep: float, sizes: Iterable[int], epochs: int
+    c: Gradual, keep: float, found: tuple[Group, ...], epochs: int, distribution: Distribution = "layer"
 ) -> Callable[[np.ndarray], dict[str, dict[str, Any]]]:
     """The entry `PRUNING` of a phase's rates, as a function of the progress of all steps of one epoch.
 
     Args:
-      keep: what is left at the end, of each layer.
-      sizes: see `layer_sizes`; up to 2^24 weights, as rates are float32.
+      keep: what is left at the end.
+      found: see `prunable_groups`; layers of up to 2^24 weights, as rates are float32.
       epochs: of the phase.
     """
 
@@ -75,8 +76,13 @@ def pruning_rates(
         kept = keep_after(progress + 1 / (steps * epochs), keep, c.ramp)
         number = np.arange(1, steps + 1)
         renew = (number % c.prune_every == 0) | (number == steps)
-        counts = {size: np.array([kept_in_layer(size, float(k)) for k in kept]) for size in sizes}
-        return {PRUNING: {"renew": renew, "kept": counts}}
+        different, place = np.unique(kept, return_inverse=True)
+        shared = [shares(found, float(k), distribution) for k in different]
+        columns = {
+            name: Share(*(np.array(part)[place] for part in zip(*(each[name] for each in shared), strict=True)))
+            for name in shared[0]
+        }
+        return {PRUNING: {"renew": renew, "kept": columns}}
 
     return at
 
@@ -88,7 +94,7 @@ def unpruned(v: Variables, rules: Rules, regrow: bool = False) -> Variables:
 
 
 def pruned(v: Variables, stacks: Any, kept: Kept, regrow: bool = False) -> Variables:
-    """θ, masks and what is laid aside once each layer keeps so many weights; see `magnitude_masks`."""
+    """θ, masks and what is laid aside once so many weights are kept; see `magnitude_masks`."""
     return under(v, renewed(v, stacks, kept, regrow), regrow)
 
 
@@ -127,10 +133,8 @@ def pruner(rules: Rules, regrow: bool = False) -> Callable[[Any], Any]:
     def project(state: Any) -> Any:
         v, rates = state.variables, state.variables[RATES][PRUNING]
         stacks = variables.prunable(v[PARAMS], rules)
-
-        def kept(size: int) -> jax.Array:
-            return rates["kept"][size].astype("int32")
-
+        shared = jax.tree.map(lambda x: jnp.asarray(x, "int32"), rates["kept"])
+        kept = counts(v[PARAMS], stacks, shared)
         masks = jax.lax.cond(rates["renew"] != 0, lambda: renewed(v, stacks, kept, regrow), lambda: v[MASKS])
         theta: Any = jax.tree.structure(v[PARAMS])
 

@@ -1,6 +1,6 @@
-"""Exact per-layer top-k masks and the straight-through gradient. Source: DASS (arXiv 2207.06968) Eq. 4 and 7.
+"""Exact top-k masks and the straight-through gradient. Source: DASS (arXiv 2207.06968) Eq. 4 and 7.
 
-    m = 1 for the kept(n) largest |s| of a layer's n weights, 0 elsewhere;   kept(n) = max(n − int((1 − keep)·n), 1)
+    m = 1 for the kept(n) largest |s| of a layer's n weights, 0 elsewhere;   kept(n) by `distribution`
     forward: θ⊙m      backward, with g = ∂L/∂(θ⊙m):   ∂L/∂θ = m⊙g,   ∂L/∂s = sign(s)⊙θ⊙g
 
 Among tied scores the earlier weights (row-major) survive, so the count is exact whatever the scores are.
@@ -15,35 +15,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import variables
+from dass_jax.sparsity.distribution import Distribution, Pooled, counts, deployed, groups, shares
 
-Kept = Callable[[int], Any]
-"""Weights of a layer → how many of them survive: an integer, or a scalar array of integers."""
-
-
-def kept_in_layer(weights: int, keep: float) -> int:
-    """How many of a layer's weights survive at the fraction `keep` in (0, 1]: one at least, also where 1 − keep is
-    rounded to 1."""
-    return max(weights - int((1 - keep) * weights), 1)
+Kept = Any
+"""How many weights survive: a tree with the structure of the prunable leaves, of integers [layers], or `Pooled`."""
 
 
-def kept_total(params: Any, stacks: Any, keep: float) -> int:
-    """How many prunable weights of `params` (arrays or shapes) survive."""
-    return sum(count * kept_in_layer(size, keep) for _, count, size in variables.layers(params, stacks))
+def kept_counts(params: Any, stacks: Any, keep: float, distribution: Distribution = "layer") -> Kept:
+    """The counts at the fraction `keep` in (0, 1]."""
+    return counts(params, stacks, shares(groups(params, stacks), keep, distribution))
 
 
-def topk_masks(scores: Any, stacks: Any, keep: float) -> Any:
+def topk_masks(scores: Any, stacks: Any, keep: float, distribution: Distribution = "layer") -> Any:
     """Masks (0 and 1, dtype of the scores) with the structure of `scores`; no gradient flows through them."""
     magnitudes = jax.tree.map(jnp.abs, jax.lax.stop_gradient(scores))
-    return largest_of_layers(magnitudes, stacks, lambda size: kept_in_layer(size, keep))
+    return largest_of_layers(magnitudes, stacks, kept_counts(scores, stacks, keep, distribution))
 
 
 def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
-    """Masks of the largest |weights| of each layer among those that `masks` keep: nothing that is pruned returns.
+    """Masks of the largest |weights| of each layer, or of all, among those that `masks` keep: nothing that is pruned
+    returns.
 
     Args:
       weights: prunable leaves, see `variables.select`.
       masks: of 0 and 1, with the structure and shapes of `weights`.
-      kept: how many of a layer's weights survive; where `masks` keep fewer, all of these do.
+      kept: how many weights survive; where `masks` keep fewer, all of these do.
     """
 
     def candidates(weight: jax.Array, mask: jax.Array) -> jax.Array:
@@ -53,7 +49,7 @@ def magnitude_masks(weights: Any, masks: Any, stacks: Any, kept: Kept) -> Any:
 
 
 def largest_of_layers(magnitudes: Any, stacks: Any, kept: Kept) -> Any:
-    """Masks (0 and 1, structure, shapes and dtypes of `magnitudes`) of the `largest` of each layer.
+    """Masks (0 and 1, structure, shapes and dtypes of `magnitudes`) of the `largest` of each layer, or of all of them.
 
     Layers of about one size are ranked together, as rows of one array: a network has hundreds of layers, and each array
     is a program of its own to compile.
@@ -63,19 +59,49 @@ def largest_of_layers(magnitudes: Any, stacks: Any, kept: Kept) -> Any:
         variables.layer_shape(leaf.shape, stack) for leaf, stack in zip(leaves, jax.tree.leaves(stacks), strict=True)
     ]
     sizes = [math.prod(shape) for _, shape in layers]
-    masks: dict[int, jax.Array] = {}
+    rows = [leaf.reshape(-1, size) for leaf, size in zip(leaves, sizes, strict=True)]
+    pooled = isinstance(kept, Pooled)
+    chosen = _pooled(rows, deployed(stacks), kept) if pooled else _ranked(rows, jax.tree.leaves(kept))
+    masks = [part.reshape(leaf.shape).astype(leaf.dtype) for leaf, part in zip(leaves, chosen, strict=True)]
+    return jax.tree.unflatten(structure, masks)
+
+
+def _ranked(rows: list[jax.Array], kept: list[Any]) -> list[jax.Array]:
+    """Of each [layers, n] the largest of each layer, as many as `kept` [layers]."""
+    sizes = [row.shape[1] for row in rows]
+    chosen: dict[int, jax.Array] = {}
     for width in sorted(set(map(_width, sizes))):
         members = [index for index, size in enumerate(sizes) if _width(size) == width]
-        rows = [leaves[index].reshape(-1, sizes[index]) for index in members]
         # Below every magnitude, so that it is never chosen.
-        padded = [jnp.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=-1.0) for row in rows]
-        counts = jnp.concatenate([jnp.full((len(row), 1), kept(row.shape[1]), "int32") for row in rows])
-        chosen = largest(jnp.concatenate(padded), counts)
-        parts = jnp.split(chosen, np.cumsum([len(row) for row in rows])[:-1])
-        for index, part in zip(members, parts, strict=True):
-            leaf = leaves[index]
-            masks[index] = part[:, : sizes[index]].reshape(leaf.shape).astype(leaf.dtype)
-    return jax.tree.unflatten(structure, [masks[index] for index in range(len(leaves))])
+        padded = [jnp.pad(rows[index], ((0, 0), (0, width - sizes[index])), constant_values=-1.0) for index in members]
+        own = jnp.concatenate([jnp.asarray(kept[index], "int32") for index in members])
+        found = largest(jnp.concatenate(padded), own[:, None])
+        parts = jnp.split(found, np.cumsum([len(rows[index]) for index in members])[:-1])
+        chosen |= {index: part[:, : sizes[index]] for index, part in zip(members, parts, strict=True)}
+    return [chosen[index] for index in range(len(rows))]
+
+
+def _pooled(rows: list[jax.Array], deployed: list[bool], kept: Pooled) -> list[jax.Array]:
+    """Of each [layers, n] those that are among the largest of all by the scale of their layer, and the largest of each
+    layer. The scale is the root mean square of all its magnitudes; what is no candidate (−1) counts as 0."""
+
+    def scaled(row: jax.Array) -> jax.Array:
+        square = jnp.square(jax.nn.relu(row)).mean(1, keepdims=True)
+        return row * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+
+    chosen: dict[int, jax.Array] = {}
+    for part, total in kept.totals.items():
+        members = [index for index, own in enumerate(deployed) if own == part]
+        # Each layer's largest comes before all others.
+        first = [jnp.arange(row.shape[1]) == row.argmax(1)[:, None] for row in (rows[index] for index in members)]
+        flat = [
+            jnp.where(own & (rows[index] >= 0), jnp.inf, scaled(rows[index])).reshape(-1)
+            for index, own in zip(members, first, strict=True)
+        ]
+        found = largest(jnp.concatenate(flat)[None], jnp.asarray(total, "int32"))[0]
+        parts = jnp.split(found, np.cumsum([len(each) for each in flat])[:-1])
+        chosen |= {index: each.reshape(rows[index].shape) for index, each in zip(members, parts, strict=True)}
+    return [chosen[index] for index in range(len(rows))]
 
 
 def _width(size: int) -> int:
@@ -131,13 +157,17 @@ def _straight_through_derivative(primals: Any, tangents: Any) -> tuple[jax.Array
     return _straight_through(score, mask), jnp.sign(score) * tangents[0]
 
 
-def sparsify(params: Any, scores: Any, stacks: Any, keep: float) -> Any:
+def sparsify(params: Any, scores: Any, stacks: Any, keep: float, distribution: Distribution = "layer") -> Any:
     """`params` with every prunable leaf θ replaced by θ⊙m(s), differentiable in θ and, straight through, in s.
 
     Higher derivatives follow the same rule, ∂m/∂s = sign(s), as if m were linear in |s|.
     """
-    masks = topk_masks(scores, stacks, keep)
-    weights = variables.select(params, stacks)
+    return masked_through(params, scores, topk_masks(scores, stacks, keep, distribution))
+
+
+def masked_through(params: Any, scores: Any, masks: Any) -> Any:
+    """`sparsify` with the masks that the scores have."""
+    weights = variables.select(params, masks)
     return variables.merge(params, jax.tree.map(lambda w, s, m: w * _straight_through(s, m), weights, scores, masks))
 
 

@@ -306,9 +306,9 @@ def test_the_pruner_follows_the_child_alone_and_rests_in_the_controllers_turn() 
     rates = [searching.rates((epoch + np.arange(8) / 8) / 4)[PRUNING] for epoch in range(4)]
     assert [rate["renew"].tolist() for rate in rates] == [[False, True, False, True, False, False, False, False]] * 4
     shapes = problem.shapes(space)[PARAMS]
-    for size in sparsity.layer_sizes(shapes, space.rules):
-        kept = np.stack([rate["kept"][size] for rate in rates])
-        wanted = [sparsity.kept_in_layer(size, 0.25 + 0.75 * max(0.0, 1 - n / 10) ** 3) for n in range(1, 21)]
+    for group in sparsity.prunable_groups(shapes, space.rules):
+        kept = np.stack([rate["kept"][group.name].each for rate in rates])
+        wanted = [sparsity.kept_in_layer(group.size, 0.25 + 0.75 * max(0.0, 1 - n / 10) ** 3) for n in range(1, 21)]
         assert kept[:, :5].ravel().tolist() == wanted and (kept[:, 5:] == kept[:, 4:5]).all()
     assert searching.rates(np.array([0.25]))[PRUNING]["renew"].tolist() == [True]
 

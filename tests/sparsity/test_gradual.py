@@ -19,12 +19,14 @@ from dass_jax.sparsity import (
     ASIDE,
     PRUNING,
     Gradual,
+    Group,
+    Share,
     dense_masks,
     keep_after,
     kept_in_layer,
-    layer_sizes,
     magnitude_masks,
     masked_weights,
+    prunable_groups,
     pruned,
     pruner,
     pruning_rates,
@@ -37,6 +39,9 @@ STACKS = {"edges": {"weight": 2}, "last": {"weight": 0}}
 RULES = ((r"edges/weight", 2), (r".*/weight", 0), (r".*/bias", None))
 LAYERS = {"edges": 6, "last": 1}
 """How many layers each leaf has."""
+GROUPS = (Group((2, 3, 3), 6), Group((5, 4), 1))
+NAMES = {18: "2x3x3", 20: "5x4"}
+"""Of the groups, by the weights of a layer."""
 
 
 def params(seed: int = 0) -> Any:
@@ -61,7 +66,9 @@ def test_the_curve_is_zhu_and_guptas_to_half_of_the_steps_and_then_the_final_fra
 
 def test_masks_are_renewed_every_so_many_steps_and_after_the_last_of_an_epoch() -> None:
     def renewed(every: int, steps: int) -> list[int]:
-        found = pruning_rates(Gradual(prune_every=every), 0.5, [10], 3)(np.arange(steps) / steps / 3)[PRUNING]["renew"]
+        found = pruning_rates(Gradual(prune_every=every), 0.5, (Group((10,), 1),), 3)(np.arange(steps) / steps / 3)[
+            PRUNING
+        ]["renew"]
         return (np.flatnonzero(found) + 1).tolist()
 
     assert renewed(10, 25) == [10, 20, 25] and renewed(10, 20) == [10, 20] and renewed(10, 3) == [3]
@@ -79,9 +86,9 @@ def test_masks_are_renewed_every_so_many_steps_and_after_the_last_of_an_epoch() 
 def test_the_counts_of_every_step_are_those_of_the_exact_schedule(
     size: int, keep: float, ramp: float, steps: int, epochs: int
 ) -> None:
-    at = pruning_rates(Gradual(ramp=ramp), keep, [size], epochs)
+    at = pruning_rates(Gradual(ramp=ramp), keep, (Group((size,), 1),), epochs)
     counts = np.concatenate(
-        [at((epoch + np.arange(steps) / steps) / epochs)[PRUNING]["kept"][size] for epoch in range(epochs)]
+        [at((epoch + np.arange(steps) / steps) / epochs)[PRUNING]["kept"][str(size)].each for epoch in range(epochs)]
     )
     for step, count in enumerate(counts, 1):
         left = max(Fraction(0), 1 - Fraction(step, steps * epochs) / Fraction(ramp))
@@ -110,15 +117,15 @@ def test_of_what_is_kept_the_largest_stay_zeros_among_them_and_nothing_returns(
         np.testing.assert_array_equal(new, wanted)
 
 
-MASKED = jax.jit(lambda w, m, kept: magnitude_masks({"w": w}, {"w": m}, {"w": 1}, lambda size: kept)["w"])
+MASKED = jax.jit(lambda w, m, kept: magnitude_masks({"w": w}, {"w": m}, {"w": 1}, {"w": jnp.full(2, kept)})["w"])
 
 
 def test_every_layer_of_a_stack_is_pruned_on_its_own_by_a_count_of_its_size() -> None:
     v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES)
-    assert layer_sizes(v[PARAMS], RULES) == (18, 20)
+    assert prunable_groups(v[PARAMS], RULES) == GROUPS
     assert sparsity_of(v[MASKS]) == 0
     v[PARAMS]["edges"]["weight"] = v[PARAMS]["edges"]["weight"].at[1, 2].mul(1e3)
-    found = pruned(v, STACKS, {18: 5, 20: 7}.__getitem__)
+    found = pruned(v, STACKS, {"edges": {"weight": np.full(6, 5)}, "last": {"weight": np.full(1, 7)}})
     for name, kept in (("edges", 5), ("last", 7)):
         mask, before = rows(found[MASKS], name), rows(v[PARAMS], name)
         assert (mask.sum(1) == kept).all()
@@ -148,12 +155,12 @@ def targets(step: int) -> Any:
 
 def schedule() -> list[tuple[bool, dict[int, int]]]:
     """Of each step whether the masks are renewed, and the counts."""
-    at = pruning_rates(FIELDS, KEEP, (18, 20), EPOCHS)
+    at = pruning_rates(FIELDS, KEEP, GROUPS, EPOCHS)
     found: list[tuple[bool, dict[int, int]]] = []
     for epoch in range(EPOCHS):
         rates = at((epoch + np.arange(STEPS) / STEPS) / EPOCHS)[PRUNING]
         found += [
-            (bool(rates["renew"][n]), {size: int(counts[n]) for size, counts in rates["kept"].items()})
+            (bool(rates["renew"][n]), {size: int(rates["kept"][name].each[n]) for size, name in NAMES.items()})
             for n in range(STEPS)
         ]
     return found
@@ -179,7 +186,8 @@ def trained(kind: Kind) -> list[bilevel.State]:
     compiled = jax.jit(update)
     states = [algorithm.init(unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES, kind.regrow))]
     for step, (renew, kept) in enumerate(schedule()):
-        rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": renew, "kept": kept})}
+        shared = {NAMES[size]: Share(count) for size, count in kept.items()}
+        rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": renew, "kept": shared})}
         states.append(compiled(states[-1], targets(step), rates))
     assert len(traces) == 1
     return states
@@ -288,7 +296,7 @@ def test_what_any_optimizer_remembers_of_a_pruned_weight_is_cleared_and_the_rest
     v = unpruned({PARAMS: jax.tree.map(jnp.asarray, params())}, RULES)
     adam = optax.adam(0.1)
     memory = jax.tree.map(lambda x: x + 1, adam.init(v[PARAMS]))
-    rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": 1, "kept": {18: 5, 20: 7}})}
+    rates = {PRUNING: jax.tree.map(jnp.float32, {"renew": 1, "kept": {"2x3x3": Share(5), "5x4": Share(7)}})}
     state = pruner(RULES)(bilevel.State({**v, RATES: rates}, {PARAMS: memory, "other": memory}))
     masks = {"edges": state.variables[MASKS]["edges"], "last": {**state.variables[MASKS]["last"], "bias": jnp.ones(5)}}
     found = state.optimizers[PARAMS]

@@ -1,0 +1,102 @@
+"""The loop over the cells, which can stop after any of them and go on later."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dass_jax.architectures.nasbench201 import Cell, to_text
+from dass_jax.data import arrays, load
+from dass_jax.networks.any_cell import numbers
+from dass_jax.nn.skeletons import Sizes
+from dass_jax.sparsebench import sample, sizes, table, training
+from dass_jax.sparsebench.fields import Fields
+from dass_jax.sparsebench.table import DENSE, Row
+
+Check = Callable[[], None]
+"""Raises where a signal has come."""
+
+
+class Bench(NamedTuple):
+    """What all cells share."""
+
+    fields: Fields
+    programs: training.Programs
+    whole: sizes.Skeleton
+    data: training.Data
+    keys: jax.Array
+    """[seeds]"""
+
+
+def bench(c: Fields) -> Bench:
+    """Loads the data and traces what is common. Raises UserError."""
+    wanted = load.Wanted(c.data.source, limit=c.data.limit, image_size=c.data.image_size)
+    found = load.load(wanted)
+    train, test = found.train, found.test
+    assert isinstance(train, arrays.Split) and isinstance(test, arrays.Split)
+    training.check(c, train.size, test.size)
+    targets = [split.labels.astype(np.int32) for split in (train, test)]
+    data = training.Data(train.images, targets[0], test.images, targets[1], found.mean, found.std)
+    return Bench(
+        fields=c,
+        programs=training.programs(c, found.shape, found.classes),
+        whole=sizes.skeleton(Sizes(found.classes, c.network.cells, c.network.channels), found.shape),
+        data=jax.device_put(data),
+        keys=jnp.stack([jax.random.key(seed) for seed in range(c.seeds)]),
+    )
+
+
+def of_cell(b: Bench, cell: Cell, check: Check = lambda: None) -> dict[str, list[float]]:
+    """The figures of one cell: `Row.figures`. Between two programs `check` is called."""
+    number, found = jnp.asarray(numbers(cell)), dict[str, list[float]]()
+    rates, tests = training.rates(b.fields), len(b.data.test_labels)
+
+    def note(stage: str, v: Any, masks: list[Any]) -> None:
+        right = np.asarray(b.programs.right(number, v, b.data))
+        own = [sizes.size(b.whole, each) for each in masks]
+        found[f"test_{stage}"] = [100 * float(count) / tests for count in right]
+        found[f"kept_{stage}"] = [each.weights for each in own]
+        found[f"macs_{stage}"] = [each.macs for each in own]
+        check()
+
+    stages = jax.vmap(jax.random.split)(b.keys)
+    dense = b.programs.dense(number, stages[:, 0], rates, b.data)
+    everything = sizes.kept(b.whole, cell, 1.0, "layer").layers
+    note(DENSE, dense, [everything] * b.fields.seeds)
+    for distribution in b.fields.sparsity.distributions:
+        for keep in b.fields.sparsity.keep:
+            kept = sizes.kept(b.whole, cell, keep, distribution)
+            # The same draws at each: what differs is what is kept.
+            sparse = b.programs.sparse(number, dense, kept, stages[:, 1], rates, b.data)
+            masks = jax.tree.map(np.asarray, sparse["masks"])
+            each = [jax.tree.map(lambda leaf, n=n: leaf[n], masks) for n in range(b.fields.seeds)]
+            note(table.stage(distribution, keep), sparse, each)
+    return found
+
+
+def extend(
+    b: Bench, path: pathlib.Path, cells: int, seconds: float, say: Callable[[str], None], check: Check
+) -> list[Row]:
+    """Trains the first `cells` of the sample that the folder's table lacks, and writes it after each. After `seconds`
+    no other is begun, nor one that would probably not end before."""
+    rows, wanted = table.read(path), sample.order(b.fields.sample)[:cells]
+    start, first = time.monotonic(), len(rows)
+    for place in range(first, len(wanted)):
+        begun = time.monotonic()
+        spent, done = begun - start, place - first
+        if spent + spent / max(1, done) > seconds:
+            break
+        cell, count = wanted[place]
+        found = of_cell(b, cell, check)
+        took = time.monotonic() - begun
+        rows.append(Row(cell, count, place, took, found))
+        table.write(path, rows)
+        each = (time.monotonic() - start) / (done + 1)
+        means = " ".join(f"{np.mean(v):.1f}" for name, v in found.items() if name.startswith("test"))
+        left = each * (len(wanted) - place - 1)
+        say(f"cell {place + 1}/{len(wanted)}  {to_text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
+    return rows
