@@ -46,7 +46,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> Hosts | None:
     if coordinator == "auto":
         return Hosts("", None, None)
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit() and 0 < int(port) < 65_536):
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65_536):
         raise UserError(f"{PREFIX}COORDINATOR = {coordinator!r}; allowed: HOST:PORT of the first process, or auto")
     processes = _number(environment, "PROCESSES", 1, 65_536)
     return Hosts(coordinator, processes, _number(environment, "PROCESS", 0, processes - 1))
@@ -54,7 +54,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> Hosts | None:
 
 def _number(environment: Mapping[str, str], name: str, least: int, most: int) -> int:
     text = environment.get(f"{PREFIX}{name}", "")
-    if not text.isdigit() or not least <= int(text) <= most:
+    if not text.isdecimal() or not least <= int(text) <= most:
         said = repr(text) if text else "missing"
         raise UserError(f"{PREFIX}{name} = {said}; allowed: {least} to {most}, as {PREFIX}COORDINATOR is set")
     return int(text)
