@@ -21,7 +21,6 @@ from dass_jax import train
 from dass_jax.config import load
 from dass_jax.deploy import __main__ as deploy
 from dass_jax.deploy import check, files, images, source
-from dass_jax.deploy.check import Outcome
 from dass_jax.errors import UserError, guarded
 from dass_jax.latency import __main__ as latency
 from dass_jax.report.page import build as page_of
@@ -256,13 +255,15 @@ def test_a_network_that_is_not_as_good_as_the_run_measured_it_is_refused(place: 
     test = images.tested(source.trained(place.run), None, False)
     measured = test.found.measured
     assert measured is not None
-    one = 100 / 16
+    one, same = 100 / 16, check.compare(test.found, {})["masked"]
+    assert same.figures == pytest.approx(measured, abs=1e-3) and same.images == 16
     for points, agrees in ((0.0, True), (one, True), (3 * one, False), (-3 * one, False)):
-        outcome = Outcome(16, {"accuracy": measured["accuracy"] + points}, 0.0, 1.0, 0)
+        outcome = same._replace(figures={"accuracy": measured["accuracy"] + points})
         with contextlib.nullcontext() if agrees else pytest.raises(UserError, match="where the run measured"):
             images.demand_measured(test, outcome, place.run)
-    images.demand_measured(test, Outcome(9, {"accuracy": -1.0}, 0.0, 1.0, 0), place.run)  # not all images
-    images.demand_measured(test._replace(own=False), Outcome(16, {"accuracy": -1.0}, 0.0, 1.0, 0), place.run)
+    wrong = same._replace(figures={"accuracy": -1.0})
+    images.demand_measured(test, wrong._replace(images=9), place.run)  # not all of them
+    images.demand_measured(test._replace(own=False), wrong, place.run)
 
 
 def test_a_run_from_before_is_still_read(place: Place, tmp_path: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dass_jax import accounting, compose, config, feed, variables
 from dass_jax.deploy import __main__ as deploy
+from dass_jax.deploy import check, images, source
 from dass_jax.errors import UserError
 from dass_jax.networks import NETWORKS, Entry, dso
 from dass_jax.networks.model import of_module
@@ -216,3 +217,7 @@ def test_a_run_trains_and_shows_what_it_predicts(spot: None, tmp_path: pathlib.P
         rounded = one is report["files"]["network.float16.packed"]
         assert one["mIoU"] == pytest.approx(dense["mIoU"], abs=1 if rounded else 1e-3)
     assert report["compacted"]["changed"] == 0
+    assert report["classes"] == ["red", "1", "2"] and report["measured"]["mIoU"] == dense["mIoU"]
+    root.rename(tmp_path / "elsewhere")
+    blind = check.compare(images.tested(source.trained(done.folder), None, False).found, {}, 3)["masked"]
+    assert (blind.images, blind.predictions) == (3, 3 * 64) and set(blind.figures.values()) == {None}

@@ -21,6 +21,7 @@ from dass_jax.networks import Model
 from dass_jax.nn.layers import one_device
 from dass_jax.runner import TRAINING, template
 from dass_jax.runtime import checkpoint, keeping, networks, parallel, seeds
+from dass_jax.tasks import Pixels
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
 ALLOWED = "the folder of a finished run, one of its files networks/*.npz, or one of its folders checkpoints/*"
@@ -147,8 +148,9 @@ def setting_of(config: Config, known: Record | None, seeds: tuple[int, ...]) -> 
     """The setting of a record, without data; of an old run without one, of the data as they lie. Raises UserError."""
     if known is None:
         return compose.setting(config)._replace(seeds=seeds)
-    dataset = compose.without_data(known)
-    return Setting(config, dataset, parallel.all_devices(config.runtime.devices), seeds)
+    found = Setting(config, compose.without_data(known), parallel.all_devices(config.runtime.devices), seeds)
+    per_pixel = isinstance(found.task.outputs, Pixels)
+    return found._replace(dataset=compose.without_data(known, masks=True)) if per_pixel else found
 
 
 def _made(run: pathlib.Path, config: Config, network: networks.Network, after: str) -> Trained:

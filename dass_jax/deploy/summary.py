@@ -11,7 +11,7 @@ from dass_jax.deploy.formats import onnx_file
 from dass_jax.deploy.graph import Graph
 from dass_jax.deploy.source import Trained
 from dass_jax.report.tables import decimals, in_brackets
-from dass_jax.tasks import shape_of
+from dass_jax.tasks import Pixels, Task, shape_of
 
 
 def facts(
@@ -59,10 +59,16 @@ def about_of(found: Trained) -> dict[str, Any]:
             "shape": list(shape_of(found.setting.task.outputs, kept.preparation.shape)),
         },
         "preparation": plain["preparation"],
-        "classes": plain["fingerprint"]["classes"],
+        "classes": classes_of(found.setting.task, plain["fingerprint"]["classes"]),
         "measured": found.measured,
         "data": {"said": plain["said"], **{key: plain["fingerprint"][key] for key in ("train", "test")}},
     }
+
+
+def classes_of(task: Task, labels: list[str]) -> list[str]:
+    """The names of the outputs: those that the task gives, then those of the data's labels."""
+    found = [*task.names, *labels[len(task.names) :]]
+    return found[: task.outputs.number] if isinstance(task.outputs, Pixels) else found
 
 
 def said(outcome: Outcome) -> dict[str, Any]:
