@@ -102,6 +102,7 @@ SPECIAL = {
     "space.scope": "full",
     "space.stem": "imagenet",
     "space.unit": "16",
+    "sparsity.distribution": "erk",
 }
 """Other values of fields that take only some texts."""
 LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for axis, its in AXES.items()})
