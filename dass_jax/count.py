@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from dass_jax import accounting, architectures, config
-from dass_jax.errors import Parser, UserError, guarded, nearest
+from dass_jax.errors import Parser, UserError, guarded, nearest, show
 from dass_jax.networks import NETWORKS
 from dass_jax.nn import layers
+from dass_jax.runtime import settings
 from dass_jax.schema import Range
 from dass_jax.spaces import SPACES
 from dass_jax.sparsity import Distribution
@@ -98,24 +99,26 @@ def main(argv: Sequence[str]) -> int:
     config.imported(given.plugins)
     images = DATASETS[given.dataset]
     images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)
-    result = _counted(given, rest, images)
-    print(json.dumps(result._asdict()) if given.json else table(result, given.keep))
+    with settings.own():
+        settings.check_platform()
+        result = _counted(given, rest, images)
+    show(json.dumps(result._asdict()) if given.json else table(result, given.keep))
     return 0
 
 
 def _counted(given: argparse.Namespace, rest: Sequence[str], images: Images) -> accounting.Count:
     """Figures of what the command line asks for; `rest` are flags of its fields. Raises UserError."""
     if given.space is not None:
-        fields = _fields(rest, _member("space", given.space, SPACES).schema, images.usual, given.space)
+        fields = fields_of(rest, member("space", given.space, SPACES).schema, images.usual, given.space)
         return supernet_count(given.space, fields, images, given.keep, given.distribution)
     if given.network is not None:
         name, found = given.network, None
-        entry = _member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
+        entry = member("network", name, {name: entry for name, entry in NETWORKS.items() if not entry.of_architecture})
     else:
         found = architectures.load(given.architecture)
         name = architectures.family_of(found).name
         entry = NETWORKS[name]
-    fields = _fields(rest, entry.schema, images.usual, name)
+    fields = fields_of(rest, entry.schema, images.usual, name)
     return network_count(name, found, fields, images, given.keep, given.distribution)
 
 
@@ -153,14 +156,14 @@ def _renamed(value: str) -> None:
     raise UserError(f"unknown flag '--genotype'; allowed: in its place --architecture {value}")
 
 
-def _member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
+def member(axis: str, name: str, members: Mapping[str, Any]) -> Any:
     """The entry of that name. Raises UserError if there is none."""
     if name not in members:
         raise UserError(f"--{axis} = {name!r}{nearest(name, members)}; allowed: {', '.join(members)}")
     return members[name]
 
 
-def _fields(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
+def fields_of(argv: Sequence[str], schema: type, usual: Mapping[str, Any], whose: str) -> Any:
     """An instance of a schema, with the values of flags named after its fields. Raises UserError."""
     hints = config.hints(schema)
     parser = Parser(prog="python -m dass_jax.count", allow_abbrev=False, add_help=False)

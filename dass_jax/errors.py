@@ -5,10 +5,12 @@ code 2. Everything else that is raised is a fault of this package and keeps its 
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -31,6 +33,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def odd_space(text: str) -> str:
+    """`" (line 3, column 7 holds …)"` for the first character of a text that only looks like a space, or the empty
+    string: editors and web pages put them in, and no format takes them for spaces."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for column, letter in enumerate(line, start=1):
+            if letter not in " \t" and (letter.isspace() or letter in "\u200b\u2060\ufeff"):
+                name = unicodedata.name(letter, "a control character")
+                return f" (line {number}, column {column} holds U+{ord(letter):04X}, {name}, in the place of a space)"
+    return ""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose refusals are `UserError`s, so that they too are one line."""
 
@@ -38,21 +51,53 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; allowed: see {self.prog} --help")
 
 
+def show(text: str) -> None:
+    """Prints what a command has found, which lies in files already.
+
+    Raises:
+      UserError: if the output cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _to_nowhere()
+        raise UserError(
+            f"the output cannot be written: {error.strerror}; allowed: a terminal, a pipe, or a file with room"
+        ) from error
+
+
+def _to_nowhere() -> None:
+    """Where the interpreter's last flush goes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _complain(line: str) -> None:
+    """On standard error, if anything can be written there."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command line's body; the exit code is 2 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM and 141
-    when who reads the output, like `head`, has seen enough."""
+    when who reads the output, like `head`, has seen enough. Letters that the output does not know are escaped."""
+    with contextlib.suppress(AttributeError, ValueError):  # no file, or none at all
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # asked of whatever is there
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain("error: " + " ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        _complain("interrupted: the same command goes on from the last checkpoint")
         return error.code if isinstance(error, Stopped) else 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the interpreter's last flush goes
+        _to_nowhere()
         return 141
 
 
@@ -65,7 +110,8 @@ def process(command: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGTERM, stop)
     code = guarded(command)
     if code:  # the interpreter would wait for a compilation that is under way, and for the threads of a failed save
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError):  # it has gone, or there is none
+                stream.flush()
         os._exit(code)
     sys.exit(code)

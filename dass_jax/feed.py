@@ -185,7 +185,7 @@ def streamed(s: Setting, part_bytes: int = PART_BYTES) -> Feed:
             source, rows[flat], lambda image, n, **how: view(image, int(flat[n]), **how), s.image_shape, order[0].size
         )
         for split in read:
-            yield parallel.distribute(_shaped(split, len(mine)), s.devices)
+            yield parallel.distribute(_shaped(split, s, len(mine)), s.devices)
 
     def advance(s: Setting, phase: Phase, state: Any, compile: Compile) -> Advance:
         first = inputs(s, phase, 0)
@@ -303,13 +303,19 @@ def _in_parts(
     return Series(total, steps, call)
 
 
-def _shaped(split: Split, devices: int) -> Examples:
+def _shaped(split: Split, s: Setting, devices: int) -> Examples:
     """A leading axis for the devices, whose images lie one after another."""
-    return Examples(*(x.reshape(devices, -1, *x.shape[1:]) for x in split))
+    return Examples(*(x.reshape(devices, -1, *x.shape[1:]) for x in split), *_statistics(s, devices))
+
+
+def _statistics(s: Setting, devices: int) -> Iterator[np.ndarray]:
+    """`compose.statistics` for each device."""
+    return (np.broadcast_to(x, (devices, *x.shape)) for x in compose.statistics(s))
 
 
 def _blank(images: tuple[int, ...], s: Setting) -> Examples:
     """[devices, images] black ones, to compile a program for. `pmap` of several processes takes no mere shapes."""
     here = len(parallel.own_devices(s.devices)), *images[1:]
-    black = Examples(np.zeros((*here, *s.image_shape), np.uint8), s.dataset.no_labels(*here))
+    nothing = np.zeros((*here, *s.image_shape), np.uint8), s.dataset.no_labels(*here)
+    black = Examples(*nothing, *_statistics(s, here[0]))
     return parallel.distribute(black, s.devices)

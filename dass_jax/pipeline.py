@@ -13,9 +13,10 @@ import numpy as np
 from dass_jax import architectures, compose, feed, results
 from dass_jax.compose import Setting
 from dass_jax.config import title
+from dass_jax.data import identity
 from dass_jax.phases import Phase
 from dass_jax.runner import SEARCH, TRAINING, Chain, Evaluation, Runner, evaluate, foreseen, label_of, run_chain
-from dass_jax.runtime import checkpoint, compilation, epoch, folder, keeping, networks, parallel, seeds
+from dass_jax.runtime import checkpoint, compilation, epoch, folder, keeping, networks, origin, parallel, seeds
 from dass_jax.runtime.progress import Progress
 from dass_jax.runtime.shelf import Shelf
 from dass_jax.runtime.signals import Signals
@@ -39,6 +40,8 @@ def run(
         if newest is not None:
             facts = dict(newest.facts)
             progress.say(going_on(newest, config.seeds > 1))
+        # Every checkpoint says what its network needs of the data.
+        facts["data"] = origin.to_json(setting.dataset.record)
         r = Runner(progress, signals, keeper, feed.of(setting), newest, facts)
         try:
             foresee(r, setting, shared)
@@ -140,7 +143,17 @@ def placing(
     whose program is rebuilt nobody would know what is in its end."""
     if shared is None or len(s.seeds) > 1:
         return lambda phase: None
-    return lambda phase: shared(method, chain, phase, architecture) if phase.unread and not phase.rebuild else None
+
+    def place(phase: Phase) -> pathlib.Path | None:
+        return None if not phase.unread or phase.rebuild else on_shelf(s, shared(method, chain, phase, architecture))
+
+    return place
+
+
+def on_shelf(s: Setting, place: pathlib.Path) -> pathlib.Path:
+    """A phase's place among those of the same data."""
+    record = s.dataset.record
+    return place if record is None else place.with_name(f"{place.name}-{identity.key(record.fingerprint)}")
 
 
 class Trained(NamedTuple):
@@ -199,7 +212,8 @@ def keep_results(r: Runner, s: Setting, method: str, seed: int, known: dict[str,
     metric = found["task"]["metric"]
     final = list(found["evaluations"].values())[-1][metric]
     architecture = None if known["architecture"] is None else known["architecture"]["architecture"]
-    keeping.network(r.keeper, networks.Network(method, seed, architecture, v, final))
+    about = results.about(s, known["evaluations"])
+    keeping.network(r.keeper, networks.Network(method, seed, architecture, v, final, about))
     keeping.pictures(r.keeper, method, seed, compose.shown(s, results.architecture_of(known), v))
     figures = {f"{name} {metric}": measured[metric] for name, measured in found["evaluations"].items()}
     figures |= {"kept weights": float(found["parameters"]["kept"]), "MACs non-zero": float(found["macs"]["nonzero"])}

@@ -9,6 +9,7 @@ import numpy as np
 
 from dass_jax import accounting, architectures, compose, variables
 from dass_jax.compose import Setting
+from dass_jax.data import record
 from dass_jax.nn.layers import one_device
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS
 
@@ -115,6 +116,19 @@ def task_of(s: Setting) -> dict[str, Any]:
         "higher_is_better": metric.higher_is_better,
         "examples": s.dataset.test.size,
     }
+
+
+def about(s: Setting, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """What a network carries with it: its data's record, and what the run measured last on all test images; None where
+    nothing is known of the data.
+
+    Args:
+      evaluations: in the order of time.
+    """
+    if s.dataset.record is None:
+        return None
+    last = list(evaluations.values())[-1] if evaluations else None
+    return {"data": record.to_json(s.dataset.record), "task": task_of(s), "measured": last and dict(last)}
 
 
 def chosen(s: Setting, architecture: Any) -> dict[str, list[list[int]]]:

@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.config import Config, differences, digest, load, parse, to_toml
-from dass_jax.errors import UserError, process
+from dass_jax.config import Config, Runtime, differences, digest, load, parse, to_toml
+from dass_jax.errors import UserError, process, show
 
 
 def default_folder(config_file: pathlib.Path, config: Config) -> pathlib.Path:
@@ -43,8 +44,9 @@ def finished(path: pathlib.Path, config: Config) -> dict[str, Any] | None:
     return None
 
 
-def prepare_jax(config: Config) -> None:
-    """Settles how programs are compiled and kept before any is, and a CPU's devices before anything looks at them."""
+def prepare_jax(config: Config) -> str | None:
+    """Settles how programs are compiled and kept before any is, and a CPU's devices before anything looks at them. A
+    cache that the user has chosen for JAX stays; returns why there is none where one is wanted."""
     import jax
 
     from dass_jax.runtime import compilation
@@ -55,10 +57,19 @@ def prepare_jax(config: Config) -> None:
         # Where JAX is at work already, as in a notebook, it keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", config.seeds)
-    cache = config.runtime.compilation_cache
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    cache, there = config.runtime.compilation_cache, jax.config.values["jax_compilation_cache_dir"]
+    if not cache or (there and cache == Runtime.compilation_cache):
+        return None
+    try:
+        path = pathlib.Path(cache).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        return f"nothing is compiled for later: runtime.compilation_cache = {cache!r}: {error}"
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return None
 
 
 def perform(
@@ -75,11 +86,21 @@ def perform(
       Stopped: after SIGINT or SIGTERM.
     """
     from dass_jax import compose, pipeline, report
-    from dass_jax.runtime import folder, hosts, signals
+    from dass_jax.runtime import folder, hosts, origin, signals
 
-    setting = compose.setting(config)
+    dataset = compose.load_data(where_data_lie(config, path))
+    assert dataset.record is not None
+    lines = f"data: {dataset.record.said}", *dataset.notes
+    # Before anything is made of them: what no longer fits is wrong because the data have changed.
+    known = hosts.told_json(lambda: origin.to_json(of_data(config, path, dataset.record)))
+    dataset = compose.as_recorded(dataset, origin.from_json(known, f"run folder {str(path)!r}"))
+    setting = compose.setting(config, dataset)
     with contextlib.ExitStack() as held, folder.writable(path):
         results = hosts.told_json(lambda: begin(setting, path, held))
+        for line in (*lines, *(known["accepted"] if known else ())):
+            progress.say(line)
+        if known is None and results is not None:
+            progress.say("which data it was trained on is not known: an earlier version has not kept it")
         if results is None:
             progress.say(f"run folder: {path}")
             with signals.noted() as noted, hosts.watched():
@@ -89,14 +110,44 @@ def perform(
         return results, report.build(path) if hosts.first() else path
 
 
+def where_data_lie(config: Config, path: pathlib.Path) -> Config:
+    """The configuration with the data where they are; a relative path that leads nowhere from here, as the run of the
+    folder `path` knows it."""
+    from dass_jax import compose
+    from dass_jax.data import load
+    from dass_jax.runtime import origin
+
+    known = None if load.exists(config.data.source, config.data.folder) else origin.read(path)
+    return config if known is None else compose.located(config, path, known.beside, known.record.place)
+
+
+def of_data(config: Config, path: pathlib.Path, now: Any) -> Any:
+    """The record of the data of the run in folder `path`, which may have been read again as `now`; None if it has not
+    begun, or nothing is known.
+
+    Raises:
+      UserError: as `finished`, or if the data have changed and `data.accept_changed` is not set.
+    """
+    from dass_jax.runtime import folder, origin
+
+    over = finished(path, config) is not None
+    if not over and not folder.has_begun(path):
+        return None
+    known = origin.read(path)
+    if known is None:
+        return None if over else now._replace(accepted=("which data the run began with is not known",))
+    return origin.accepted(known.record, now, config.data.accept_changed, f"run folder {str(path)!r}", over)
+
+
 def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any] | None:
     """The results of the run in its folder if it is over; else the folder is claimed until `held` ends, and None.
 
     Raises:
       UserError: as `finished`, or if the folder cannot be written or is another process's.
     """
-    from dass_jax.runtime import folder
+    from dass_jax.runtime import folder, origin
 
+    record = setting.dataset.record
     results = finished(path, setting.config)
     if results is None:
         with folder.writable(path):
@@ -107,7 +158,11 @@ def begin(setting: Any, path: pathlib.Path, held: contextlib.ExitStack) -> dict[
             if results is None:
                 folder.write_text(path / "config.toml", to_toml(setting.config))
                 facts = folder.environment(setting.config.seed, setting.devices)
-                folder.write_json(path / "environment.json", facts)
+                folder.write_environment(path, {**facts, "data": record.said})
+                origin.write(path, record)
+    elif record.accepted:
+        with folder.writable(path):
+            origin.write(path, record)
     return results
 
 
@@ -116,20 +171,24 @@ def main(argv: Sequence[str]) -> int:
     config, config_file, workdir = parse(argv, prog="python -m dass_jax.train")
     # What the run needs is imported once the arguments are known to be right: a wrong one is answered at once.
     from dass_jax import report
-    from dass_jax.runtime import hosts
+    from dass_jax.runtime import hosts, settings
     from dass_jax.runtime.progress import Progress
 
-    prepare_jax(config)
-    wanted = hosts.wanted()
-    if wanted:
-        hosts.join(wanted)
     path = workdir or default_folder(config_file, config)
     with contextlib.ExitStack() as held:
+        aside, without = held.enter_context(settings.own()), prepare_jax(config)
+        wanted = hosts.wanted()
+        if wanted:
+            hosts.join(wanted)
+        settings.check_platform()
         quiet = None if hosts.first() else held.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        results, page = perform(config, path, Progress(quiet))
+        progress = Progress(quiet)
+        for line in filter(None, (settings.said(aside), without)):
+            progress.say(line)
+        results, page = perform(config, path, progress)
     if hosts.first():
-        print(report.table(results))
-        print(f"run folder: {path}\nreport: {page}")
+        show(report.table(results))
+        show(f"run folder: {path}\nreport: {page}")
     return 0
 
 

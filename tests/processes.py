@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["dass_jax.train", "dass_jax.pipeline", "tests.processes", "tests.runs"])
+SERVER.set_forkserver_preload(["dass_jax.experiment.execute", "dass_jax.pipeline", "tests.processes", "tests.runs"])
 
 Prepare = Callable[..., None]
 """Runs in the new process before the command."""

@@ -159,7 +159,9 @@ def test_a_run_folder_of_another_configuration_is_left_alone(
     argv = ["--config", write(PLAIN), "--workdir", "mine"]
     assert guarded(lambda: train.main(argv)) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert sorted(path.name for path in pathlib.Path("mine").iterdir()) == ["config.toml", "environment.json", "lock"]
+    assert sorted(path.name for path in pathlib.Path("mine").iterdir()) == [
+        *("config.toml", "data.json", "environment.json", "lock"),
+    ]
     write('{"epoch": 1}\n', "mine/metrics.jsonl")
     named = ["--workdir = 'mine'", "sparsity.keep: 0.01 in the folder, 0.5 asked for", "seed: 0 in the folder, 7 asked"]
     refused([*argv, "--sparsity.keep", "0.5", "--seed", "7"], named, capsys)

@@ -18,7 +18,7 @@ def _counted(*argv: str) -> str:
     """What `main` prints as JSON; networks of the tables are large, so each is counted once."""
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lines.append)
+        patch.setattr(count, "show", lines.append)
         assert count.main([*argv, "--json"]) == 0
     assert len(lines) == 1
     return lines[0]

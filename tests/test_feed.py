@@ -128,6 +128,26 @@ def test_an_evaluation_streams_every_test_image_once() -> None:
     np.testing.assert_allclose(sums[1]["loss"], sums[0]["loss"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_program_is_the_same_for_data_of_other_brightness(streaming: bool) -> None:
+    """So that with `data.limit`, where every seed has images of its own, all seeds share a program."""
+    texts: list[str] = []
+
+    def compile(name: str, function: Any, arguments: tuple[Any, ...], donate: bool) -> Any:
+        axes = tuple(0 if number < 2 else None for number in range(len(arguments)))
+        texts.append(jax.pmap(function, axis_name=parallel.AXIS, in_axes=axes).lower(*arguments).as_text())
+
+    for shift in (0.0, 0.1):
+        s = setting(streaming)
+        data = s.dataset._replace(mean=s.dataset.mean + np.float32(shift), std=s.dataset.std + np.float32(shift))
+        s = s._replace(dataset=data)
+        state = s.layout.put(begun(s, "walk"))
+        of(s).advance(s, phase_of(s, "walk"), state, compile)
+        function = epoch.evaluation(toys.outputs, s.task.sums, prepare_evaluation(s))
+        of(s).evaluate(s, "evaluation", function, s.layout.put(begun(s, "dance").variables), 4, compile)
+    assert texts[:2] == texts[2:]
+
+
 def test_an_epoch_of_any_size_holds_two_parts_on_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is a stand-in that counts, at each call, the images on the devices; an epoch is 60 parts of them."""
     s = setting(True)

@@ -1,8 +1,9 @@
-"""A thousand malformed inputs: each is refused with one line that names it, or is still valid; no file changes.
+"""Two thousand malformed inputs: each is refused with one line that names it, or is still valid; no file changes.
 
 What a mutation leaves valid may be accepted: a bit of a comment, a pixel, a time of day.
 """
 
+import contextlib
 import copy
 import io
 import json
@@ -24,9 +25,9 @@ from PIL import Image
 from dass_jax import architectures, config
 from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.config import Config
-from dass_jax.data import load, npz
+from dass_jax.data import arrays, load, npz
 from dass_jax.errors import UserError
-from dass_jax.runtime import checkpoint
+from dass_jax.runtime import checkpoint, origin
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 """NumPy warns of old headers before it refuses them."""
@@ -213,6 +214,99 @@ def test_a_folder_of_pictures_in_disorder(pictures: pathlib.Path, changes: list[
         except UserError as error:
             assert str(folder) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
         assert sorted(folder.rglob("*")) == held
+
+
+KINDS = ["|u1", "<u2", ">u2", "<i4", ">i8", "<u8", "<f4", "<f8", "|b1", "<U2", "|S3", "<c8", "<M8[s]"]
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 8, 32]), max_size=5).map(tuple)
+
+
+@st.composite
+def arrays_of(draw: st.DrawFn, labels: bool) -> np.ndarray:
+    """Arrays as people have them, most of them wrong: of any type, of near or of any shape, labels of any range."""
+    near = (
+        [(6,), (6, 1), (6, 3), (6, 4, 4)] if labels else [(6, 4, 4, 1), (6, 4, 4), (6, 1, 8, 8), (6, 3, 9, 9), (6, 16)]
+    )
+    shape = draw(st.one_of(st.sampled_from(near), SHAPES))
+    low, high = draw(st.sampled_from([(0, 2), (0, 3), (1, 3), (-1, 2), (0, 1), (5, 9), (0, 300), (0, 10**6)]))
+    values = np.random.default_rng(draw(st.integers(0, 99))).integers(low, high, shape)
+    with np.errstate(all="ignore"):
+        found = values.astype(draw(st.sampled_from(KINDS if draw(st.booleans()) else ["<i8", "|u1"])))
+    return np.asfortranarray(found) if draw(st.booleans()) else found
+
+
+@many(250)
+@given(st.dictionaries(st.sampled_from(npz.NAMES), st.integers(0), min_size=1, max_size=2), st.data())
+def test_arrays_of_any_kind_in_the_place_of_some(
+    tmp_path: pathlib.Path, good: bytes, places: dict[str, int], data: st.DataObject
+) -> None:
+    path = tmp_path / "own.npz"
+    with np.load(io.BytesIO(good)) as found:
+        held = {name: found[name] for name in found.files}
+    held |= {name: data.draw(arrays_of("labels" in name)) for name in places}
+    np.savez(path, **held)
+    try:
+        read = load.load(load.Wanted(str(path), most_bytes=10**9))
+    except UserError as error:
+        assert str(path) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
+        return
+    train, test = read.train, read.test
+    assert isinstance(train, arrays.Split) and isinstance(test, arrays.Split) and np.isfinite(read.mean).all()
+    for part, own in (("train", train), ("test", test)):
+        pixels, labels = held[f"{part}_images"], held[f"{part}_labels"]
+        np.testing.assert_array_equal(own.images.reshape(pixels.shape), pixels)
+        np.testing.assert_array_equal(own.labels, labels)
+    if not read.masks:
+        assert set(test.labels) <= set(train.labels) == set(range(read.classes)) and read.classes >= 2
+
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F"]
+FORMATS = ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "ICO", "PPM", "JPEG2000", "TGA"]
+
+
+@many(150)
+@given(st.sampled_from(PICTURES), st.sampled_from(MODES), st.sampled_from(FORMATS), st.integers(0, 9), st.booleans())
+def test_a_picture_of_any_kind_under_the_name_of_another(
+    pictures: pathlib.Path, name: str, mode: str, kind: str, orientation: int, several: bool
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8)
+    base = Image.fromarray(grey)
+    image = base.convert("RGB").convert(mode) if mode in ("YCbCr", "HSV", "CMYK") else base
+    with contextlib.suppress(ValueError):
+        image = base.convert(mode)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    more: dict[str, Any] = {"save_all": True, "append_images": [image.transpose(Image.Transpose.ROTATE_180)]}
+    try:
+        image.save(buffer, kind, exif=exif, **(more if several else {}))
+    except (OSError, ValueError, KeyError, SystemError):
+        return  # there is no such file
+    whole = (pictures / name).read_bytes()
+    (pictures / name).write_bytes(buffer.getvalue())
+    try:
+        found = load.load(load.Wanted(str(pictures), image_size=8))
+        assert found.shape == (8, 8, 3) and kind in ("PNG", "JPEG")
+    except UserError as error:
+        assert str(pictures / name) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
+        assert kind not in ("PNG", "JPEG") or (several and kind == "PNG")
+    finally:
+        (pictures / name).write_bytes(whole)
+
+
+@many(100)
+@given(st.data())
+def test_a_damaged_record_of_data(tmp_path: pathlib.Path, good: bytes, data: st.DataObject) -> None:
+    (tmp_path / "good.npz").write_bytes(good)
+    record = load.load(load.Wanted(str(tmp_path / "good.npz"))).record
+    assert record is not None
+    origin.write(tmp_path, record)
+    path = tmp_path / origin.FILE
+    assert origin.read(tmp_path) == origin.Origin(record, "good.npz")
+    path.write_bytes(found := data.draw(damaged(path.read_bytes())))
+    try:
+        assert isinstance(origin.read(tmp_path), origin.Origin)
+    except UserError as error:
+        assert str(path) in str(error) and "allowed: " in str(error) and "\n" not in str(error)
+    assert path.read_bytes() == found
 
 
 HEADERS = st.one_of(

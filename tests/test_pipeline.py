@@ -57,7 +57,7 @@ def test_a_run_leaves_every_file_of_its_folder(whole: Finished) -> None:
     assert whole.code == 0, whole.err
     folder = whole.folder
     names = {"config.toml", "environment.json", "phases.json", "metrics.jsonl", "architecture.json", "results.json"}
-    names |= {"report.html", "lock", "events", "checkpoints", "networks"}
+    names |= {"data.json", "report.html", "lock", "events", "checkpoints", "networks"}
     assert {path.name for path in folder.iterdir()} == names
     assert config.load(folder / "config.toml") == config.load(folder.parent / "run.toml")
     assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"]["epochs"] == 2

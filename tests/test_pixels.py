@@ -1,6 +1,7 @@
 """Outputs for each pixel through the whole house: every backbone with DeepLab's head, streamed and in memory, on one
 device and two, and a run from its folder of images and masks to its report."""
 
+import json
 import math
 import pathlib
 import tomllib
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dass_jax import accounting, compose, config, feed, variables
-from dass_jax.deploy import source
+from dass_jax.deploy import __main__ as deploy
 from dass_jax.errors import UserError
 from dass_jax.networks import NETWORKS, Entry, dso
 from dass_jax.networks.model import of_module
@@ -35,10 +36,11 @@ FIELDS: dict[str, Any] = {
     "darts": {"cells": 3, "channels": 2, "stem": "imagenet"},
     "nasbench201": {"cells": 1, "channels": 2},
     "dso": {"stages": (1, 1, 1, 1), "channels": 2, "stem": "imagenet"},
+    "mobile": {"stages": (1, 2, 1, 1, 2), "width": 0.01},
     "enas_macro": {"channels": 2},
     "enas_micro": {"layers": 1, "channels": 2},
 }
-STRIDES = {"darts": 16, "nasbench201": 4, "dso": 16, "enas_macro": 4, "enas_micro": 4}
+STRIDES = {"darts": 16, "nasbench201": 4, "dso": 16, "mobile": 16, "enas_macro": 4, "enas_micro": 4}
 """Of images to the head's maps: those of DARTS and DSO-NAS would be 32 times smaller."""
 SPACE_FIELDS: dict[str, Any] = {
     "darts": {"nodes": 2},
@@ -204,11 +206,13 @@ def test_a_run_trains_and_shows_what_it_predicts(spot: None, tmp_path: pathlib.P
     assert (shown.method, shown.labels, shown.names) == ("spot", 3, ("red",)) and shown.predictions.max() < 3
     with style.settings():
         assert "Predictions" in sections.predictions(run)
-    deployed = deploy_error(done.folder)
-    assert deployed.startswith("task.name = 'segmentation' has outputs for each pixel; allowed: ")
-
-
-def deploy_error(place: pathlib.Path) -> str:
-    with pytest.raises(UserError) as caught:
-        source.trained(place)
-    return str(caught.value)
+    out = tmp_path / "deployed"
+    assert deploy.main([str(done.folder), "--out", str(out), "--formats", "stablehlo", "packed"]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["output"]["shape"] == [3, 8, 8] and "Output: [N, 3, 8, 8]." in (out / "report.md").read_text()
+    dense = results["evaluations"]["dense"]
+    for one in (report["masked"], report["compacted"], *report["files"].values()):
+        assert (one["images"], one["predictions"]) == (5, 5 * 64)
+        rounded = one is report["files"]["network.float16.packed"]
+        assert one["mIoU"] == pytest.approx(dense["mIoU"], abs=1 if rounded else 1e-3)
+    assert report["compacted"]["changed"] == 0

@@ -4,13 +4,21 @@ import json
 import pathlib
 from typing import Any
 
-from dass_jax.architectures import darts, dso, enas_macro, enas_micro, nasbench201, smash
+from dass_jax.architectures import darts, dso, enas_macro, enas_micro, mobile, nasbench201, smash
 from dass_jax.architectures.family import Edge, Family, Graph, Json
-from dass_jax.errors import UserError, nearest
+from dass_jax.errors import UserError, nearest, odd_space
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (darts.FAMILY, nasbench201.FAMILY, dso.FAMILY, enas_macro.FAMILY, enas_micro.FAMILY, smash.FAMILY)
+    for family in (
+        darts.FAMILY,
+        nasbench201.FAMILY,
+        dso.FAMILY,
+        mobile.FAMILY,
+        enas_macro.FAMILY,
+        enas_micro.FAMILY,
+        smash.FAMILY,
+    )
 }
 """By the name of the space."""
 
@@ -79,7 +87,7 @@ def load(text: str) -> Any:
         )
     origin = f"architecture file {text!r}"
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{origin} cannot be read: {error.strerror}; allowed: a file") from error
     except ValueError as error:
@@ -91,7 +99,7 @@ def _parsed(text: str, origin: str) -> Any:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is damaged: {error}; allowed: JSON text") from error
+        raise UserError(f"{origin} is damaged: {error}{odd_space(text)}; allowed: JSON text") from error
     # A run's file holds the architecture beside its drawing.
     inner = data.get("architecture") if isinstance(data, dict) else None
     return from_json(data if inner is None else inner, origin)

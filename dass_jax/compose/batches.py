@@ -23,7 +23,7 @@ def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
     augmentation = Augmentation(s.config.data.crop_padding, s.config.data.flip, cutout)
     if not feed.augment:
         augmentation = Augmentation(0, False, 0)
-    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.layout.sharing
+    devices = s.layout.sharing
     jitter = colour.Jitter(*(getattr(s.config.data, name) for name in colour.Jitter._fields))
 
     def batch(data: Examples, rows: jax.Array, draw: jax.Array, rates: Mapping[str, Any]) -> Batch:
@@ -40,7 +40,7 @@ def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
             amounts, order = colour.random_draws(jax.random.fold_in(image_key, 0), rows.shape[0], jitter)
             amounts = jax.tree.map(lambda x: parallel.own_slice(x, devices), amounts)
             recolour = functools.partial(colour.recolour, draws=amounts, order=order)
-        images = augment(data.images[own], draws, augmentation, mean, std, recolour=recolour)
+        images = augment(data.images[own], draws, augmentation, data.mean, data.std, recolour=recolour)
         counted = None
         if feed.whole:
             # Not from the examples: for those that are read part by part, the indices are of the part.
@@ -55,11 +55,11 @@ def prepare(s: Setting, feed: Feed, level: str) -> Prepare:
 
 def prepare_evaluation(s: Setting) -> Callable[..., Any]:
     """(examples, indices, counted) → this device's (images, targets, counted)."""
-    mean, std, devices = jnp.asarray(s.dataset.mean), jnp.asarray(s.dataset.std), s.layout.sharing
+    devices = s.layout.sharing
 
     def part(data: Examples, rows: jax.Array, counted: jax.Array) -> Any:
         own, weight = (parallel.own_slice(x, devices) for x in (rows, counted))
         targets = jnp.moveaxis(data.targets[own], 0, -1).astype(jnp.int32)
-        return normalise(data.images[own], mean, std), targets, weight
+        return normalise(data.images[own], data.mean, data.std), targets, weight
 
     return part

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dass_jax import accounting, architectures, bilevel, config, sparsity
-from dass_jax.compose.setting import Setting, load_data, split_rows
+from dass_jax.compose.data import load_data
+from dass_jax.compose.setting import Setting, split_rows
 from dass_jax.config import Config
-from dass_jax.data import colour
+from dass_jax.data import arrays, colour
 from dass_jax.data.augment import normalise
 from dass_jax.errors import UserError
 from dass_jax.methods import METHODS
@@ -29,13 +30,14 @@ from dass_jax.tasks import Pixels
 from dass_jax.variables import BATCH_STATS, PARAMS, Variables
 
 
-def setting(c: Config) -> Setting:
-    """Loads the data and looks at the devices.
+def setting(c: Config, dataset: arrays.Dataset | None = None) -> Setting:
+    """Loads the data, if they are not given, and looks at the devices.
 
     Raises:
       UserError: if data, sizes and devices do not go together.
     """
-    dataset, devices = load_data(c), parallel.all_devices(c.runtime.devices)
+    dataset = load_data(c) if dataset is None else dataset
+    devices = parallel.all_devices(c.runtime.devices)
     found = Setting(c, dataset, devices, tuple(range(c.seed, c.seed + c.seeds)))
     if c.parallel.axis == "seeds":
         parallel.check_seeds(c.data.streaming)
@@ -46,6 +48,7 @@ def setting(c: Config) -> Setting:
             "channels; allowed: 0 on anything but RGB"
         )
     _check_targets(found)
+    SPACES[c.space.name].fits(c.space.fields, found.task.outputs, found.image_shape)
     lookup(c)  # raises for a table that cannot be read
     for method in methods(c):
         _check_feeds(found, method)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dass_jax.compose.data import margin
 from dass_jax.config import Config
 from dass_jax.data import arrays, load, pictures, stream
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE
-from dass_jax.runtime import memory, parallel
+from dass_jax.runtime import parallel
 from dass_jax.runtime.epoch import Examples
 from dass_jax.tasks import TASKS, Task
 
@@ -55,28 +56,6 @@ class Setting(NamedTuple):
         return found
 
 
-def load_data(config: Config) -> arrays.Dataset:
-    """The data that a configuration names. Raises UserError."""
-    c = config.data
-    wanted = load.Wanted(
-        source=c.source,
-        limit=c.limit,
-        seed=config.seed,
-        folder=c.folder,
-        image_size=c.image_size,
-        streaming=c.streaming,
-        margin=_margin(config),
-        imagenet_statistics=c.statistics == "imagenet",
-        most_bytes=memory.host_bytes() if config.runtime.memory_check else None,
-    )
-    return load.load(wanted)
-
-
-def _margin(config: Config) -> float:
-    """Whole images are evaluated as they are trained on; after random boxes, without their borders."""
-    return pictures.MARGIN if config.data.crop_scale else 1.0
-
-
 def split_rows(s: Setting, split: str, seed: int) -> np.ndarray:
     """Rows of the training images, int, that a split has under a seed.
 
@@ -111,7 +90,7 @@ def view(s: Setting, name: str, epoch: int, number: int) -> stream.View:
     """
     size, least = s.config.data.image_size, s.config.data.crop_scale
     if not least:
-        return load.view(size, _margin(s.config))
+        return load.view(size, margin(s.config))
 
     def random(image: np.ndarray, place: int, exact: bool = False) -> np.ndarray:
         seed, own = divmod(place, number // len(s.seeds))
@@ -123,11 +102,16 @@ def view(s: Setting, name: str, epoch: int, number: int) -> stream.View:
 
 def centred(s: Setting) -> stream.View:
     """How the test images are cut out."""
-    return load.view(s.config.data.image_size, _margin(s.config))
+    return load.view(s.config.data.image_size, margin(s.config))
 
 
 def examples(s: Setting) -> tuple[Examples, Examples]:
     """The training and the test split, where they are in memory."""
     train, test = s.dataset.train, s.dataset.test
     assert isinstance(train, arrays.Split) and isinstance(test, arrays.Split)
-    return Examples(train.images, train.labels), Examples(test.images, test.labels)
+    return Examples(*train, *statistics(s)), Examples(*test, *statistics(s))
+
+
+def statistics(s: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [C] that images are normalised by, float32."""
+    return np.asarray(s.dataset.mean, np.float32), np.asarray(s.dataset.std, np.float32)

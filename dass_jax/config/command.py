@@ -17,7 +17,7 @@ from dass_jax.config.changes import changed, elsewhere
 from dass_jax.config.checks import check
 from dass_jax.config.run import Config, leaves, plain_hints
 from dass_jax.config.shipped import find
-from dass_jax.errors import UserError, nearest
+from dass_jax.errors import UserError, nearest, show
 from dass_jax.schema import Text
 
 
@@ -80,7 +80,7 @@ def _help(prog: str, settled: Config, everything: bool) -> None:
         tyro.cli(schema, args=["--help"], prog=prog, default=schema(), description=about)
     finally:  # tyro ends with SystemExit
         if everything:
-            print(manual.others(settled))
+            show(manual.others(settled))
 
 
 def _settings(config: Config) -> Any:

@@ -13,7 +13,7 @@ from dass_jax.config.changes import changed
 from dass_jax.config.checks import check
 from dass_jax.config.rules import short
 from dass_jax.config.run import Config, flatten, tree
-from dass_jax.errors import UserError
+from dass_jax.errors import UserError, odd_space
 
 NOT_IN_RESULT = frozenset(
     f"runtime.{name}"
@@ -21,9 +21,10 @@ NOT_IN_RESULT = frozenset(
         *("call_seconds", "checkpoint_minutes", "checkpoints_to_keep", "compilation_cache", "memory_check"),
         "nonfinite",
     )
-) | {"plugins"}
+) | {"plugins", "data.accept_changed"}
 """Fields that cannot change a run's numbers (`nonfinite` those of a run that has stopped, as they are; `plugins` says
-where things are, not which are taken): left out of `digest` and `differences`."""
+where things are, not which are taken; changed data are recorded by themselves): left out of `digest` and
+`differences`."""
 
 
 def from_dict(data: Mapping[str, Any], folder: pathlib.Path | None = None) -> Config:
@@ -58,10 +59,13 @@ def read_toml(path: str | pathlib.Path, kind: str) -> tuple[str, dict[str, Any]]
       UserError: if the file cannot be read or is not TOML (with the line number).
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")  # some editors mark the order of the bytes
         return text, tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{kind} file {str(path)!r} cannot be read: {error.strerror}; allowed: a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        said = f"{error}{odd_space(text)}"
+        raise UserError(f"{kind} file {str(path)!r} is not TOML: {said}; allowed: TOML in UTF-8") from error
     except ValueError as error:
         raise UserError(f"{kind} file {str(path)!r} is not TOML: {error}; allowed: TOML in UTF-8") from error
 

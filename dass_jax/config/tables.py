@@ -33,6 +33,8 @@ class Data:
     limit: Annotated[int, Range(0)] = 0
     """Use only this many training images, drawn with the seed (of several seeds the first, so that all share the
     images); 0 = all of them."""
+    accept_changed: bool = False
+    """Go on with a run whose data have changed since it began, which is otherwise refused, and record what changed."""
     validation_fraction: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.5
     """Share of the training images that the upper level (α) sees in the search; the lower level (θ, s) sees the rest.
     DASS Algorithm 1, with the halves of DARTS."""

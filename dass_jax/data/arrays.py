@@ -1,11 +1,14 @@
 """Images with labels or masks on the host: a split in memory or read image by image, its statistics, its halves."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dass_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from dass_jax.data.record import Record
 
 MOST_CLASSES = 100_000
 """Labels from here on are taken for a mistake: the classifier would have this many outputs."""
@@ -42,6 +45,25 @@ class Source(NamedTuple):
     """Row → what a user calls the image."""
     masks: bool = False
     """Whether each pixel has a label."""
+    labels: np.ndarray | None = None
+    """int32 [N]; None: they are read with the images."""
+    raw: Callable[[int], bytes] | None = None
+    """Row → the bytes of the image, and of its mask, as they are stored. Raises UserError, naming the image."""
+
+
+class Opened(NamedTuple):
+    """What a source holds, before it is limited, decoded or resized."""
+
+    train: Split | Source
+    test: Split | Source
+    classes: tuple[str, ...]
+    """Names in the order of the outputs."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it, each in one line."""
+    stamps: tuple[Callable[[], str], Callable[[], str]] | None = None
+    """For train and test what gives a digest of the files' names, sizes and times; None: all of it is in memory."""
+    pixels: np.ndarray | None = None
+    """Of masks that are read already the training pixels of each label, [labels]."""
 
 
 class Dataset(NamedTuple):
@@ -56,6 +78,10 @@ class Dataset(NamedTuple):
     """float32 [C]: standard deviation on the same scale, at least half a grey level."""
     shape: tuple[int, int, int]
     """(H, W, C) of the images as the network sees them."""
+    record: "Record | None" = None
+    """What a run keeps of them; None: nothing is known."""
+    notes: tuple[str, ...] = ()
+    """What a user should know, each in one line."""
 
     @property
     def masks(self) -> bool:
@@ -112,16 +138,24 @@ def split_search(train: Split | Source, validation_fraction: float, seed: int) -
     return order[upper:], order[:upper]
 
 
+def drawn(size: int, limit: int, seed: int) -> np.ndarray:
+    """`limit` of `size` rows drawn at random with `seed`, all of them in order for 0."""
+    return np.random.default_rng(seed).permutation(size)[:limit] if limit else np.arange(size)
+
+
 def limited(train: Split | Source, limit: int, seed: int) -> Split | Source:
-    """`limit` images drawn at random with `seed`, all of them for 0. Raises UserError if there are fewer."""
+    """The images that are `drawn`. Raises UserError if there are fewer."""
     if not 0 <= limit <= train.size:
         raise UserError(f"data.limit = {limit}; allowed: 0 (all) to {train.size}, the training images that there are")
     if limit == 0:
         return train
-    chosen = np.random.default_rng(seed).permutation(train.size)[:limit]
+    chosen = drawn(train.size, limit, seed)
     if isinstance(train, Split):
         return Split(train.images[chosen], train.labels[chosen])
-    return Source(limit, lambda row: train.example(chosen[row]), lambda row: train.name(chosen[row]), train.masks)
+    labels = None if train.labels is None else train.labels[chosen]
+    return Source(
+        limit, lambda row: train.example(chosen[row]), lambda row: train.name(chosen[row]), train.masks, labels
+    )
 
 
 def one_by_one(split: Split, name: str) -> Source:
@@ -130,7 +164,8 @@ def one_by_one(split: Split, name: str) -> Source:
     def example(row: int) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(split.images[row]), np.asarray(split.labels[row])
 
-    return Source(split.size, example, lambda row: f"{name}: image {row}", split.masks)
+    labels = None if split.masks else split.labels
+    return Source(split.size, example, lambda row: f"{name}: image {row}", split.masks, labels)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, place: str) -> Split:
@@ -142,6 +177,11 @@ def checked(images: np.ndarray, labels: np.ndarray, place: str) -> Split:
     images = images if images.ndim == 4 else images[..., None]
     if images.size == 0:
         raise UserError(f"{place}_images has shape {_shape(images)}; allowed: at least one image and one pixel")
+    if is_channels_first(images.shape[1:]):
+        raise UserError(
+            f"{place}_images has shape {_shape(images)}, with the channels before height and width; allowed: N×H×W×C "
+            "(images.transpose(0, 2, 3, 1))"
+        )
     if labels.dtype.kind not in "iu":
         raise UserError(f"{place}_labels has type {labels.dtype}; allowed: integers")
     masks = labels.ndim > 1
@@ -157,11 +197,11 @@ def checked(images: np.ndarray, labels: np.ndarray, place: str) -> Split:
     return Split(images, labels.astype(np.uint8 if masks else np.int32))
 
 
-def checked_pair(arrays: dict[str, np.ndarray], place: str) -> tuple[Split, Split, int]:
-    """(train, test, number of classes) from {"train_images", "train_labels", "test_images", "test_labels"}.
+def checked_pair(arrays: dict[str, np.ndarray], place: str) -> Opened:
+    """What {"train_images", "train_labels", "test_images", "test_labels"} hold.
 
     Raises:
-      UserError: if types or shapes are wrong or do not go together.
+      UserError: if types or shapes are wrong or do not go together, or the labels cannot be meant.
     """
     train, test = (
         checked(arrays[f"{part}_images"], arrays[f"{part}_labels"], f"{place}: {part}") for part in ("train", "test")
@@ -173,13 +213,72 @@ def checked_pair(arrays: dict[str, np.ndarray], place: str) -> tuple[Split, Spli
         )
     if train.masks != test.masks:
         raise UserError(f"{place}: one of train_labels, test_labels has a label for each pixel; allowed: both or none")
-    return train, test, max(number_of_labels(part.labels) for part in (train, test))
+    number = max(number_of_labels(part.labels) for part in (train, test))
+    names = tuple(map(str, range(number)))
+    numbers, others = (counted(part.labels, number) for part in (train, test))
+    if not train.masks:
+        check_labels(numbers, others, place)
+        return Opened(train, test, names)
+    return Opened(train, test, names, notes_on_masks(numbers, others), pixels=numbers)
+
+
+def check_labels(train: np.ndarray, test: np.ndarray, place: str) -> None:
+    """Raises UserError for labels of which training has no example: as outputs they would be idle, or never right.
+
+    Args:
+      train, test: how often each label occurs, [labels].
+    """
+    renumber = "labels from 0 without gaps (numpy.unique(labels, return_inverse=True) gives them), each in train_labels"
+    if np.count_nonzero(train + test) < 2:
+        raise UserError(f"{place}: all labels are {len(train) - 1}, a single class; allowed: two classes or more")
+    unseen = np.flatnonzero((train == 0) & (test > 0))
+    if len(unseen):
+        raise UserError(
+            f"{place}: test_labels holds {_numbers(unseen)}, of which train_labels has no example; allowed: {renumber}"
+        )
+    idle = np.flatnonzero(train == 0)
+    if len(idle):
+        raise UserError(
+            f"{place}: train_labels goes up to {len(train) - 1} and no image has the label {_numbers(idle)}: "
+            f"{len(idle)} of {len(train)} outputs would be idle; allowed: {renumber}"
+        )
+
+
+def notes_on_masks(train: np.ndarray, test: np.ndarray) -> tuple[str, ...]:
+    """What is said of labels that no training mask has; the arguments are those of `check_labels`."""
+    idle = np.flatnonzero(train == 0)
+    if not len(idle):
+        return ()
+    tested = np.flatnonzero((train == 0) & (test > 0))
+    said = f", and test masks have {_numbers(tested)}" if len(tested) else ""
+    return (f"no training mask has a pixel of the label {_numbers(idle)}{said}",)
+
+
+def _numbers(found: np.ndarray) -> str:
+    return ", ".join(map(str, found[:5])) + (f", … ({len(found)} labels)" if len(found) > 5 else "")
+
+
+def counted(labels: np.ndarray, number: int) -> np.ndarray:
+    """How often each of `number` labels occurs, int [number]; `VOID` in masks is none."""
+    found = np.zeros(max(number, VOID + 1), np.int64)
+    for block in np.array_split(labels, max(1, labels.size // 2**22)) if labels.size else ():
+        found += np.bincount(block.ravel(), minlength=len(found))
+    return found[:number]
 
 
 def number_of_labels(labels: np.ndarray) -> int:
     """One more than the largest label, of masks than the largest but `VOID`; 0 without any."""
     found = labels[labels != VOID] if labels.ndim > 1 else labels
     return int(found.max()) + 1 if found.size else 0
+
+
+def is_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a shape that should be (H, W, C) can only be meant as (C, H, W): many channels of a strip, which is as
+    wide as they are many or has at most four rows. A patch of many bands, or a signal in one row, is none."""
+    height, width, channels = shape
+    if channels < 8 or not height < min(width, channels):
+        return False
+    return width == channels or (height <= 4 and max(width, channels) <= 4 * min(width, channels))
 
 
 def _shape(array: np.ndarray) -> str:

@@ -95,7 +95,7 @@ def _planes(images: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _standardised(planes: jax.Array, mean: jax.Array, std: jax.Array, dtype: Any) -> jax.Array:
-    return (planes - _per_channel(mean, dtype)) / _per_channel(std, dtype)
+    return (planes - _per_channel(mean, dtype)) * (1 / _per_channel(std, dtype))
 
 
 def _per_channel(values: jax.Array, dtype: Any) -> jax.Array:

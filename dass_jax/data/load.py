@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dass_jax.data import arrays, digits, folders, masks, npz, pictures, stream, tfds
+from dass_jax.data import arrays, digits, folders, identity, masks, npz, pictures, record, stream, tfds
 from dass_jax.errors import UserError
 
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -15,6 +15,7 @@ FORMS = (
     f"'digits', '{tfds.PREFIX}NAME', an .npz file or a folder of .npy files with {', '.join(npz.NAMES)}, "
     "or a folder with train/<class>/, or train/images/ and train/masks/, and test/ or val/"
 )
+BUILT_IN = "digits"
 _BLOCK = 256
 """Images in a batch when all of a split are read."""
 
@@ -41,36 +42,94 @@ def load(wanted: Wanted) -> arrays.Dataset:
     Raises:
       UserError: if the source cannot be read or does not hold what is wanted.
     """
-    train, test, classes = opened(wanted.source, wanted.folder, wanted.most_bytes)
-    train = arrays.limited(train, wanted.limit, wanted.seed)
-    shape = _shape(train, wanted.image_size)
+    found, shape, told = _seen(wanted)
+    parts = arrays.limited(found.train, wanted.limit, wanted.seed), found.test
     if wanted.streaming:
-        splits: list[arrays.Split | arrays.Source] = [_source(part, wanted) for part in (train, test)]
+        splits: list[arrays.Split | arrays.Source] = [_source(part, wanted) for part in parts]
     else:
-        decoded = [part.size for part in (train, test) if not _is_ready(part, wanted)]
+        decoded = [part.size for part in parts if not _is_ready(part, wanted)]
         _check_bytes(wanted, sum(decoded), shape)
-        splits = [_in_memory(part, shape, wanted) for part in (train, test)]
+        splits = [_in_memory(part, shape, wanted) for part in parts]
+    counts, unit = _counts(found, splits[0])
     mean, std = _statistics(splits[0], shape, wanted)
-    return arrays.Dataset(splits[0], splits[1], classes, mean, std, shape)
+    kept = record.Record(
+        said=record.said(told, counts, unit),
+        source=wanted.source,
+        place=place_of(wanted),
+        fingerprint=told,
+        preparation=record.preparation(shape, wanted.image_size, wanted.margin, mean, std),
+    )
+    return arrays.Dataset(splits[0], splits[1], len(found.classes), mean, std, shape, kept, found.notes)
 
 
-def opened(
-    source: str, folder: str, most_bytes: int | None
-) -> tuple[arrays.Split | arrays.Source, arrays.Split | arrays.Source, int]:
-    """(train, test, number of classes) as the source has them. Raises UserError."""
-    if source == "digits":
-        return digits.opened()
-    if source.startswith(tfds.PREFIX):
-        return tfds.opened(source.removeprefix(tfds.PREFIX), folder)
+def fingerprint(wanted: Wanted) -> identity.Fingerprint:
+    """Which data these are, without decoding them. Raises UserError as `load`."""
+    return _seen(wanted)[2]
+
+
+def _seen(wanted: Wanted) -> tuple[arrays.Opened, tuple[int, int, int], identity.Fingerprint]:
+    """(the source, the images' shape as the network sees them, which data they are)."""
+    found = opened(wanted.source, wanted.folder, wanted.most_bytes)
+    if len(found.classes) < 2:
+        raise UserError(
+            f"data.source = {wanted.source!r} has {identity.classes(found.classes)}; allowed: two classes or more"
+        )
+    train = arrays.limited(found.train, wanted.limit, wanted.seed)  # raises for a limit that is too large
+    shape = _shape(train, wanted.image_size)
+    return found, shape, identity.fingerprint(found, shape, wanted.limit, wanted.seed, wanted.streaming)
+
+
+def place_of(wanted: Wanted) -> str:
+    """The absolute path of a file, a folder or TFDS' folder; empty for what is built in, or where TFDS looks itself."""
+    if wanted.source == BUILT_IN:
+        return ""
+    path = wanted.folder if is_tfds(wanted.source) else wanted.source
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
+def is_tfds(source: str) -> bool:
+    """Whether tensorflow-datasets has prepared it."""
+    return source.startswith(tfds.PREFIX)
+
+
+def exists(source: str, folder: str) -> bool:
+    """Whether there is something where the data should be."""
+    path = folder if is_tfds(source) else "" if source == BUILT_IN else source
+    return not path or os.path.exists(os.path.expanduser(path))
+
+
+def _counts(found: arrays.Opened, train: arrays.Split | arrays.Source) -> tuple[np.ndarray | None, str]:
+    """(how often each class occurs in the training images that are used, what is counted); None: not known yet."""
+    if found.pixels is not None:
+        return found.pixels, "pixel"
+    return None if train.labels is None else arrays.counted(train.labels, len(found.classes)), "image"
+
+
+def opened(source: str, folder: str, most_bytes: int | None) -> arrays.Opened:
+    """What the source has. Raises UserError."""
     path = pathlib.Path(os.path.expanduser(source))
+    if source == BUILT_IN:
+        if path.is_file() or holds_data(path):
+            raise UserError(
+                f"data.source = {source!r} is built in, and here is data of that name; allowed: './{source}' for that "
+                "one; for what is built in, another working folder"
+            )
+        return digits.opened()
+    if is_tfds(source):
+        return tfds.opened(source.removeprefix(tfds.PREFIX), folder)
     if path.is_file():
         return npz.opened(path, most_bytes)
     if (path / "train").is_dir():
         return masks.opened(path) if masks.is_one(path) else folders.opened(path)
-    if any((path / f"{name}.npy").exists() for name in npz.NAMES):
+    if holds_data(path):
         return npz.opened_folder(path)
     found = "is a folder with neither" if path.is_dir() else "does not exist"
     raise UserError(f"data.source = {str(path)!r} {found}; allowed: {FORMS}")
+
+
+def holds_data(path: pathlib.Path) -> bool:
+    """Whether a folder has one of the forms, right or wrong."""
+    return (path / "train").is_dir() or any((path / f"{name}.npy").exists() for name in npz.NAMES)
 
 
 def _shape(train: arrays.Split | arrays.Source, image_size: int) -> tuple[int, int, int]:

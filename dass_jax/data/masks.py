@@ -25,18 +25,34 @@ class Pair(NamedTuple):
 
 def is_one(path: pathlib.Path) -> bool:
     """Whether the folder `path` is such a folder."""
-    return all((path / "train" / part).is_dir() for part in PARTS)
+    return is_part(path / "train")
 
 
-def opened(path: pathlib.Path) -> tuple[arrays.Source, arrays.Source, int]:
-    """(train, test, number of labels). No picture is decoded yet, but all masks are, once. Raises UserError."""
+def is_part(path: pathlib.Path) -> bool:
+    """Whether the folder `path` has pictures with masks."""
+    return all((path / part).is_dir() for part in PARTS)
+
+
+def opened(path: pathlib.Path) -> arrays.Opened:
+    """What the folder holds. No picture is decoded yet, but all masks are, once. Raises UserError."""
     place = f"data.source = {str(path)!r}"
-    splits = "train", folders.test_of(path, place)
-    train, others = (_pairs(path / name, f"{place}: {name}") for name in splits)
-    labels = max(arrays.number_of_labels(_mask(pair)) for pair in (*train, *others))
+    test, notes = folders.test_of(path, place, is_part)
+    train, others = (_pairs(path / name, f"{place}: {name}") for name in ("train", test))
+    pixels, tested = (_counted(part) for part in (train, others))
+    labels = int(max(np.flatnonzero(pixels + tested), default=-1)) + 1
     if not labels:
         raise UserError(f"{place}: no mask has a label; allowed: masks with other values than {arrays.VOID}")
-    return _source(train), _source(others), labels
+    files = [[str(file) for pair in part for file in pair] for part in (train, others)]
+    over = folders.passed_over([path / "train", path / test], [*files[0], *files[1]], f"{place}:")
+    notes = (*notes, *over, *arrays.notes_on_masks(pixels[:labels], tested[:labels]))
+    marks = folders.stamps((files[0], path / "train"), (files[1], path / test))
+    names = tuple(map(str, range(labels)))
+    return arrays.Opened(_source(train), _source(others), names, notes, marks, pixels[:labels])
+
+
+def _counted(pairs: list[Pair]) -> np.ndarray:
+    """Pixels of each label in all masks, [255]."""
+    return sum((arrays.counted(_mask(pair), arrays.VOID) for pair in pairs), np.zeros(arrays.VOID, np.int64))
 
 
 def _pairs(path: pathlib.Path, place: str) -> list[Pair]:
@@ -71,4 +87,8 @@ def _source(pairs: list[Pair]) -> arrays.Source:
     def example(row: int) -> tuple[np.ndarray, np.ndarray]:
         return pictures.decoded(pairs[row].image, name(row)), _mask(pairs[row])
 
-    return arrays.Source(len(pairs), example, name, masks=True)
+    def raw(row: int) -> bytes:
+        image, mask = pairs[row]
+        return pictures.stored(image, name(row)) + pictures.stored(mask, f"mask {str(mask)!r}")
+
+    return arrays.Source(len(pairs), example, name, masks=True, raw=raw)

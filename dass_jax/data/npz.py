@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dass_jax.data import arrays
+from dass_jax.data import arrays, identity
 from dass_jax.errors import UserError
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -22,8 +22,8 @@ _WANTED = f"an .npz file with {', '.join(NAMES)}"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def opened(path: pathlib.Path, most: int | None = None) -> tuple[arrays.Split, arrays.Split, int]:
-    """(train, test, number of classes) of an .npz file.
+def opened(path: pathlib.Path, most: int | None = None) -> arrays.Opened:
+    """What an .npz file holds, in memory.
 
     Args:
       most: bytes that its arrays may take in memory; None: any number. They are looked at before anything is unpacked:
@@ -37,10 +37,15 @@ def opened(path: pathlib.Path, most: int | None = None) -> tuple[arrays.Split, a
     return arrays.checked_pair(read, place)
 
 
-def opened_folder(path: pathlib.Path) -> tuple[arrays.Split, arrays.Split, int]:
-    """(train, test, number of classes) of a folder of .npy files, whose images stay on the disk. Raises UserError."""
+def opened_folder(path: pathlib.Path) -> arrays.Opened:
+    """What a folder of .npy files holds; its images stay on the disk. Raises UserError."""
     place = f"data.source = {str(path)!r}"
-    return arrays.checked_pair({name: _mapped(path / f"{name}.npy", place) for name in NAMES}, place)
+    found = arrays.checked_pair({name: _mapped(path / f"{name}.npy", place) for name in NAMES}, place)
+
+    def stamp(part: str) -> Callable[[], str]:
+        return lambda: identity.of_files([path / f"{part}_images.npy"], path)
+
+    return found._replace(stamps=(stamp("train"), stamp("test")))
 
 
 def _mapped(file: pathlib.Path, place: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dass_jax.data import arrays, pictures
+from dass_jax.data import arrays, identity, pictures
 from dass_jax.errors import UserError
 
 PREFIX = "tfds:"
@@ -21,8 +21,8 @@ TESTS = ("test", "validation")
 """The first that is there and has labels is evaluated on: ImageNet's test labels are not public."""
 
 
-def opened(name: str, folder: str) -> tuple[arrays.Source, arrays.Source, int]:
-    """(train, test, number of classes) of the prepared data set `name`, which may be "NAME/CONFIG".
+def opened(name: str, folder: str) -> arrays.Opened:
+    """What the prepared data set `name`, which may be "NAME/CONFIG", holds.
 
     Args:
       name: with "#FEATURE" behind it the labels are the masks of that name.
@@ -33,7 +33,8 @@ def opened(name: str, folder: str) -> tuple[arrays.Source, arrays.Source, int]:
     """
     place = f"data.source = {PREFIX + name!r}"
     name, _, mask = name.partition("#")
-    builder = _builder(_prepared(name, folder, place), place)
+    prepared = _prepared(name, folder, place)
+    builder = _builder(prepared, place)
     features = builder.info.features
     if not {"image", mask or "label"} <= set(features or ()):
         wanted = f"image and label, or image and a mask as {PREFIX}{name}#MASK"
@@ -49,13 +50,27 @@ def opened(name: str, folder: str) -> tuple[arrays.Source, arrays.Source, int]:
             f"{place} has the splits {', '.join(builder.info.splits)}; allowed: train and {' or '.join(TESTS)}"
         )
     train, *tests = (_source(builder, split, channels, place, mask) for split in ("train", *splits))
+
+    def stamp() -> str:
+        return identity.of_files(sorted(file for file in prepared.iterdir() if file.is_file()), prepared)
+
     if mask:
-        masks = (part.example(row)[1] for part in (train, tests[0]) for row in range(part.size))
-        return train, tests[0], max(map(arrays.number_of_labels, masks))
+        pixels, tested = (_counted(part) for part in (train, tests[0]))
+        labels = int(max(np.flatnonzero(pixels + tested), default=-1)) + 1
+        notes = arrays.notes_on_masks(pixels[:labels], tested[:labels])
+        names = tuple(map(str, range(labels)))
+        return arrays.Opened(train, tests[0], names, notes, (stamp, stamp), pixels[:labels])
     with_labels = [test for test in tests if test.example(0)[1] >= 0]
     if not with_labels:
         raise UserError(f"{place}: {', '.join(splits)} has no labels; allowed: a split with labels")
-    return train, with_labels[0], classes
+    names = tuple(getattr(features["label"], "names", None) or map(str, range(classes)))
+    return arrays.Opened(train, with_labels[0], names, (), (stamp, stamp))
+
+
+def _counted(part: arrays.Source) -> np.ndarray:
+    """Pixels of each label in all masks, [255]."""
+    each = (arrays.counted(part.example(row)[1], arrays.VOID) for row in range(part.size))
+    return sum(each, np.zeros(arrays.VOID, np.int64))
 
 
 def _prepared(name: str, folder: str, place: str) -> pathlib.Path:
@@ -119,15 +134,25 @@ def _source(builder: Any, split: str, channels: int, place: str, mask: str) -> a
     def name(row: int) -> str:
         return f"{place}: image {row} of {split}"
 
-    def example(row: int) -> tuple[np.ndarray, Any]:
+    def record(row: int) -> Any:
         try:
-            found = rows[int(row)]
+            return rows[int(row)]
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{name(row)} cannot be read: {error}; allowed: the files that TFDS wrote") from error
+
+    def raw(row: int) -> bytes:
+        found = record(row)
+        return b"".join(
+            found[feature] if isinstance(found[feature], bytes) else np.asarray(found[feature]).tobytes()
+            for feature in ("image", mask or "label")
+        )
+
+    def example(row: int) -> tuple[np.ndarray, Any]:
+        found = record(row)
         image = found["image"]
         pixels = pictures.decoded(image, name(row), channels) if isinstance(image, bytes) else np.asarray(image)
         if mask:
             return pixels, pictures.decoded_labels(found[mask], f"the mask of {name(row)}")
         return pixels, int(found["label"])
 
-    return arrays.Source(number, example, name, bool(mask))
+    return arrays.Source(number, example, name, bool(mask), raw=raw)

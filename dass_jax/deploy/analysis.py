@@ -21,6 +21,7 @@ from dass_jax.deploy.graph import (
     Multiply,
     Node,
     Pool,
+    Resize,
     Subsample,
     Take,
 )
@@ -89,7 +90,7 @@ def _forward(node: Node, inputs: list[Channels], graph: Graph) -> tuple[np.ndarr
     value = fixed(x)
     if isinstance(operation, Subsample) and operation.offset:  # beyond the image there are zeros
         value = np.broadcast_to(value, graph.nodes[node.inputs[0]].shape)
-    elif isinstance(operation, Pool | Halve | Subsample) and value.shape[1:] == (1, 1):
+    elif isinstance(operation, Pool | Halve | Subsample | Resize) and value.shape[1:] == (1, 1):
         return x.dynamic, value
     return x.dynamic, evaluate.apply(operation, [value[None]])[0]
 

@@ -51,7 +51,7 @@ def compact(graph: Graph) -> Graph:
         node = graph.nodes[index]
         tensor = _place(nodes, node, [sources[old] for old in node.inputs], found[index], live[index])
         sources.append(Source(found[index], live[index], tensor))
-    output = _outputs(nodes, sources[graph.output])
+    output = _outputs(nodes, sources[graph.output], graph.nodes[graph.output].shape)
     return rewrite.shared(rewrite.fold_scales(Graph(tuple(nodes), output)))
 
 
@@ -154,10 +154,12 @@ def _joined(nodes: list[Node], pieces: list[Tensor]) -> Tensor:
     return Tensor(joined, np.concatenate([piece.channels for piece in pieces]))
 
 
-def _outputs(nodes: list[Node], source: Source) -> int:
+def _outputs(nodes: list[Node], source: Source, shape: tuple[int, int, int]) -> int:
     """All outputs in their order; those that are the same for every image have only a bias."""
     dynamic, value = source.live, analysis.fixed(source.channels)
     if source.tensor is None:
+        if shape[1:] != (1, 1):
+            return append(nodes, Constant(np.array(np.broadcast_to(value, shape))))
         x = append(nodes, Mean(), 0)
         return append(nodes, Conv(np.zeros((len(value), nodes[x].shape[0], 1, 1)), value), x)
     node, order = source.tensor

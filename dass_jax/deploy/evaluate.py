@@ -16,8 +16,10 @@ from dass_jax.deploy.graph import (
     Mean,
     Multiply,
     Pool,
+    Resize,
     Subsample,
     Take,
+    outputs_of,
     window_size,
 )
 
@@ -30,7 +32,7 @@ ACTIVATIONS = {
 
 
 def evaluate(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """Images [N, C, H, W] to outputs [N, O]."""
+    """Images [N, C, H, W] to outputs [N, O], or [N, O, H, W] where pixels have outputs."""
     last = {index: place for place, node in enumerate(graph.nodes) for index in node.inputs}
     values: dict[int, np.ndarray] = {}
     for place, node in enumerate(graph.nodes):
@@ -40,7 +42,7 @@ def evaluate(graph: Graph, images: np.ndarray) -> np.ndarray:
             if last[index] == place and index != graph.output:
                 del values[index]
     outputs = values[graph.output]
-    return np.broadcast_to(outputs, (len(images), *outputs.shape[1:])).reshape(len(images), -1)
+    return np.broadcast_to(outputs, (len(images), *outputs.shape[1:])).reshape(len(images), *outputs_of(graph))
 
 
 def apply(operation: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -69,6 +71,8 @@ def apply(operation: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
             return halve(inputs[0])
         case Mean():
             return inputs[0].mean((2, 3), keepdims=True)
+        case Resize(height, width):
+            return resize(resize(inputs[0], height, 2), width, 3)
     raise ValueError(f"operation {operation!r} is not one of a graph's")
 
 
@@ -115,3 +119,12 @@ def halve(x: np.ndarray) -> np.ndarray:
     """x [N, C, H, W] → [N, C, ⌊H/2⌋, ⌊W/2⌋], see `graph.Halve`."""
     height, width = x.shape[2] // 2, x.shape[3] // 2
     return x[:, :, : 2 * height, : 2 * width].reshape(*x.shape[:2], height, 2, width, 2).mean((3, 5))
+
+
+def resize(x: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """x along one axis, see `graph.Resize`."""
+    last = x.shape[axis] - 1
+    place = np.clip((np.arange(size) + 0.5) * ((last + 1) / size) - 0.5, 0, last)
+    before = np.floor(place).astype(int)
+    share = (place - before).reshape([-1 if i == axis else 1 for i in range(x.ndim)]).astype(x.dtype)
+    return x.take(before, axis) * (1 - share) + x.take(np.minimum(before + 1, last), axis) * share

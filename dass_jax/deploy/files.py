@@ -1,6 +1,7 @@
 """The files of a deployed network: written, and loaded back as functions of images."""
 
 import importlib
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -43,11 +44,34 @@ def load(path: pathlib.Path) -> Run:
     Raises:
       UserError: if the file cannot be read or is none of the formats, or its package is missing.
     """
+    return load_bytes(_bytes(path), str(path))
+
+
+def about(path: pathlib.Path) -> dict[str, Any] | None:
+    """What a network's file says of itself, as report.json does: "preparation" of pictures, "classes" in the order of
+    its outputs, "input", "output", "task", "measured" by its run, "data"; None of a file without.
+
+    Raises:
+      UserError: as `load`.
+    """
+    data, name = _bytes(path), str(path)
+    match path.suffix:
+        case ".stablehlo":
+            text = exported(data, name).fun_name
+        case ".packed":
+            text = unpack.about(data, repr(name))
+        case ".onnx":
+            text = onnx_session(data).get_modelmeta().custom_metadata_map.get(onnx_file.METADATA, "")
+        case suffix:
+            raise UserError(f"{name!r} ends in {suffix!r}; allowed: .{', .'.join(FORMATS)}")
+    return json.loads(text) if text.startswith("{") else None
+
+
+def _bytes(path: pathlib.Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}; allowed: a file") from error
-    return load_bytes(data, str(path))
 
 
 def load_bytes(data: bytes, name: str) -> Run:
@@ -55,7 +79,7 @@ def load_bytes(data: bytes, name: str) -> Run:
     suffix = pathlib.PurePath(name).suffix
     match suffix:
         case ".stablehlo":
-            return compiled(_exported(data, name))
+            return compiled(exported(data, name).call)
         case ".packed":
             graph = unpack.load(data, repr(name))
             return sparse_runner(graph) if has_package("numba") else compiled(xla.function(graph))
@@ -89,7 +113,13 @@ def import_packages(suffix: str) -> None:
 
 
 def onnx_runner(model: bytes, threads: int = 0) -> Run:
-    """An ONNX model by ONNX Runtime on the CPU; `threads` 0: as many as there are cores.
+    """An ONNX model as a function, see `onnx_session`."""
+    session = onnx_session(model, threads)
+    return lambda images: np.asarray(session.run(None, {onnx_file.INPUT: np.asarray(images, np.float32)})[0])
+
+
+def onnx_session(model: bytes, threads: int = 0) -> Any:
+    """An ONNX model in ONNX Runtime on the CPU; `threads` 0: as many as there are cores.
 
     Raises:
       UserError: where ONNX Runtime is missing or cannot read the model.
@@ -103,16 +133,15 @@ def onnx_runner(model: bytes, threads: int = 0) -> Run:
     # Threads that wait for the next image by spinning would take the cores from whatever runs in between.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds, which are not public
         raise UserError(f"ONNX model: {' '.join(str(error).split())[:160]}; allowed: a whole .onnx file") from error
-    return lambda images: np.asarray(session.run(None, {onnx_file.INPUT: np.asarray(images, np.float32)})[0])
 
 
-def _exported(data: bytes, name: str) -> Callable[[Any], Any]:
+def exported(data: bytes, name: str) -> Any:
+    """A StableHLO file as `jax.export` has it. Raises UserError for what is none."""
     try:
-        call: Callable[[Any], Any] = jax.export.deserialize(bytearray(data)).call
+        return jax.export.deserialize(bytearray(data))
     except Exception as error:  # a damaged file can make the reader raise anything
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{name!r} is damaged ({type(error).__name__}: {reason}); allowed: a whole file") from error
-    return call

@@ -84,6 +84,13 @@ class Mean(NamedTuple):
     """The mean over the image."""
 
 
+class Resize(NamedTuple):
+    """Bilinear interpolation to a size that is not smaller: pixels are at their centres, and edges repeat."""
+
+    height: int
+    width: int
+
+
 class Node(NamedTuple):
     operation: Any
     inputs: tuple[int, ...]
@@ -91,7 +98,7 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """`output` is the node of the outputs, [O, 1, 1]."""
+    """`output` is the node of the outputs, [O, 1, 1], or [O, H, W] where pixels have outputs."""
 
     nodes: tuple[Node, ...]
     output: int
@@ -146,6 +153,10 @@ def shape_of(operation: Any, shapes: Sequence[Shape]) -> Shape:
             return first[0], first[1] // 2, first[2] // 2
         case Mean():
             return first[0], 1, 1
+        case Resize(height, width):
+            if height < first[1] or width < first[2]:
+                raise ValueError(f"interpolation of {first} to {height}×{width}: it is smaller")
+            return first[0], height, width
         case Take():
             if operation.channels.size and not 0 <= operation.channels.min() <= operation.channels.max() < first[0]:
                 raise ValueError(f"channels up to {operation.channels.max()} taken out of {first[0]}")
@@ -170,6 +181,12 @@ def append(nodes: list[Node], operation: Any, *inputs: int) -> int:
     """
     nodes.append(Node(operation, inputs, shape_of(operation, [nodes[index].shape for index in inputs])))
     return len(nodes) - 1
+
+
+def outputs_of(graph: Graph) -> tuple[int, ...]:
+    """The shape of an image's outputs: [O], or [O, H, W] where pixels have outputs."""
+    shape = graph.nodes[graph.output].shape
+    return shape[:1] if shape[1:] == (1, 1) else shape
 
 
 def uses(graph: Graph) -> list[int]:

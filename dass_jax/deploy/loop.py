@@ -11,7 +11,7 @@ import math
 import numba
 import numpy as np
 
-from dass_jax.deploy.sparse import AVG_POOL, FUNCTIONS, LINEAR, MAX_POOL, MEAN
+from dass_jax.deploy.sparse import AVG_POOL, FUNCTIONS, LINEAR, MAX_POOL, MEAN, RESIZE
 
 RELU, RELU6, SIGMOID = (FUNCTIONS.index(name) for name in ("relu", "relu6", "sigmoid"))
 _FREE = {"contract", "nsz", "arcp"}
@@ -43,6 +43,8 @@ def run(steps, biases, terms, term_weights, taps, tap_weights, memory, scratch):
             for p in range(len(x)):
                 total += x[p]
             memory[place] = total / np.float32(len(x))
+        elif kind == RESIZE:
+            _resize(memory[place : place + size], height, width, taps[tap], memory)
         else:
             a, b = _source(taps[tap], memory), _source(taps[tap + 1], memory)
             for p in range(size):
@@ -175,6 +177,24 @@ def _smooth(memory, place, source, height, width, scratch):  # type: ignore[no-u
         memory[y + p] = more * ninth * (scratch[p] + scratch[p + one])
         p += w - one
         memory[y + p] = more * ninth * (scratch[p - one] + scratch[p])
+
+
+@_fast
+def _resize(y, height, width, term, memory):  # type: ignore[no-untyped-def]
+    """Bilinear: between the four pixels around each place, whose edges repeat."""
+    rows, columns, x = term[1], term[2], _source(term, memory)
+    for row in range(height):
+        place = min(max((row + 0.5) * rows / height - 0.5, 0.0), rows - 1.0)
+        top = int(place)
+        low, share = min(top + 1, rows - 1) * columns, np.float32(place - top)
+        top *= columns
+        for column in range(width):
+            place = min(max((column + 0.5) * columns / width - 0.5, 0.0), columns - 1.0)
+            left = int(place)
+            right, part = min(left + 1, columns - 1), np.float32(place - left)
+            above = x[top + left] + part * (x[top + right] - x[top + left])
+            below = x[low + left] + part * (x[low + right] - x[low + left])
+            y[row * width + column] = above + share * (below - above)
 
 
 @_fast

@@ -38,7 +38,9 @@ class Code(NamedTuple):
     inputs: np.ndarray
     """int64 [channels]: places of the image's channels."""
     outputs: np.ndarray
-    """int64 [classes]."""
+    """int64 [outputs]."""
+    size: tuple[int, int]
+    """(H, W) of the outputs' planes."""
 
 
 def assemble(program: Program) -> Code:
@@ -79,6 +81,7 @@ def assemble(program: Program) -> Code:
         np.concatenate([constants, np.zeros(end - len(constants), np.float32)]),
         np.array([places[plane] for plane in range(program.inputs)], np.int64),
         np.array([places[plane] for plane in program.outputs], np.int64),
+        program.shapes[program.outputs[0]],
     )
 
 
@@ -176,7 +179,7 @@ def _loop() -> Callable[..., None]:
 
 
 def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
-    """Images [N, C, H, W] → outputs [N, O], float32. Not to be called from two threads at once.
+    """Images [N, C, H, W] → outputs [N, O] or [N, O, H, W], float32. Not to be called from two threads at once.
 
     Raises:
       UserError: where Numba is missing.
@@ -184,14 +187,16 @@ def runner(code: Code) -> Callable[[np.ndarray], np.ndarray]:
     run, memory = _loop(), code.memory.copy()
     largest, longest = (code.steps[:, 3] * code.steps[:, 4]).max(initial=1), code.taps[:, 2].max(initial=1)
     scratch = np.zeros(int(max(largest, longest)), np.float32)
+    pixels = code.outputs[:, None] + np.arange(code.size[0] * code.size[1])
+    shape = code.outputs.shape if code.size == (1, 1) else (*code.outputs.shape, *code.size)
 
     def apply(images: np.ndarray) -> np.ndarray:
-        outputs = np.empty((len(images), len(code.outputs)), np.float32)
+        outputs = np.empty((len(images), *pixels.shape), np.float32)
         for image, row in zip(np.asarray(images, np.float32), outputs, strict=True):
             for channel, place in zip(image, code.inputs, strict=True):
                 memory[place : place + channel.size] = channel.ravel()
             run(*code[:6], memory, scratch)
-            row[:] = memory[code.outputs]
-        return outputs
+            row[:] = memory[pixels]
+        return outputs.reshape(len(images), *shape)
 
     return apply

@@ -25,12 +25,13 @@ from dass_jax.deploy.graph import (
     Multiply,
     Node,
     Pool,
+    Resize,
     Subsample,
     Take,
     is_pointwise,
 )
 
-LINEAR, MAX_POOL, AVG_POOL, MEAN, MULTIPLY = range(5)
+LINEAR, MAX_POOL, AVG_POOL, MEAN, MULTIPLY, RESIZE = range(6)
 """Kinds of instructions."""
 FUNCTIONS = ("", "relu", "relu6", "sigmoid")
 """What is applied to a linear instruction's sum, by its number."""
@@ -75,7 +76,7 @@ class Program(NamedTuple):
     inputs: int
     """Channels of the image."""
     outputs: tuple[int, ...]
-    """Planes of the outputs, 1×1 each."""
+    """Planes of the outputs, 1×1 each, or one of all pixels each."""
 
 
 class _Draft(NamedTuple):
@@ -97,7 +98,8 @@ def lower(graph: Graph) -> Program:
         forms.append(
             [_settled(draft, form, node.shape[1:], *use) for form, use in zip(made, readers[index], strict=True)]
         )
-    outputs = [_plane(draft, form, (1, 1)) for form in forms[graph.output]]
+    size = graph.nodes[graph.output].shape[1:]
+    outputs = [_plane(draft, form, size) for form in forms[graph.output]]
     return Program(tuple(draft.shapes), tuple(draft.instructions), channels, tuple(outputs))
 
 
@@ -218,6 +220,8 @@ def _nonlinear(operation: Any) -> tuple[int, int]:
             return MEAN, 0
         case Multiply():
             return MULTIPLY, 0
+        case Resize():
+            return RESIZE, 0
     raise ValueError(f"operation {operation!r} is not one of a graph's")
 
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dass_jax import results
+from dass_jax.data import record
 from dass_jax.deploy import costs, graph
 from dass_jax.deploy.check import Outcome
 from dass_jax.deploy.formats import onnx_file
 from dass_jax.deploy.graph import Graph
 from dass_jax.deploy.source import Trained
 from dass_jax.report.tables import decimals, in_brackets
+from dass_jax.tasks import shape_of
 
 
 def facts(
@@ -24,21 +25,14 @@ def facts(
       outcomes: of `check.compare`: "masked", "compacted" and each file.
     """
     layers, before, after = costs.layers(small), graph.size(dense), graph.size(small)
-    data = found.setting.dataset
+    about = about_of(found)
     return {
         "network": found.name,
         "method": found.network.method,
         "seed": found.network.seed,
         "architecture": found.network.architecture,
         "keep": found.keep,
-        "task": results.task_of(found.setting),
-        "input": {
-            "name": onnx_file.INPUT,
-            "shape": list(dense.nodes[0].shape),
-            "mean": [float(value) for value in data.mean],
-            "std": [float(value) for value in data.std],
-        },
-        "output": {"name": onnx_file.OUTPUT, "shape": [found.setting.task.outputs]},
+        **about,
         "kept_weights": found.kept,
         "masked": {**before._asdict(), **said(outcomes["masked"])},
         "compacted": {**after._asdict(), **said(outcomes["compacted"])},
@@ -48,6 +42,26 @@ def facts(
         },
         "modelled_ms": {**costs.choice(layers)._asdict(), "form": costs.choice(layers).form},
         "layers": [{**layer._asdict(), "form": layer.form} for layer in layers],
+    }
+
+
+def about_of(found: Trained) -> dict[str, Any]:
+    """What every file says of itself: how a picture becomes its input, what its outputs mean, and how good it was."""
+    kept = found.record or found.setting.dataset.record
+    assert kept is not None
+    plain, (height, width, channels) = record.to_json(kept), kept.preparation.shape
+    statistics = {name: plain["preparation"][name] for name in ("mean", "std")}
+    return {
+        "task": found.task,
+        "input": {"name": onnx_file.INPUT, "shape": [channels, height, width], **statistics},
+        "output": {
+            "name": onnx_file.OUTPUT,
+            "shape": list(shape_of(found.setting.task.outputs, kept.preparation.shape)),
+        },
+        "preparation": plain["preparation"],
+        "classes": plain["fingerprint"]["classes"],
+        "measured": found.measured,
+        "data": {"said": plain["said"], **{key: plain["fingerprint"][key] for key in ("train", "test")}},
     }
 
 
@@ -80,7 +94,14 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def table(found: Mapping[str, Any]) -> str:
     """Sizes, work and the task's main metric before and after, then each file."""
     masked, small, metric, unit = found["masked"], found["compacted"], found["task"]["metric"], found["task"]["unit"]
-    value, title = f".{decimals(unit, [masked[metric]])}f", f"{metric} {in_brackets(unit)}".strip()
+    digits, title = decimals(unit, [masked[metric] or 0.0]), f"{metric} {in_brackets(unit)}".strip()
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    measured = (found["measured"] or {}).get(metric)
+    own = f", {metric} {shown(measured)} {unit}".rstrip() + " as the run measured it" if measured is not None else ""
+    images = "test images" if masked[metric] is not None else "images of noise"
     rows = [
         [name, f"{masked[key]:,}", f"{small[key]:,}", f"{masked[key] / max(small[key], 1):.1f}×"]
         for name, key in (
@@ -93,14 +114,14 @@ def table(found: Mapping[str, Any]) -> str:
         [name, f"{masked[key] / 1e6:,.2f}", f"{small[key] / 1e6:,.2f}", f"{masked[key] / max(small[key], 1):.1f}×"]
         for name, key in (("MACs of dense kernels [M]", "macs"), ("MACs of weights not zero [M]", "macs_nonzero"))
     ]
-    rows.append([title, f"{masked[metric]:{value}}", f"{small[metric]:{value}}", ""])
+    rows.append([title, shown(masked[metric]), shown(small[metric]), ""])
     predicts = masked["changed"] is not None
     files = [
         [
             name,
             f"{one['bytes']:,}",
             f"{one['bytes_per_kept_weight']:.2f}",
-            f"{one[metric]:{value}}",
+            shown(one[metric]),
             *([f"{one['changed']}"] if predicts else []),
             f"{one['difference']:.1e}",
         ]
@@ -117,7 +138,7 @@ def table(found: Mapping[str, Any]) -> str:
     ms = found["modelled_ms"]
     return "\n".join(
         [
-            f"{found['network']}: {found['kept_weights']:,} weights kept; {masked['images']:,} test images",
+            f"{found['network']}: {found['kept_weights']:,} weights kept{own}; {masked['images']:,} {images}",
             "",
             *_grid(["", "masked", "compacted", "less"], rows),
             "",
@@ -127,6 +148,17 @@ def table(found: Mapping[str, Any]) -> str:
             f"the faster of both in each layer {ms['mixed']:.2f} ms; favoured: {ms['form']}",
         ]
     )
+
+
+def prepared(how: Mapping[str, Any]) -> str:
+    """The preparation of a picture in words."""
+    height, width, channels = how["shape"]
+    colour = {"RGB": "RGB", "grey": "grey"}.get(how["colour"], f"{channels} channels")
+    size = f"of {width}×{height} pixels, as they are"
+    if how["crop"] == "centre":
+        part = f"its side divided by {how['margin']:g}, " if how["margin"] != 1 else ""
+        size = f"the central square, {part}resized to {width}×{height} ({how['interpolation']})"
+    return f"upright by EXIF, {colour}, on white where transparent; {size}"
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -154,7 +186,10 @@ def page(found: Mapping[str, Any]) -> str:
             table(found).split("\n", 1)[1].strip(),
             "",
             f"Input: float32 [N, {', '.join(map(str, found['input']['shape']))}], (byte / 255 − mean) / std with the "
-            f"mean {mean} and the std {std} of each channel. Output: [N, {found['output']['shape'][0]}].",
+            f"mean {mean} and the std {std} of each channel. "
+            f"Output: [N, {', '.join(map(str, found['output']['shape']))}].",
+            f"Pictures: {prepared(found['preparation'])}.",
+            f"Classes: {', '.join(found['classes'])}.",
             "",
             "## Layers of the compacted network",
             "",

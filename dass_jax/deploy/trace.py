@@ -27,6 +27,7 @@ from dass_jax.deploy.graph import (
     Multiply,
     Node,
     Pool,
+    Resize,
     Shape,
     Subsample,
     Take,
@@ -57,7 +58,7 @@ def trace(
     """The graph of a network in evaluation.
 
     Args:
-      forward: (params, batch_stats, images [C, H, W, N]) → outputs [N, O], calling Flax modules.
+      forward: (params, batch_stats, images [C, H, W, N]) → outputs [N, O] or [O, H, W, N], calling Flax modules.
       params: with masks multiplied in.
       image_shape: [H, W, C], as `Model.init` takes it.
 
@@ -93,8 +94,7 @@ def _conv(module: Any, x: jax.Array) -> jax.Array:
     weight = module.variables["params"]["conv"]["weight"]
     k = module.kernel
     padding = (k - 1) // 2 * module.dilation if module.depthwise else module.padding
-    # Only the depthwise kernel knows dilation; a 1×1 convolution takes every stride-th pixel.
-    reach = (module.dilation if module.depthwise else 1) * (k - 1)
+    reach = module.dilation * (k - 1)
     sizes = ((size + 2 * padding - reach - 1) // module.stride + 1 for size in x.shape[1:3])
     layer = Layer("conv", module.stride, padding, module.dilation, len(weight) if module.depthwise else 1)
     return _bind(layer, (module.features, *sizes, x.shape[3]), x, weight)
@@ -140,6 +140,10 @@ def _halved(module: Any, x: jax.Array) -> jax.Array:
     return _bind(Layer("halve"), (len(x), x.shape[1] // 2, x.shape[2] // 2, x.shape[3]), x)
 
 
+def _resized(module: Any, x: jax.Array) -> jax.Array:
+    return _bind(Layer("resize", option=tuple(module.size)), (len(x), *module.size, x.shape[3]), x)
+
+
 RECORDS: dict[type, Callable[..., jax.Array]] = {
     layers.SparseConv: _conv,
     grouped.GroupedConv: _grouped,
@@ -148,6 +152,7 @@ RECORDS: dict[type, Callable[..., jax.Array]] = {
     layers.FactorizedReduce: _factorized,
     layers.Pool: _pool,
     layers.Halved: _halved,
+    layers.Resized: _resized,
 }
 
 
@@ -203,7 +208,8 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
         if is_map or (height == width == 1 and sorted(shape) == sorted((channels, 1))):
             return [x]
     if name == "concatenate" and params["dimension"] == 0 and len(shape) == 4:
-        return [Symbol(append(nodes, Concat(), *(_node(nodes, _symbol(nodes, value)) for value in inputs)))]
+        parts = (_wide(nodes, _node(nodes, _symbol(nodes, value)), shape[1:3]) for value in inputs)
+        return [Symbol(append(nodes, Concat(), *parts))]
     if name == "slice" and shape[1:] == equation.invars[0].aval.shape[1:] and params["strides"] is None:
         channels = np.arange(params["start_indices"][0], params["limit_indices"][0])
         return [Symbol(append(nodes, Take(channels), _node(nodes, x)))]
@@ -218,6 +224,14 @@ def _read_equation(nodes: list[Node], equation: Any, inputs: list[Any]) -> list[
     raise ValueError(
         f"it uses {name} from {[v.aval.shape for v in equation.invars]} to {shape}, which is not in a graph"
     )
+
+
+def _wide(nodes: list[Node], node: int, size: tuple[int, ...]) -> int:
+    """The node with [C, 1, 1] at every pixel."""
+    channels, *own = nodes[node].shape
+    if tuple(own) == tuple(size):
+        return node
+    return append(nodes, Multiply(), node, append(nodes, Constant(np.ones((channels, *size)))))
 
 
 def _layer_of(nodes: list[Node], equation: Any, x: Any, *weights: Any) -> Symbol:
@@ -246,7 +260,7 @@ def _elementwise(nodes: list[Node], name: str, x: Any, y: Any) -> Symbol | None:
         x, y = y, x
     values = np.unique(np.asarray(y))
     if values.size != 1:
-        return None
+        return _offset(nodes, x, np.asarray(y)) if name == "add" else None
     value = float(values[0])
     if name in ("mul", "div"):
         return x._replace(factor=x.factor * value if name == "mul" else x.factor / value)
@@ -258,6 +272,13 @@ def _elementwise(nodes: list[Node], name: str, x: Any, y: Any) -> Symbol | None:
     if name == "min" and value == 6 and before.operation == Activation("relu") and x.factor == 1:
         return Symbol(append(nodes, Activation("relu6"), *before.inputs))
     return None
+
+
+def _offset(nodes: list[Node], x: Symbol, y: np.ndarray) -> Symbol | None:
+    """The sum with a number for each channel."""
+    if y.ndim != 4 or len(y) != nodes[x.node].shape[0] or (y != y[:, :1, :1, :1]).any():
+        return None
+    return Symbol(append(nodes, scale(np.ones(len(y)), np.asarray(y[:, 0, 0, 0], np.float64)), _node(nodes, x)))
 
 
 def _symbol(nodes: list[Node], value: Any) -> Symbol:
@@ -282,6 +303,8 @@ def _layer(nodes: list[Node], layer: Layer, x: int, weights: list[np.ndarray]) -
         return append(nodes, window._replace(groups=channels), x)
     if layer.kind == "pool":
         return append(nodes, Pool(layer.option, layer.stride), x)
+    if layer.kind == "resize":
+        return append(nodes, Resize(*layer.option), x)
     if layer.kind == "halve":
         return append(nodes, Halve(), x)
     if layer.kind == "norm":

@@ -19,10 +19,12 @@ from dass_jax.deploy.graph import (
     Mean,
     Multiply,
     Pool,
+    Resize,
     Subsample,
     Take,
     is_depthwise,
     is_pointwise,
+    outputs_of,
 )
 from dass_jax.nn.kernels import channels_last
 
@@ -34,13 +36,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def function(graph: Graph) -> Callable[[jax.Array], jax.Array]:
-    """Images [N, C, H, W] → outputs [N, O], in the images' dtype."""
+    """Images [N, C, H, W] → outputs [N, O] or [N, O, H, W], in the images' dtype."""
 
     def apply(images: jax.Array) -> jax.Array:
         values = [images.transpose(0, 2, 3, 1)]
         for node in graph.nodes[1:]:
             values.append(_apply(node.operation, [values[index] for index in node.inputs], images))
-        return values[graph.output].reshape(images.shape[0], -1)
+        return values[graph.output].transpose(0, 3, 1, 2).reshape(images.shape[0], *outputs_of(graph))
 
     return apply
 
@@ -77,6 +79,8 @@ def _apply(operation: Any, inputs: Sequence[jax.Array], images: jax.Array) -> ja
             return _halve(inputs[0])
         case Mean():
             return inputs[0].mean((1, 2), keepdims=True)
+        case Resize(height, width):
+            return jax.image.resize(inputs[0], (images.shape[0], height, width, inputs[0].shape[3]), "linear")
     raise ValueError(f"operation {operation!r} on {x} is not one of a graph's")
 
 

@@ -1,10 +1,12 @@
-"""An experiment, carried out: its runs one after another, in one process, each in an ordinary run folder.
+"""An experiment, carried out by one process or by many on any machines, each run in an ordinary run folder.
 
 EXPERIMENT/  experiment.toml  experiment.json  results.csv  report.html  tables/  figures/
-             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<phase>-<digest>/  lock
+             runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<phase>-<digest>/  claims/<run>.<n>
 
 A run that is finished is not done again, one that was interrupted goes on where it stopped, and one that failed leaves
-its error in errors/ and is tried again by the next call; the others are done all the same.
+its error in errors/ and is tried again by the next call; the others are done all the same. Processes that see one
+folder share its runs: each takes the next one that is free, until none is left. One that finds all that are left in
+other hands waits, since these may die.
 """
 
 import dataclasses
@@ -17,53 +19,56 @@ import jax
 
 from dass_jax import __version__, train
 from dass_jax.errors import UserError
-from dass_jax.experiment import carbon, features, sharing, table
+from dass_jax.experiment import carbon, features, same_data, sharing, table, workers
 from dass_jax.experiment.plan import Plan, Planned, Report
-from dass_jax.runtime import folder, parallel
+from dass_jax.runtime import claims, folder, parallel
 from dass_jax.runtime.progress import Progress
 
 
 def carry_out(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str, Any]]:
-    """Does what is left of an experiment in the folder `path`; returns the rows of its results.csv.
+    """Does what is left of an experiment in the folder `path`, beside other processes that do; returns the rows of its
+    results.csv once nothing is left.
 
     Raises:
-      UserError: if `path` cannot be the experiment's folder, another process is at work in it, or CO2 cannot be
-        measured as it is asked for.
+      UserError: if `path` cannot be the experiment's folder, CO2 cannot be measured as it is asked for, or runs that
+        are averaged have other data.
       Stopped: after SIGINT or SIGTERM.
     """
     if plan.report.country:
         carbon.check(plan.report.country)
     with folder.writable(path):
         prepare(plan, path)
-        with folder.claimed(path, "--out"):
-            return do_all(plan, path, progress)
+        same_data.check(plan, path, progress)
+        return do_all(plan, path, progress)
 
 
 def do_all(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str, Any]]:
-    """The runs that are left, one after another; the rows."""
+    """The runs that are left, one after another, as far as no other process does them; the rows."""
     rows = table.write(plan, path)
-    finished = [row["status"] == "finished" for row in rows]
-    left = [
-        run
-        for run, done in zip(plan.runs, finished, strict=True)
-        if not (done and features.is_complete(run, plan.report, path / "runs" / run.name))
-    ]
-    progress.say(f"experiment {plan.title}: {len(plan.runs)} runs, {sum(finished)} of them finished")
-    start = time.monotonic()
-    for done, run in enumerate(left, start=1):
-        progress.say(f"[{done}/{len(left)}] {run.name}")
-        began = time.monotonic()
-        try:
-            attempt(run, plan.report, path, progress)
-        finally:  # also after a signal
-            rows = table.write(plan, path)
+    queue = workers.queue(plan, path)
+    count, start = len(queue.left), time.monotonic()
+    finished = sum(row["status"] == "finished" for row in rows)
+    progress.say(f"experiment {plan.title}: {len(plan.runs)} runs, {finished} of them finished")
+    while queue.left:
+        taken = workers.taken(queue, progress)
+        if taken is None:
+            continue
+        run, number = taken
+        place, began = f"[{count - len(queue.left) + 1}/{count}] {run.name}", time.monotonic()
+        with claims.held(path / workers.CLAIMS, run.name, number, lambda: progress.now) as own:
+            try:
+                own.outcome = attempt(run, plan.report, path, progress, place)
+            finally:  # also after a signal
+                rows = table.write(plan, path)
+        del queue.left[run.name]
         row = next(row for row in rows if row["run"] == run.name)
         said = f"{row['final']:.2f} {row['unit']}".rstrip() if row["status"] == "finished" else row["status"]
         said += f": {row['error']}" if row.get("error") else ""
-        each = (time.monotonic() - start) / done
-        rest = f"about {duration(each * (len(left) - done))} left" if done < len(left) else "none left"
-        progress.say(f"[{done}/{len(left)}] {run.name}: {said}, {duration(time.monotonic() - began)}; {rest}")
-    return rows
+        each = (time.monotonic() - start) / (count - len(queue.left))
+        rest = f"about {duration(each * len(queue.left))} left" if queue.left else "none left"
+        progress.say(f"{place}: {said}, {duration(time.monotonic() - began)}; {rest}")
+        workers.name_others(queue, progress)
+    return table.write(plan, path)  # with what the others have done
 
 
 def prepare(plan: Plan, path: pathlib.Path) -> None:
@@ -73,25 +78,31 @@ def prepare(plan: Plan, path: pathlib.Path) -> None:
       UserError: if it holds something else, or cannot be written to.
     """
     own = path / "experiment.toml"
-    if not own.exists() and path.is_dir() and any(path.iterdir()):
+    # A process that begins at the same time may have come as far as a part of this.
+    mine = ("experiment.", "runs", workers.CLAIMS)
+    if not own.exists() and path.is_dir() and not all(each.name.startswith(mine) for each in path.iterdir()):
         raise UserError(
             f"--out = {str(path)!r} is not empty and no experiment's folder; allowed: a new or an empty one"
         )
     folder.make(path / "runs")
+    folder.make(path / workers.CLAIMS)
     folder.write_text(own, plan.text)
     about = {"title": plan.title, "report": dataclasses.asdict(plan.report)}
     folder.write_json(path / "experiment.json", about)
 
 
-def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress) -> None:
-    """Does or continues one run, and what the report needs beside it; what goes wrong is left in errors/. A signal ends
-    the experiment: Stopped goes through, and the run has not failed."""
+def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress, place: str) -> str:
+    """Does or continues one run, and what the report needs beside it; with what it is to be released. What goes wrong
+    is left in errors/. A signal ends the experiment: Stopped goes through, and the run has not failed."""
     file = table.error_file(path, run.name)
+    if workers.is_over(run, report, path):  # its last holder has died after that
+        return workers.FINISHED
+    progress.say(place)
     try:
         shelf = sharing.shelf(run.config, machine(run), path / "shared")
         own = path / "runs" / run.name
         with carbon.metered(report.country, own):
-            train.perform(run.config, own, progress, shelf)
+            perform(run, own, progress, shelf)
         if not features.is_complete(run, report, own):
             features.write(run, report, own, shelf, progress)
     except Exception as error:
@@ -100,9 +111,27 @@ def attempt(run: Planned, report: Report, path: pathlib.Path, progress: Progress
         folder.make(file.parent)
         detail = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error))
         folder.write_text(file, line + "\n" + detail)
+        return workers.FAILED
     else:
         file.unlink(missing_ok=True)
-    jax.clear_caches()  # the programs of a run are of no use to the next: what is compiled twice lies on the disk
+        return workers.FINISHED
+    finally:
+        jax.clear_caches()  # a run's programs are of no use to the next: what is compiled twice lies on the disk
+
+
+def perform(run: Planned, own: pathlib.Path, progress: Progress, shelf: Any) -> None:
+    """The run, as soon as nobody is at work in its folder who knows of no claims: a command of its own, or a process
+    that stood still for so long that it was thought dead."""
+    waiting = False
+    while True:
+        try:
+            train.perform(run.config, own, progress, shelf)
+            return
+        except folder.InUse as error:
+            if not waiting:
+                progress.say(f"{run.name}: waiting: {error}")
+            waiting = True
+            time.sleep(workers.POLL)
 
 
 def machine(run: Planned) -> list[str]:

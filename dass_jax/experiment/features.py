@@ -18,7 +18,7 @@ import threadpoolctl
 from scipy import stats
 from sklearn.manifold import TSNE
 
-from dass_jax import architectures, compose
+from dass_jax import architectures, compose, pipeline
 from dass_jax.compose import Setting
 from dass_jax.config import title
 from dass_jax.data import stream
@@ -78,7 +78,8 @@ def write(run: Planned, report: Report, own: pathlib.Path, shared: shelf.Shelf, 
     arrays: dict[str, Any] = {"asked": json.dumps(wanted)}
     with progress.busy(f"{run.name}: features of its cells"):
         if "kendall_images" in wanted:
-            kept = shelf.take(shared(title(run.config), TRAINING, training.phases[0], found))
+            place = shared(title(run.config), TRAINING, training.phases[0], found)
+            kept = shelf.take(pipeline.on_shelf(s, place))
             if kept is None:
                 raise UserError(
                     f"report: 'kendall' compares {run.name} with its dense network, which is not in shared/; allowed: "

@@ -26,10 +26,12 @@ from dass_jax.config import AXES, Config
 from dass_jax.errors import UserError
 from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
-TableName = Literal["methods", "keep", "tests", "seeds", "kendall"]
-FigureName = Literal["keep", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
+TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kendall"]
+FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
+DATA = ("source", "folder", "limit", "image_size")
+"""Fields of `[data]` that say which images a run has."""
 TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 """Short name of a tag → its dotted name."""
 
@@ -38,12 +40,13 @@ TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 class Report:
     """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
-    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds")
+    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds", "lookup")
     figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds")
     keep: Annotated[float, Range(0, 1)] = 0.0
     """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""
-    published: Literal["none", "cifar10"] = "none"
-    """Whose published accuracies stand beside ours: `cifar10` has those of the DASS paper."""
+    published: Literal["none", "cifar10", "scas_cifar10", "scas_cifar100", "scas_mnist"] = "none"
+    """What published figures stand beside ours: `cifar10` are DASS' accuracies; the others are SCAS' reductions, in the
+    table `drop`, for networks of the names DARTS, ENAS macro, ENAS micro and SMASH."""
     watts: NotNegative = 0.0
     """Power of the machine under load, for energy and CO2; 0 = not known, no column."""
     grams_per_kwh: NotNegative = 0.0
@@ -95,20 +98,16 @@ def load(path: pathlib.Path) -> Plan:
     text, data = config.read_toml(path, "experiment")
     try:
         file = config.structured(data, _File)
-        if "base" not in data:
-            raise UserError("base is missing; allowed: base = FILE, the TOML file of a run, relative to this one")
-        base = config.load(path.parent / file.base)
-        runs = tuple(_runs(base, file, path.parent))
+        runs = apart(tuple(_runs(data.get("base"), file, path.parent)))
         _check(runs, file.report)
     except UserError as error:
         raise UserError(f"experiment file {str(path)!r}: {error}") from error
     return Plan(file.title or path.stem, text, runs, file.report)
 
 
-def _runs(base: Config, file: _File, folder: pathlib.Path) -> Iterator[Planned]:
-    """The runs, each changed from the base by [set], then by its table, then by its place on the axes: every step
-    settles tags first, and what it says of other fields holds for the member that it chooses."""
-    common = _step(base, _dotted(file.set), "set", folder)
+def _runs(base: Any, file: _File, folder: pathlib.Path) -> Iterator[Planned]:
+    """The runs, each changed from its base, or the file's, by [set], then by its table, then by its place on the axes:
+    every step settles tags first, and what it says of other fields holds for the member that it chooses."""
     axes = {name: _axis(name, values) for name, values in _dotted(file.axes).items()}
     for table in file.runs or [{}]:
         if not isinstance(table, Mapping):
@@ -116,13 +115,21 @@ def _runs(base: Config, file: _File, folder: pathlib.Path) -> Iterator[Planned]:
         label = table.get("name", "")
         if not isinstance(label, str) or not label.isprintable():
             raise UserError(f"runs.name = {config.short(label)}; allowed: what the tables call the network")
-        own = _dotted({key: value for key, value in table.items() if key != "name"})
-        changed = _step(common, own, "runs", folder)
+        own = _dotted({key: value for key, value in table.items() if key not in ("name", "base")})
+        start = _base(table.get("base", base), folder)
+        changed = _step(_step(start, _dotted(file.set), "set", folder), own, "runs", folder)
         free = {name: values for name, values in axes.items() if name not in own}
         for values in itertools.product(*free.values()):
             found = _step(changed, dict(zip(free, values, strict=True)), "axes", folder)
             run = config.check(dataclasses.replace(found, seeds=1))
             yield Planned(_name(label, run), label or _network(run), run)
+
+
+def _base(name: Any, folder: pathlib.Path) -> Config:
+    if not isinstance(name, str):
+        found = "base is missing" if name is None else f"runs.base = {config.short(name)}"
+        raise UserError(f"{found}; allowed: base = FILE, the TOML file of a run, relative to this one")
+    return config.load(folder / name)
 
 
 def _dotted(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -166,6 +173,26 @@ def _network(run: Config) -> str:
     """The network's sizes ("20 cells, 36 channels"), or its name if it has none."""
     sizes = [f"{value} {name}" for name, value in vars(run.network.fields).items() if type(value) is int]
     return ", ".join(sizes) or run.network.name
+
+
+def apart(runs: tuple[Planned, ...]) -> tuple[Planned, ...]:
+    """The runs, in whose networks' names stands what tells their data from those of others that would be averaged with
+    them: an average is of one data set."""
+    averaged: dict[Any, list[Planned]] = {}
+    for run in runs:
+        averaged.setdefault((run.network, run.config.method.name, run.config.sparsity.keep), []).append(run)
+    differing = [
+        name
+        for name in DATA
+        if any(len({getattr(run.config.data, name) for run in group}) > 1 for group in averaged.values())
+    ]
+    return tuple(run._replace(network=", ".join([run.network, *_told(run, differing)])) for run in runs)
+
+
+def _told(run: Planned, differing: list[str]) -> Iterator[str]:
+    for name in differing:
+        value = getattr(run.config.data, name)
+        yield pathlib.PurePath(value).name if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"
 
 
 def _check(runs: tuple[Planned, ...], report: Report) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, guarded, show
 from dass_jax.latency import clock
 
 
@@ -23,6 +23,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("sources", metavar="RUN_OR_CHECKPOINT", nargs="+", type=pathlib.Path, help=text)
     parser.add_argument("--method", help="which method's network of the run; default: the main one")
     parser.add_argument("--seed", type=int, help="which seed's network; needed if a run has several")
+    text = "check the networks on the test images of these data first, which must be those of their runs"
+    parser.add_argument("--data", metavar="SOURCE", help=text)
+    text = "go on if they are others, of as many classes and of the same size"
+    parser.add_argument("--data.accept-changed", dest="accept", action="store_true", help=text)
     parser.add_argument("--warm-up", type=int, default=100, help="untimed runs of each form; default: 100")
     parser.add_argument("--repetitions", type=int, default=1000, help="timed runs of each form; default: 1000")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
@@ -48,11 +52,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> dict[str, Any]:
     """The figures of one network."""
-    from dass_jax import results
-    from dass_jax.deploy import check, compact, files, source
+    from dass_jax.deploy import check, compact, files, images, source
     from dass_jax.latency import forms, peak
 
     found = source.trained(place, given.method, given.seed)
+    if given.data is not None:
+        test = images.tested(found, given.data, given.accept)
+        for line in test.said:
+            progress.say(line)
+        found = test.found
+        with progress.busy(f"{found.name}: checking it on the test set"):
+            images.demand_measured(test, check.compare(found, {})["masked"], place)
     able, missing = forms.available()
     for line in missing:
         progress.say(line)
@@ -80,7 +90,7 @@ def of_source(place: pathlib.Path, given: argparse.Namespace, progress: Any) -> 
     return {
         "network": found.name,
         "keep": found.keep,
-        "task": results.task_of(found.setting),
+        "task": found.task,
         "result": found.network.result,
         "before": {"result": first_result(place, found.network), "form": faster},
         "kept_weights": found.kept,
@@ -172,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
     import os
 
     from dass_jax.report import pareto as page
-    from dass_jax.runtime import folder
+    from dass_jax.runtime import folder, settings
     from dass_jax.runtime.progress import Progress
 
     progress = Progress()
@@ -181,20 +191,22 @@ def main(argv: Sequence[str]) -> int:
         "warm_up": given.warm_up,
         "repetitions": given.repetitions,
     }
-    runs = []
-    for place in given.sources:
-        runs.append(of_source(place, given, progress))
-        check_task(runs[0]["task"], runs[-1]["task"], place)
-        if given.record:
-            folder.write_json(place / "latency.json", {**about, **runs[-1]})
-    print("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
+    runs = list[dict[str, Any]]()
+    with settings.own():
+        settings.check_platform()
+        for place in given.sources:
+            runs.append(of_source(place, given, progress))
+            check_task(runs[0]["task"], runs[-1]["task"], place)
+            if given.record:
+                folder.write_json(place / "latency.json", {**about, **runs[-1]})
     if given.out is not None:
         given.out.write_text(json.dumps({**about, "runs": runs}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    show("\n\n".join([*map(table, runs), *([pareto(runs)] if len(runs) > 1 else [])]))
     if given.page is not None:
         said = (
             f"{about['machine']}; {given.repetitions} calls of each form in turns, after {given.warm_up} untimed ones."
         )
-        print(f"page: {page.build(given.page, runs, said)}")
+        show(f"page: {page.build(given.page, runs, said)}")
     return 0
 
 

@@ -56,8 +56,9 @@ def _graph(forward: Callable[..., Any], shapes: Any, image: Shape) -> Graph:
     return rewrite.simplified(trace.trace(forward, values.get(PARAMS, {}), values.get(BATCH_STATS, {}), image))
 
 
-def runner(runtime: str | None) -> Callable[[Graph], Callable[[], Any]]:
-    """A graph → a call that runs it on one image; by "onnx", "xla", or None: by ONNX Runtime where it is installed.
+def runner(runtime: str | None, batch: int = 1) -> Callable[[Graph], Callable[[], Any]]:
+    """A graph → a call that runs it on a batch of images; by "onnx", "xla", or None: by ONNX Runtime where it is
+    installed.
 
     Raises:
       UserError: where a package that is asked for is missing.
@@ -67,7 +68,7 @@ def runner(runtime: str | None) -> Callable[[Graph], Callable[[], Any]]:
     by_onnx = runtime == "onnx" or (runtime is None and has_package("onnx") and has_package("onnxruntime"))
 
     def of(graph: Graph) -> Callable[[], Any]:
-        image = np.zeros((1, *graph.nodes[0].shape), np.float32)
+        image = np.zeros((batch, *graph.nodes[0].shape), np.float32)
         run = files.onnx_runner(onnx_file.to_onnx(graph)) if by_onnx else files.compiled(xla.function(graph))
         run(image)
         return lambda: run(image)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, guarded, show
+from dass_jax.latency import parts
 
 CHAIN = 4
 """Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""
@@ -169,18 +170,9 @@ def errors(
     table: Table, sizes: Sizes, runner: Callable[[Any], Callable[[], Any]], number: int, warm_up: int, repetitions: int
 ) -> dict[str, Any]:
     """Measured and predicted milliseconds of random genotypes, their mean relative error and rank correlation."""
-    import numpy as np
-    from scipy import stats
-
     found = [sampled(seed, sizes.nodes) for seed in range(number)]
-    there = np.array(_networks(found, sizes, runner, warm_up, repetitions))
-    wanted = np.array([predicted(table, one, sizes) for one in found])
-    return {
-        "measured_ms": [round(float(value), 4) for value in there],
-        "predicted_ms": [round(float(value), 4) for value in wanted],
-        "mean_relative_error": round(float(np.mean(np.abs(wanted - there) / there)), 4),
-        "rank_correlation": round(float(stats.spearmanr(there, wanted).statistic), 4) if number > 2 else None,
-    }
+    there = _networks(found, sizes, runner, warm_up, repetitions)
+    return parts.compared(there, [predicted(table, one, sizes) for one in found])
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -221,17 +213,17 @@ def main(argv: Sequence[str]) -> int:
     if given.check:
         with progress.busy(f"measuring {given.check} random genotypes"):
             off = errors(table, sizes, runner, given.check, given.warm_up, given.repetitions)
-    for name, value in table.entries.items():
-        print(f"{name:<50}{value:>10.4f} ms")
-    print(f"{'everything else':<50}{table.rest:>10.4f} ms")
-    if off:
-        print(
-            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
-            f"rank correlation {off['rank_correlation']}"
-        )
     if given.out is not None:
         content = {"sizes": sizes._asdict(), **table._asdict(), "check": off}
         given.out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, value in table.entries.items():
+        show(f"{name:<50}{value:>10.4f} ms")
+    show(f"{'everything else':<50}{table.rest:>10.4f} ms")
+    if off:
+        show(
+            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
+            f"rank correlation {off['rank_correlation']}"
+        )
     return 0
 
 

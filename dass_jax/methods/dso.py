@@ -23,6 +23,7 @@ import optax
 
 from dass_jax import bilevel, variables
 from dass_jax.bilevel import State
+from dass_jax.errors import UserError
 from dass_jax.methods import relaxed, unsearched
 from dass_jax.methods.method import Problem
 from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Observation, Phase, Rebuild, Search, single
@@ -60,9 +61,10 @@ class Fields:
     gamma: NotNegative = 1e-3
     """Weight of the L1 penalty (γ). Over T steps of λ it takes off at most theta_lr · gamma · T / (1 − momentum), which
     for the paper's search is 23.5: fewer steps need more. ImageNet: 1e-2."""
-    budget: Literal["uniform", "units", "flops", "macs"] = "uniform"
+    budget: Literal["uniform", "units", "flops", "macs", "latency"] = "uniform"
     """What γ follows: nothing; operations of the block that are left, as the published code counts them; their FLOPs;
-    memory accesses of the operation behind the connection."""
+    memory accesses of the operation behind the connection; the milliseconds that the network loses without it, by the
+    table that `space.latency` names."""
     form: Literal["coded", "prox"] = "coded"
     """The proximal operator: of |λ| with a projection (the published code) or of both at once, without wind-up."""
     weight_steps: Annotated[int, Range(1, 100)] = 1
@@ -86,6 +88,13 @@ def present(v: Variables) -> dict[str, jax.Array]:
     return jax.tree.map(lambda factor, alive: factor * alive, v[ALPHA], v[CONNECTIONS]["alive"])
 
 
+def standing(v: Variables) -> dict[str, np.ndarray]:
+    """The factors as architectures are read off them: −1 where a connection has left, so that what a space keeps of
+    several zeros is none of these."""
+    alive = v[CONNECTIONS]["alive"]
+    return {name: np.where(alive[name], factors, -1) for name, factors in v[ALPHA].items()}
+
+
 def kernels(params: Any) -> Any:
     """True for the leaves that decay: weights of convolutions and of the linear layer."""
     return variables.unflatten({path: path.endswith("weight") for path in variables.flatten(params)})
@@ -105,7 +114,8 @@ def pretraining(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
 
 
 def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
-    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before."""
+    """w, so many times, and then λ, each on its own batch; γ follows the factors as they are before. What costs
+    nothing, the last of what must not leave, rests: its momentum alone could take it to 0."""
     loss = loss_of(c, problem, space)
     weights = bilevel.nesterov_sgd(c.momentum, c.weight_decay, c.clip, kernels)
     factors = optax.chain(optax.clip(c.clip), bilevel.apg_nag(c.momentum, c.form))
@@ -116,7 +126,13 @@ def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
     def update(state: State, batches: Any, key: jax.Array, **extra: Any) -> Any:
         costs = space.costs[c.budget](present(state.variables))
         gamma = jax.tree.map(lambda cost: c.gamma * cost, costs)
-        return turns.update(state, batches, key, gamma=gamma, **extra)
+        after, infos = turns.update(state, batches, key, gamma=gamma, **extra)
+
+        def rested(cost: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
+            return jnp.where((cost == 0) & (before > 0), before, now)
+
+        factors = jax.tree.map(rested, costs, state.variables[ALPHA], after.variables[ALPHA])
+        return after._replace(variables={**after.variables, ALPHA: factors}), infos
 
     return bilevel.Algorithm(turns.init, update)
 
@@ -136,7 +152,7 @@ def removed(c: Fields, space: Any, state: State) -> State:
     alive, done = v[CONNECTIONS]["alive"], np.int32(v[CONNECTIONS]["epochs"] + 1)
     if done % c.remove_every:
         return state._replace(variables={**v, CONNECTIONS: {"alive": alive, "epochs": done}})
-    now = jax.tree.map(np.asarray, present(v))
+    now = standing(v)
     alive = {name: np.asarray(matrix) > 0 for name, matrix in space.encode(space.decode(now)).items()}
     left = {name: alive[name] & (now[name] > 0) for name in now}
 
@@ -154,6 +170,11 @@ def is_tree(x: Any) -> bool:
     return isinstance(x, dict)
 
 
+def allowed(costs: Any) -> str:
+    """The budgets of a space, for a message."""
+    return ", ".join([*costs, *([] if "latency" in costs else ["latency with a table as space.latency"])])
+
+
 def size(live: Any) -> int:
     """How many connections live."""
     return int(sum(np.asarray(matrix).sum() for matrix in live.values()))
@@ -165,7 +186,7 @@ def observing(c: Fields, problem: Problem, space: Any) -> Any:
 
     def observe(v: Variables) -> Observation:
         now = {name: np.asarray(matrix) for name, matrix in present(v).items()}
-        found = space.decode(now)
+        found = space.decode(standing(v))
         swept = {name: np.asarray(matrix) > 0 for name, matrix in space.encode(found).items()}
         metrics = {
             "connections": float(size({name: matrix > 0 for name, matrix in now.items()})),
@@ -201,6 +222,8 @@ def curves(c: Fields, problem: Problem) -> tuple[Curve, ...]:
 def search(c: Fields, problem: Problem) -> Search:
     """Pre-training of the full graph, and the search."""
     whole, begun = unsearched.all_of_it(problem, "dso"), min(c.pretrain_epochs, c.epochs - 1)
+    if c.budget not in whole.costs:
+        raise UserError(f"method.budget = {c.budget!r} in this space; allowed: {allowed(whole.costs)}")
     own = relaxed.matrices(whole)
     matrices = {name: matrix._replace(value="factor") for name, matrix in own.items()}
 
@@ -242,7 +265,7 @@ def search(c: Fields, problem: Problem) -> Search:
         left = size(live)
         return {name: alive.tolist() for name, alive in live.items()} if left < (1 - c.rebuild) * now else None
 
-    found = Search((searching(None, None),), lambda v, seed: whole.decode(present(v)))
+    found = Search((searching(None, None),), lambda v, seed: whole.settle(standing(v)))
     if not begun:
         return found
     algorithm, falling = pretraining(c, problem, whole), by_epoch(cosine(c.theta_lr, c.final_lr), begun)

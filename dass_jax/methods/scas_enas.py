@@ -54,14 +54,13 @@ def search(c: Fields, problem: Problem) -> Search:
     """Search and scoring."""
     space = sampled.space_of(problem)
     params = problem.shapes(space)[PARAMS]
-    stacks = variables.prunable(params, space.rules)
-    project = sparsity.pruner(stacks, c.regrow)
+    project = sparsity.pruner(space.rules, c.regrow)
     algorithm = enas.step(c, problem, space, sparsity.masked_weights, project)
     dense, pruning = enas.phase(c, problem, space, algorithm), pruning_rates(c, problem, params, space.rules)
     seen = sampled.observing(space)
 
     def begin(key: jax.Array, state: Any) -> State:
-        return algorithm.init(sparsity.unpruned(enas.fresh(c, problem, space, key), stacks, c.regrow))
+        return algorithm.init(sparsity.unpruned(enas.fresh(c, problem, space, key), space.rules, c.regrow))
 
     def observe(v: Variables) -> Observation:
         metrics, matrices = seen(v)

@@ -15,7 +15,7 @@ comparison.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,20 @@ GROWTH, SHARE = "growth", "share"
 QUANTILES = (0, 10, 25, 50, 75, 90, 100)
 """In per cent."""
 
-Pruning = Callable[[np.ndarray], np.ndarray]
-"""Progress of all steps of an epoch → the kept share of the written weights after each."""
+
+class Pruning(NamedTuple):
+    """What SCAS adds to the training.
+
+    rates(progress of all steps of an epoch) → `SHARE` after each, and what `project` reads
+    begin(variables) → variables with the masks of the shared weights, if they have any
+    weights(variables) → the parameters that the network sees
+    project: what follows each step, see `bilevel.Level`
+    """
+
+    rates: Callable[[np.ndarray], dict[str, Any]]
+    begin: Callable[[Variables], Variables] = lambda v: v
+    weights: sampled.Weights = sampled.dense_weights
+    project: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +96,15 @@ def space_of(problem: Problem) -> Any:
     return space
 
 
-def loss_of(problem: Problem, space: Any, pruned: bool) -> bilevel.Loss:
+def loss_of(problem: Problem, space: Any, pruning: Pruning | None) -> bilevel.Loss:
     """The task's loss of an architecture that the key draws."""
 
     def loss(v: Variables, batch: Batch, key: Any) -> Any:
         choice = space.written.draw(*jax.random.split(key), v[RATES][GROWTH])
-        if pruned:
-            choice = space.written.kept(choice, v[RATES][SHARE])
-        outputs, batch_stats = space.apply(v[PARAMS], v[BATCH_STATS], choice, batch.images, True)
+        params = v[PARAMS]
+        if pruning:
+            choice, params = space.written.kept(choice, v[RATES][SHARE]), pruning.weights(v)
+        outputs, batch_stats = space.apply(params, v[BATCH_STATS], choice, batch.images, True)
         return problem.task.loss(outputs, batch.targets), (
             problem.task.measured(outputs, batch.targets),
             {BATCH_STATS: batch_stats},
@@ -101,34 +114,31 @@ def loss_of(problem: Problem, space: Any, pruned: bool) -> bilevel.Loss:
 
 
 def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = None) -> Phase:
-    """The phase of H and θ.
-
-    Args:
-      pruning: of the written weights; None: none.
-    """
+    """The phase of H and θ."""
     adam = optax.chain(
         optax.add_decayed_weights(c.weight_decay, mask=space.written.decays),
         optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
         bilevel.scale_by_given_learning_rate(),
     )
-    level = bilevel.Level(PARAMS, loss_of(problem, space, pruning is not None), bilevel.with_rate(adam, PARAMS))
+    project = pruning.project if pruning else None
+    level = bilevel.Level(PARAMS, loss_of(problem, space, pruning), bilevel.with_rate(adam, PARAMS), project=project)
     algorithm = single(bilevel.descend(level, problem.average), PARAMS)
     falling: Schedule = cosine(c.theta_lr, 0.0)
 
     def rates(progress: np.ndarray) -> dict[str, Any]:
-        share = {} if pruning is None else {SHARE: pruning(progress)}
-        return {"learning_rate": {PARAMS: falling(progress)}, GROWTH: np.minimum(2 * progress, 1), **share}
+        pruned = pruning.rates(progress) if pruning else {}
+        return {"learning_rate": {PARAMS: falling(progress)}, GROWTH: np.minimum(2 * progress, 1), **pruned}
 
     def begin(key: jax.Array, state: Any) -> State:
         first, second = jax.random.split(key)
-        choice = space.written.draw(second, second, jnp.ones(()))
-        if pruning is not None:
-            choice = space.written.kept(choice, jnp.full((), problem.keep))
+        choice, v = space.written.draw(second, second, jnp.ones(())), space.init(first, problem.image_shape)
+        if pruning:
+            choice, v = space.written.kept(choice, jnp.full((), problem.keep)), pruning.begin(v)
         best = {"choice": choice, "value": jnp.full((), -jnp.inf)}
         # All of it from the beginning, so that phases of as many architectures share a program.
         counts = {"random": c.random, "perturbed": c.perturbed, "walk": c.walk}
         scores = {name: jnp.zeros(count) for name, count in counts.items() if count}
-        return algorithm.init({**space.init(first, problem.image_shape), BEST: best, LIST: scores})
+        return algorithm.init({**v, BEST: best, LIST: scores})
 
     return Phase(
         name="search",

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, nasbench201, smash
+from dass_jax.networks import baselines, derived, dso, enas_macro, enas_micro, mobile, nasbench201, smash
 from dass_jax.networks.model import Model, check_auxiliary
 from dass_jax.tasks import Outputs
 
@@ -46,7 +46,11 @@ def _of_equal_cells(
 
 
 def _of_levels(a: Any, c: dso.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
-    return dso.dso(a, c, outputs, average, dtype)
+    return dso.dso(a, c, outputs, average, dtype, auxiliary and c.auxiliary)
+
+
+def _of_residuals(a: Any, c: mobile.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
+    return mobile.mobile(a, c, outputs, average, dtype)
 
 
 def _of_layers(arc: Any, c: enas_macro.Fields, outputs: Outputs, auxiliary: bool, average: Any, dtype: Any) -> Model:
@@ -78,8 +82,15 @@ NETWORKS: dict[str, Entry] = {
         auxiliary_weight=lambda c: c.auxiliary_weight,
         maps=_maps_of_cells,
     ),
-    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells),
-    "dso": Entry(dso.Fields, _of_levels, dso.check),
+    "nasbench201": Entry(nasbench201.Fields, _of_equal_cells, nasbench201.check),
+    "dso": Entry(
+        dso.Fields,
+        _of_levels,
+        dso.check,
+        drop_path=lambda c: c.drop_path,
+        auxiliary_weight=lambda c: c.auxiliary_weight,
+    ),
+    "mobile": Entry(mobile.Fields, _of_residuals, mobile.check),
     "enas_macro": Entry(enas_macro.Fields, _of_layers, enas_macro.check),
     "enas_micro": Entry(
         enas_micro.Fields,

@@ -15,11 +15,9 @@ import jax
 from dass_jax.networks import blocks
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import heads, kernels, layers
+from dass_jax.nn.widths import scaled
 from dass_jax.schema import Decay, Range
 from dass_jax.tasks import Outputs
-
-STEP = 8
-"""What numbers of channels are multiples of at any width."""
 
 
 class Stage(NamedTuple):
@@ -87,13 +85,6 @@ PLANS = {
     ),
 }
 """By the name that a configuration gives them."""
-
-
-def scaled(channels: int, width: float) -> int:
-    """`width` · `channels`, rounded to a multiple of 8 that is not more than a tenth smaller. Source: MobileNet-v2."""
-    wanted = channels * width
-    rounded = max(STEP, int(wanted + STEP / 2) // STEP * STEP)
-    return rounded + STEP if rounded < 0.9 * wanted else rounded
 
 
 def of_width(plan: Plan, width: float) -> Plan:

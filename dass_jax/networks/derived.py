@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dass_jax.architectures.darts import Cell, Genotype, connected, reductions
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, check_auxiliary, of_module
+from dass_jax.networks.model import Model, check_auxiliary, check_square, of_module
 from dass_jax.nn import heads, layers
 from dass_jax.nn.kernels.windows import output_size
 from dass_jax.nn.primitives import primitive
@@ -156,10 +156,11 @@ def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
     check_stem("network", c.stem, c.channels)
     if not c.auxiliary:
         return
+    check_square(image_shape)
     size = -(-image_shape[0] // 8) if c.stem == "imagenet" else image_shape[0]
     for reduction in reductions(c.cells):
         size = -(-size // 2) if reduction <= 2 * c.cells // 3 else size
-    if image_shape[0] != image_shape[1] or not heads.auxiliary_fits(size, c.stem):
+    if not heads.auxiliary_fits(size, c.stem):
         wanted = "8 to 10" if c.stem == "cifar" else "7 or 8"
         raise UserError(
             f"network.auxiliary = true on a feature map of {size} pixels; allowed: {wanted} pixels a side, "

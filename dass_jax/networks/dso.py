@@ -13,12 +13,12 @@ import jax
 
 from dass_jax.architectures.dso import OUT, Blocks, living
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, of_module
+from dass_jax.networks.model import Model, check_auxiliary, of_module
 from dass_jax.nn import layers
-from dass_jax.nn.heads import Scale, halved, size_of
+from dass_jax.nn.heads import PooledAuxiliaryHead, Scale, auxiliary_fits, auxiliary_stride, halved, size_of
 from dass_jax.nn.initial import NORMAL
 from dass_jax.nn.level_blocks import EPSILON, Block, Reduction, Sizes, staged, stride_of
-from dass_jax.schema import Range
+from dass_jax.schema import Decay, NotNegative, Range
 from dass_jax.tasks import Outputs
 
 MOST_CHANNELS = 4096
@@ -39,11 +39,38 @@ class Fields:
     """Take the largest C with at most so many multiply-accumulates for an image, and within `weights`; 0: any."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """`cifar` (one 3×3 convolution) or `imagenet` (two, each of stride 2)."""
+    auxiliary: bool = False
+    """Train with an auxiliary classifier after the last reduction, as the paper does."""
+    auxiliary_weight: NotNegative = 0.4
+    """Weight of the auxiliary classifier's loss."""
+    drop_path: Decay = 0.0
+    """Probability, reached at the end of a phase and near the last block, that what a connection carries is dropped:
+    one to the block's output, or into an operation with several inputs. The published code for CIFAR: 0.5."""
 
 
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
-    """Raises UserError for fields that do not go together."""
+    """Raises UserError for fields that do not go together, or with images [H, W, C]."""
     check_sizes("network", c.stages, c.stem, c.channels)
+    if c.auxiliary and len(c.stages) < 2:
+        raise UserError(f"network.auxiliary = true with network.stages = {c.stages}; allowed: at least two stages")
+    size = -(-image_shape[0] // (stride_of(c.stem) * 2 ** (len(c.stages) - 1)))
+    if c.auxiliary and (image_shape[0] != image_shape[1] or not auxiliary_fits(size, c.stem)):
+        raise UserError(
+            f"network.auxiliary = true on a feature map of {size} pixels; allowed: {AUXILIARY_SIZES[c.stem]} pixels a "
+            "side, or network.auxiliary = false"
+        )
+
+
+AUXILIARY_SIZES = {"cifar": "8 to 10", "imagenet": "7 or 8"}
+"""On which the auxiliary head's mean has 2×2 pixels."""
+
+
+def depths(stages: tuple[int, ...], levels: int) -> tuple[float, ...]:
+    """What the probability of a dropped connection is multiplied by in each block: the place of its first level among
+    all. For three stages of eight blocks of four levels the published code's own numbers."""
+    if (stages, levels) == ((8, 8, 8), 4):
+        return tuple((first + 4 * block + 1) / 112 for first in (0, 36, 73) for block in range(8))
+    return tuple((levels * block + 1) / (levels * sum(stages)) for block in range(sum(stages)))
 
 
 def check_sizes(table: str, stages: tuple[int, ...], stem: str, channels: int) -> None:
@@ -120,7 +147,7 @@ def channels(a: Blocks, c: Fields, outputs: Outputs, image: tuple[int, int, int]
 
 
 class Network(nn.Module):
-    """The network; in the place of auxiliary logits it returns None."""
+    """The network; without an auxiliary head, and in evaluation, it returns None in the place of its logits."""
 
     blocks: Blocks
     fields: Fields
@@ -129,9 +156,11 @@ class Network(nn.Module):
     dtype: Any = None
     """Of the activations (`nn.precision`); None: as the images."""
 
+    auxiliary: bool = False
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> tuple[jax.Array, None]:
-        a, c = self.blocks, self.fields
+    def __call__(self, x: jax.Array, train: bool, path_scale: jax.Array | None = None) -> Any:
+        a, c, seen = self.blocks, self.fields, dict[int, jax.Array]()
         x = x if self.dtype is None else x.astype(self.dtype)
         norm = layers.batch_norm(train, affine=True, average=self.average, epsilon=EPSILON)
         width = channels(a, c, self.outputs, (x.shape[0], x.shape[1], x.shape[2]))
@@ -139,23 +168,41 @@ class Network(nn.Module):
         def block(number: int, first: bool, dilation: int) -> Any:
             own = a.blocks[0 if a.scope == "share" else number]
             module = Block(a.operations, a.levels, own, first, norm, norm, dilation, name=f"block_{number}")
-            return lambda x: module(x, None)
+            scale = None if path_scale is None else path_scale[number]
+            return lambda x: module(x, None, scale)
 
         def reduction(number: int, stride: int) -> Any:
             module = Reduction(a.reductions[number], norm, stride, name=f"reduction_{number}")
-            return lambda x: module(x, None)
 
-        return staged(x, Sizes(self.outputs, c.stages, width, c.stem), norm, block, reduction), None
+            def map(x: jax.Array) -> jax.Array:
+                seen[number] = module(x, None)
+                return seen[number]
+
+            return map
+
+        outputs = staged(x, Sizes(self.outputs, c.stages, width, c.stem), norm, block, reduction)
+        if not (self.auxiliary and train):
+            return outputs, None
+        assert isinstance(self.outputs, int)  # `check_auxiliary`
+        stride = auxiliary_stride(c.stem)
+        beside = PooledAuxiliaryHead(self.outputs, norm, stride, bias=True, normed=True, name="auxiliary")
+        return outputs, beside(seen[len(c.stages) - 2])
 
 
 def dso(
-    a: Blocks, c: Fields, outputs: Outputs, average: layers.Average = layers.one_device, dtype: Any = None
+    a: Blocks,
+    c: Fields,
+    outputs: Outputs,
+    average: layers.Average = layers.one_device,
+    dtype: Any = None,
+    auxiliary: bool = False,
 ) -> Model:
-    """The model of the given blocks and fields, without paths to drop.
+    """The model of the given blocks and fields; its paths are (blocks, connections of the largest one).
 
     Args:
       average: averages BN statistics over devices.
       dtype: of the activations; None: as the images. All variables and the outputs are float32 at least.
+      auxiliary: whether with an auxiliary head, for training.
 
     Raises:
       UserError: if the architecture has blocks or reductions for another number of stages.
@@ -166,4 +213,7 @@ def dso(
             f"network.stages = {c.stages} with an architecture of {len(a.blocks)} blocks in scope {a.scope!r} and "
             f"{len(a.reductions)} reductions; allowed: stages of so many"
         )
-    return of_module(Network(a, c, outputs, average, dtype), (0,), NORMAL)
+    check_auxiliary(outputs, auxiliary)
+    paths = blocks, max(1, *map(len, a.blocks))
+    model = of_module(Network(a, c, outputs, average, dtype, auxiliary), paths, NORMAL)
+    return model._replace(drops=tuple((depth,) for depth in depths(c.stages, a.levels)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dass_jax.architectures.enas_micro import BLOCKS, OPERATIONS, Arc, Cell, blocks, reductions, unused
 from dass_jax.errors import UserError
-from dass_jax.networks.model import Model, of_module
+from dass_jax.networks.model import Model, check_square, of_module
 from dass_jax.nn import layers
 from dass_jax.nn.heads import PooledAuxiliaryHead, auxiliary_fits, head
 from dass_jax.nn.initial import HE_NORMAL
@@ -143,8 +143,11 @@ def enas_micro(
 def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
     """Raises UserError if a network of these fields cannot be made for such images [H, W, C]."""
     layers.check_even("network", c.channels)
+    if not c.auxiliary:
+        return
+    check_square(image_shape)
     size = output_size(output_size(image_shape[0], 2), 2)
-    if c.auxiliary and (image_shape[0] != image_shape[1] or not auxiliary_fits(size, "cifar")):
+    if not auxiliary_fits(size, "cifar"):
         raise UserError(
             f"network.auxiliary = true on a feature map of {size} pixels; allowed: 8 to 10 pixels a side, or "
             "network.auxiliary = false"

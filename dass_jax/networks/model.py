@@ -44,6 +44,17 @@ def check_auxiliary(outputs: Outputs, auxiliary: bool) -> None:
         raise UserError("network.auxiliary = true where each pixel has outputs; allowed: false")
 
 
+def check_square(image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError if a network with an auxiliary head, which ends in one pixel, is to have images [H, W, C] of two
+    sizes."""
+    height, width, _ = image_shape
+    if height != width:
+        raise UserError(
+            f"network.auxiliary = true with images of {height}×{width} pixels; allowed: square ones, or "
+            "network.auxiliary = false"
+        )
+
+
 def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:
     """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
 

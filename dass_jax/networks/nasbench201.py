@@ -11,7 +11,7 @@ from dass_jax.architectures.nasbench201 import EDGES, NODES, Cell
 from dass_jax.networks.model import Model, of_module
 from dass_jax.nn import kernels, layers
 from dass_jax.nn.precision import widened
-from dass_jax.nn.skeletons import Sizes, three_stages
+from dass_jax.nn.skeletons import Sizes, check_sides, three_stages
 from dass_jax.schema import Range
 
 
@@ -83,3 +83,8 @@ class Fields:
     """Cells in each of the three stages (N)."""
     channels: Annotated[int, Range(1, 4096)] = 16
     """Channels of the first stage (C)."""
+
+
+def check(c: Fields, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError for images [H, W, C] that cannot be halved twice."""
+    check_sides(*image_shape[:2])

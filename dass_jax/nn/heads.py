@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dass_jax.nn import kernels
-from dass_jax.nn.layers import ConvNorm, Norm, SparseConv, SparseLinear
+from dass_jax.nn.layers import ConvNorm, Norm, Resized, SparseConv, SparseLinear
 from dass_jax.nn.precision import widened
 from dass_jax.tasks import Outputs, Pixels
 
@@ -78,7 +78,7 @@ class AtrousPyramid(nn.Module):
         y = branch("joined")(jnp.concatenate(parts))
         y = SparseConv(c.number, name="classifier")(widened(y))
         bias = self.param("bias", nn.initializers.zeros, (c.number,))
-        return jax.image.resize(y + bias[:, None, None, None], (c.number, *self.size, x.shape[-1]), "linear")
+        return Resized(self.size, name="resized")(y + bias[:, None, None, None])
 
 
 class Classifier(nn.Module):
@@ -123,18 +123,24 @@ class AuxiliaryHead(nn.Module):
 
 
 class PooledAuxiliaryHead(nn.Module):
-    """ReLU, 5×5 mean of stride 3, 1×1 → 128, BN, ReLU, 2×2 → 768, BN, ReLU, mean, linear without bias; training only.
+    """ReLU, 5×5 mean, 1×1 → 128, BN, ReLU, 2×2 → 768, BN, ReLU, mean, linear without bias; training only.
 
     The 2×2 window begins at its pixel and ends in zeros beyond the image. Source: ENAS (arXiv 1802.03268), its code.
     """
 
     classes: int
     norm: Norm
+    stride: int = 3
+    """Of the mean."""
+    bias: bool = False
+    normed: bool = False
+    """Whether with a BN before all of it."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = widened(kernels.relu(x))
-        mean = lax.reduce_window(wide, 0.0, lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "valid") / 25
+        wide = widened(kernels.relu(self.norm(name="norm_0")(x) if self.normed else x))
+        strides = (1, self.stride, self.stride, 1)
+        mean = lax.reduce_window(wide, 0.0, lax.add, (1, 5, 5, 1), strides, "valid") / 25
         x = kernels.relu(self.norm(name="norm_1")(SparseConv(128, name="conv_1")(mean.astype(x.dtype))))
         x = SparseConv(768, 2, name="conv_2")(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
-        return Classifier(self.classes, bias=False, name="head")(kernels.relu(self.norm(name="norm_2")(x)))
+        return Classifier(self.classes, self.bias, name="head")(kernels.relu(self.norm(name="norm_2")(x)))

@@ -186,6 +186,15 @@ class Halved(nn.Module):
         return (functools.reduce(jnp.add, corners) / 4).astype(x.dtype)
 
 
+class Resized(nn.Module):
+    """Bilinear interpolation of [C, H, W, N] to `size`, whose edges repeat."""
+
+    size: tuple[int, ...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.image.resize(x, (len(x), *self.size, x.shape[-1]), "linear")
+
+
 class FactorizedReduce(nn.Module):
     """Halves H and W: ReLU, where there is one, two stride-2 1×1 convolutions to half the channels, the second one
     pixel further, BN."""

@@ -89,13 +89,14 @@ class Block(nn.Module):
     """Of depthwise convolutions."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, factors: Factors) -> jax.Array:
-        """`factors` [targets, sources], see `targets` and `columns`."""
+    def __call__(self, x: jax.Array, factors: Factors, path_scale: jax.Array | None = None) -> jax.Array:
+        """`factors` [targets, sources], see `targets` and `columns`. `path_scale` [connections, N]: what those to the
+        output and into operations with several inputs carry is multiplied by."""
         known = {IN: x}
         for node in living(self.connections):
             kind = self.operations[int(node.split(".")[1])]
             operation = Operation(kind, self.norm, self.dilation, name=module_of(node))
-            read = x if level(node) == 1 else self._read(known, node, factors)
+            read = x if level(node) == 1 else self._read(known, node, factors, path_scale)
             known[node] = operation(read)
         shortcut = x
         if self.first:
@@ -104,15 +105,26 @@ class Block(nn.Module):
         if not ends:
             return shortcut
         own = [] if factors is None else [jnp.repeat(self._own(OUT, factors), x.shape[0])]
-        maps = jnp.concatenate([known[source] for source in ends])
+        maps = jnp.concatenate(self._carried(known, OUT, path_scale))
         y = SparseConv(x.shape[0], name="outputs")(maps, *own)
         return shortcut + kernels.relu(self.last_norm(name="norm")(y))
 
     def _into(self, target: str) -> list[str]:
         return [source for source, own in self.connections if own == target]
 
-    def _read(self, known: dict[str, jax.Array], target: str, factors: Factors) -> jax.Array:
+    def _carried(self, known: dict[str, jax.Array], target: str, path_scale: jax.Array | None) -> list[jax.Array]:
+        """What comes into a node."""
         maps = [known[source] for source in self._into(target)]
+        if path_scale is None:
+            return maps
+        own = [path_scale[i] for i, (_, other) in enumerate(self.connections) if other == target]
+        return [(x * scale).astype(x.dtype) for x, scale in zip(maps, own, strict=True)]
+
+    def _read(
+        self, known: dict[str, jax.Array], target: str, factors: Factors, path_scale: jax.Array | None
+    ) -> jax.Array:
+        alone = len(self._into(target)) == 1
+        maps = self._carried(known, target, None if alone else path_scale)
         return total(maps, None if factors is None else self._own(target, factors))
 
     def _own(self, target: str, factors: jax.Array) -> jax.Array:

@@ -41,6 +41,12 @@ class ResidualBlock(nn.Module):
         return SparseConv(self.channels, name="shortcut")(Halved()(x)) + y
 
 
+def check_sides(height: int, width: int) -> None:
+    """Raises UserError for an image that cannot be halved twice."""
+    if height % 4 or width % 4:
+        raise UserError(f"image = {height}×{width}; allowed: height and width that are multiples of 4")
+
+
 def three_stages(
     x: jax.Array,
     sizes: Sizes,
@@ -59,8 +65,7 @@ def three_stages(
       UserError: on an image that cannot be halved twice.
     """
     height, width = x.shape[1:3]
-    if height % 4 or width % 4:
-        raise UserError(f"image = {height}×{width}; allowed: height and width that are multiples of 4")
+    check_sides(height, width)
     x = ConvNorm(sizes.channels, norm, 3, name="stem")(x)
     for stage in range(STAGES):
         channels = sizes.channels * 2**stage

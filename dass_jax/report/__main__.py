@@ -4,7 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dass_jax.errors import Parser, guarded
+from dass_jax.errors import Parser, guarded, show
 from dass_jax.report import experiment, page
 
 
@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     text = "run folder (config.toml, metrics.jsonl, …) or experiment folder (experiment.json, results.csv, …)"
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help=text)
     folder = parser.parse_args(argv).folder
-    print((experiment.build if experiment.is_experiment(folder) else page.build)(folder))
+    show(str((experiment.build if experiment.is_experiment(folder) else page.build)(folder)))
     return 0
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import uuid
 from typing import Any
 
 from dass_jax.errors import UserError
@@ -33,7 +34,7 @@ def write_whole(target: pathlib.Path, data: bytes) -> pathlib.Path:
     Raises:
       UserError: if it cannot be written.
     """
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")  # other machines may write it too
     try:
         target.parent.mkdir(exist_ok=True)
         part.write_bytes(data)
@@ -60,6 +61,8 @@ def _header(run: Run) -> str:
         ("seed" if len(run.seeds) == 1 else "seeds", ", ".join(map(_known, run.seeds))),
         ("weights to keep", "all" if main and run.keep is None else _keep(run.keep) + _shared(run.config)),
         ("task", _task(main) if main else "not evaluated yet"),
+        ("data", run.data or "not known"),
+        *(("other data", text) for text in run.accepted),
     ]
     unfinished = f"This run is unfinished: it has no results.json yet. {_progress(run)}"
     note = "" if main else markup.paragraph(unfinished, "note")
@@ -106,8 +109,11 @@ def _results(run: Run) -> str:
 
 def _origin(run: Run) -> str:
     parts = [markup.heading("Origin")]
-    if run.environment:
-        parts += [markup.heading("Environment", 3), markup.pairs_table(_flat(run.environment))]
+    environment, starts = dict(run.environment), run.environment.get("starts")
+    if isinstance(starts, dict) and len(starts) < 2:  # it says what the rest says
+        del environment["starts"]
+    if environment:
+        parts += [markup.heading("Environment", 3), markup.pairs_table(_flat(environment))]
     parts.append(markup.details("Configuration (config.toml, all values resolved)", markup.pre(run.config_text)))
     return "\n".join(parts)
 

@@ -49,6 +49,8 @@ class Run(NamedTuple):
     seeds: tuple[Any, ...]  # one, of whatever kind the files say, or several whole numbers
     keep: Any
     shown: tuple[Shown, ...] = ()
+    data: str = ""  # what was read; empty: not known
+    accepted: tuple[str, ...] = ()  # how the data changed while the run went on
 
 
 def read(folder: pathlib.Path) -> Run:
@@ -67,6 +69,8 @@ def read(folder: pathlib.Path) -> Run:
     results = _json(folder / "results.json")
     found = results or {}
     phases = read_phases(folder)
+    data = _json(folder / "data.json") or {}
+    accepted = data.get("accepted")
     return Run(
         title=folder.resolve().name,
         config_text=config_text,
@@ -79,7 +83,24 @@ def read(folder: pathlib.Path) -> Run:
         seeds=_seeds(found, environment, config),
         keep=found.get("keep", _find(config, "keep")),
         shown=shown.read(folder),
+        data=str(data.get("said", environment.get("data", ""))),
+        accepted=tuple(map(str, accepted)) if isinstance(accepted, list) else (),
     )
+
+
+def fingerprint(folder: pathlib.Path) -> dict[str, Any]:
+    """What a run folder's data.json says of which data these are; empty if it is not known.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    data = _json(folder / "data.json") or {}
+    return section(data.get("fingerprint") or {}, str(folder / "data.json"))
+
+
+def data_said(folder: pathlib.Path) -> str:
+    """What a run folder's data.json says in one line; empty if it is not known. Raises UserError if it is damaged."""
+    return str((_json(folder / "data.json") or {}).get("said", ""))
 
 
 def read_phases(folder: pathlib.Path) -> Declared:

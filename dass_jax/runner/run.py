@@ -64,7 +64,8 @@ def run_chain(r: Runner, s: Setting, chain: Chain) -> Any:
         standing = run_phase(r, s, chain, phase, standing._replace(state=state))
         if place and r.keeper:
             known = r.known(s)[0].get("evaluations", {})
-            shelf.put(place, standing.state, shelf.facts(r.keeper.path, chain.method, chain.name, phase.name, known))
+            facts = shelf.facts(r.keeper.path, chain.method, chain.name, phase.name, known)
+            shelf.put(place, standing.state, facts, r.keeper.path)
     return standing.state
 
 

@@ -19,10 +19,13 @@ from dass_jax.variables import RATES, Variables
 
 
 class Examples(NamedTuple):
-    """A data set on the device: images uint8 [N, H, W, C], targets [N, …]."""
+    """A data set on the device: images uint8 [N, H, W, C], targets [N, …]; mean and deviation [C] of its pixels, on the
+    scale 0 … 1. These are data, as every split has its own, and one program serves all seeds."""
 
     images: Any
     targets: Any
+    mean: Any = None
+    std: Any = None
 
 
 Prepare = Callable[[Examples, jax.Array, jax.Array, Mapping[str, Any]], Any]

@@ -1,7 +1,7 @@
 """The run folder: the interface between training, report and deployment.
 
-config.toml  environment.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html  events/
-checkpoints/  networks/  lock
+config.toml  environment.json  data.json  phases.json  metrics.jsonl  architecture.json  results.json  report.html
+events/  checkpoints/  networks/  lock
 
 With several seeds, architecture_<seed>.json of each takes the place of architecture.json. What a killed process was
 about to write has the name of its file with further letters.
@@ -9,7 +9,6 @@ about to write has the name of its file with further letters.
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,12 +17,19 @@ import platform
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from dass_jax.errors import UserError
+from dass_jax.runtime import settings
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: then no folder is locked
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -62,20 +68,29 @@ def make(path: pathlib.Path, option: str = "--workdir") -> None:
         raise UserError(f"{option} = {str(path)!r}: {error.strerror}; allowed: a folder to write in") from error
 
 
+class InUse(UserError):
+    """Another process has the folder."""
+
+
 @contextlib.contextmanager
-def claimed(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
+def claimed(path: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     """Within the block no other process can claim the folder, which must exist. The lock goes with the process, however
-    it ends; a file system that knows no locks gives none.
+    it ends; a system or a file system that knows no locks gives none.
+
+    Args:
+      option: what has named the folder.
 
     Raises:
-      UserError: if another process has it.
+      InUse: if another process has it.
     """
     with (path / LOCK).open("a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"{flag} = {str(path)!r} is in use by another process; allowed: to wait for its end, or another folder"
+            raise InUse(
+                f"{option} = {str(path)!r} is in use by another process; "
+                "allowed: to wait for its end, or another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -121,16 +136,37 @@ def _reason(error: BaseException | None) -> str | None:
 
 
 def environment(seed: int, devices: list[jax.Device]) -> dict[str, Any]:
-    """Versions, machine, devices, commit and seed: what a number depends on beside the configuration."""
+    """Versions, machine, devices, commit, seed and what is said to JAX: what a number depends on beside the
+    configuration."""
     packages = ("dass_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "seed": seed,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "host": platform.node(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "commit": _commit(),
         **{name: _version(name) for name in packages},
+        "settings": settings.of_user(),
     }
+
+
+def write_environment(path: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Leaves in environment.json what holds now, and under "starts" what held before: for each start of the run when it
+    was, how many lines of metrics there were, and the facts that are not those of the start before."""
+    starts: dict[str, Any] = {}
+    metrics, now = path / "metrics.jsonl", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    if has_begun(path):  # of a start in which no epoch has ended there is nothing
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # a damaged one is no reason to stop
+            found = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+            starts = dict(found.get("starts", {"1": found}))
+    before: dict[str, Any] = {}
+    for start in starts.values():
+        before |= start
+    lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+    changed = {name: value for name, value in facts.items() if name not in before or before[name] != value}
+    own = {"at": now, "lines": lines, **changed}
+    write_json(path / "environment.json", {**facts, "starts": {**starts, str(len(starts) + 1): own}})
 
 
 def _version(name: str) -> str:
@@ -139,16 +175,22 @@ def _version(name: str) -> str:
     return __version__ if name == "dass_jax" else importlib.metadata.version(name)
 
 
-def _commit() -> str:
-    """The commit of the source tree, with "+" if it has been changed since; "unknown" outside a checkout."""
-    here = pathlib.Path(__file__).parent
-    git = ["git", "-C", str(here)]
+def _commit(package: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
+    """The commit of the source tree, with "+" if it has been changed since; "unknown" outside a checkout of this
+    package, as in somebody's repository in which it is installed."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as a hook of git's
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return os.fsdecode(subprocess.run(command, capture_output=True, check=True, env=outside).stdout).strip()
+
     try:
-        name = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent.resolve():
+            return "unknown"
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name + ("+" if changed.stdout.strip() else "")
 
 
 def architecture_names(seeds: Sequence[int]) -> list[str]:

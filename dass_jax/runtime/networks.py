@@ -29,6 +29,8 @@ class Network(NamedTuple):
     variables: variables.Variables
     result: float | None = None
     """The task's main metric on the test set; None: not known."""
+    about: Any = None
+    """`results.about`, JSON-able: what the network needs of its data, and what the run measured; None: not known."""
 
 
 def path(run: pathlib.Path, method: str, seed: int) -> pathlib.Path:

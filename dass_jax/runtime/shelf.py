@@ -23,21 +23,36 @@ def take(place: pathlib.Path) -> checkpoint.Checkpoint | None:
     """What lies there; None if there is nothing, or nothing that can be read, which is then cleared away."""
     if not place.exists():
         return None
-    with checkpoint.manager(place, keep=1) as manager:
+    with checkpoint.reader(place) as reader:
         try:
-            return checkpoint.newest(manager)
+            found = checkpoint.newest(reader)
         except UserError:
-            pass
-    shutil.rmtree(place)
-    return None
+            found = None
+    if found is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return found
 
 
-def put(place: pathlib.Path, state: Any, facts: dict[str, Any]) -> None:
-    """Lays down a phase's end, whole or not at all; what lies there already stays."""
-    if take(place) is None:
-        with checkpoint.manager(place, keep=1) as manager:
-            checkpoint.save(manager, 1, {"state": state, "infos": []}, facts)
-            manager.wait_until_finished()
+def put(place: pathlib.Path, state: Any, facts: dict[str, Any], own: pathlib.Path) -> None:
+    """Lays down a phase's end, whole or not at all; what lies there already stays, also if another process was faster.
+
+    Args:
+      own: a folder of this process' alone, on the same file system.
+    """
+    if take(place) is not None:
+        return
+    made = own / "shared"  # what a process that was killed has left there is in the way of nobody
+    shutil.rmtree(made, ignore_errors=True)
+    with checkpoint.manager(made, keep=1) as manager:
+        checkpoint.save(manager, 1, {"state": state, "infos": []}, facts)
+        manager.wait_until_finished()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.rename(place)
+    except OSError:
+        if not place.exists():
+            raise
+        shutil.rmtree(made)
 
 
 def facts(run: pathlib.Path, method: str, chain: str, phase: str, evaluations: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dass_jax.spaces import darts, dso, enas_macro, enas_micro, nasbench201, smash
+from dass_jax.spaces import darts, dso, dso_latency, enas_macro, enas_micro, mobile, nasbench201, smash
+from dass_jax.spaces.latencies import Timed
 from dass_jax.spaces.lookup import Lookup
 from dass_jax.spaces.space import Choice, Space
 
@@ -24,12 +25,17 @@ class Entry(NamedTuple):
     sampled: bool | str = False
     """Whether architectures are drawn one at a time (`Space.sampled`) instead of being mixed; "written": with weights
     that a hyper-network writes (`Space.written`)."""
+    fits: Callable[..., None] = lambda fields, outputs, image_shape: None
+    """Raises `UserError` if the fields do not go with the network's outputs and images [H, W, C]."""
+    timed: Callable[..., Timed] | None = None
+    """(fields, outputs, image_shape [H, W, C]) → the parts whose latencies predict that of any of its networks."""
 
 
 SPACES: dict[str, Entry] = {
     "darts": Entry(darts.Fields, darts.from_fields, darts.check),
     "nasbench201": Entry(nasbench201.Fields, nasbench201.from_fields, lookup=nasbench201.table),
-    "dso": Entry(dso.Fields, dso.from_fields, dso.check),
+    "dso": Entry(dso.Fields, dso.from_fields, dso.check, fits=dso.fits, timed=dso_latency.timed),
+    "mobile": Entry(mobile.Fields, mobile.from_fields, mobile.check, fits=mobile.fits, timed=mobile.timed),
     "enas_macro": Entry(enas_macro.Fields, enas_macro.from_fields, enas_macro.check, sampled=True),
     "enas_micro": Entry(enas_micro.Fields, enas_micro.from_fields, enas_micro.check, sampled=True),
     "smash": Entry(smash.Fields, smash.from_fields, smash.check, sampled="written"),

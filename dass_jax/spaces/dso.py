@@ -8,7 +8,7 @@ of each, and "reductions" [reductions, branches]. Entries without a connection h
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -34,6 +34,7 @@ from dass_jax.nn import layers
 from dass_jax.nn.initial import NORMAL
 from dass_jax.nn.level_blocks import EPSILON, Block, Reduction, Sizes, columns, module_of, staged
 from dass_jax.schema import CountOrZero, Range
+from dass_jax.spaces import dso_latency, latencies
 from dass_jax.spaces import live as living_parts
 from dass_jax.spaces.dso_costs import COSTS, REDUCTIONS
 from dass_jax.spaces.live import Live
@@ -62,6 +63,8 @@ class Fields:
     random_connections: CountOrZero = 0
     """Connections of a block that is drawn at random, a control: as many as a search has left, within 10 per cent after
     sweeping. 0: half of them."""
+    latency: latencies.Path = ""
+    """A table of milliseconds on the device for which is searched, for `method.budget` = "latency"."""
     remat: bool = False
     """Recompute each block in the backward pass: about a third more time for a fraction of the memory."""
 
@@ -75,6 +78,12 @@ def check(c: Fields) -> None:
         raise UserError(f"space.operations = {len(c.operations)} of them; allowed: at most {MOST_OPERATIONS}")
     if c.stem == "imagenet" and c.channels % 2:
         raise UserError(f"space.channels = {c.channels}; allowed: an even number, as the imagenet stem halves it")
+
+
+def fits(c: Fields, outputs: Outputs, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError if the table of latencies is not for images [H, W, C] and these sizes."""
+    if c.latency:
+        latencies.check(c.latency, image_shape, dso_latency.timed(c, outputs, image_shape).parts)
 
 
 def names(c: Fields) -> tuple[str, ...]:
@@ -156,8 +165,14 @@ def dso(
         rules=RULES,
         carried=functools.partial(carried, c),
         whole=everything(c),
-        costs={name: functools.partial(cost, c) for name, cost in COSTS.items()},
+        costs=costs(c, outputs),
     )
+
+
+def costs(c: Fields, outputs: Outputs) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """What connections cost, by the names of `method.budget`; latency only with a table."""
+    found: dict[str, Any] = {name: functools.partial(cost, c) for name, cost in COSTS.items()}
+    return found | ({"latency": dso_latency.cost(c, outputs)} if c.latency else {})
 
 
 def everything(c: Fields) -> Blocks:

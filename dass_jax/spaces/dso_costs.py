@@ -24,13 +24,14 @@ def _window(operation: str) -> int:
     return int(operation[3:]) if operation.startswith("sep") else 0
 
 
-def _of_branches(matrix: Any) -> Any:
+def of_branches(matrix: Any) -> Any:
+    """1 for the branches of a reduction that has both, else 0."""
     return jnp.broadcast_to((matrix > 0).all(-1, keepdims=True), matrix.shape).astype(matrix.dtype)
 
 
 def uniform(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
     """1."""
-    return {name: _of_branches(m) if name == REDUCTIONS else jnp.ones_like(m) for name, m in choice.items()}
+    return {name: of_branches(m) if name == REDUCTIONS else jnp.ones_like(m) for name, m in choice.items()}
 
 
 def units(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _of_blocks(c: Any, choice: Mapping[str, Any], separable: Any, end: float, mo
 
     def share(name: str, matrix: Any) -> Any:
         if name == REDUCTIONS:
-            return _of_branches(matrix)
+            return of_branches(matrix)
         used = (matrix > 0).any(-1) @ jnp.asarray(inner, matrix.dtype)
         spent = first + used + end * (matrix[-1] > 0).sum().astype(matrix.dtype) + more
         return jnp.broadcast_to(spent / total, matrix.shape).astype(matrix.dtype)
@@ -84,7 +85,7 @@ def macs(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
 
     def share(name: str, matrix: Any) -> Any:
         if name == REDUCTIONS:
-            return _of_branches(matrix)
+            return of_branches(matrix)
         return jnp.broadcast_to(jnp.asarray(found / max(*costs, end), matrix.dtype)[:, None], matrix.shape)
 
     return {name: share(name, matrix) for name, matrix in choice.items()}

@@ -34,6 +34,7 @@ KEPT = "kept"
 """In a choice, where it is there: the share of each operation's generated weights that are kept, by magnitude, before
 they are divided by their norm. Source: SCAS (Yeshwanth et al. 2020) Algorithm 3."""
 RULES: variables.Rules = ((rf"{HYPER}/.*", None), (r".*/weight", 0), (r".*/(scale|bias)", None))
+WINDOWS: variables.Rules = (("block_[1-3]/kernel/weight", 0), (".*", None))
 _DRAWN: variables.Rules = ((r".*/weight", 0), (r".*/(scale|bias)", None))
 
 
@@ -264,6 +265,7 @@ def smash(c: Fields, outputs: Outputs, average: layers.Average = layers.one_devi
             decays=decays,
             kept=lambda choice, share: {**choice, KEPT: share},
             beside=(NOISE, KEPT),
+            windows=WINDOWS,
         ),
     )
 

@@ -59,6 +59,7 @@ class Written(NamedTuple):
     kept(choice, share) → the choice with the share of the written weights that are kept, by magnitude, before they are
       divided by their norm
     beside: what of a choice is not of its architecture: noise, the share
+    windows: which of the weights that are not written are windows that all architectures share
     """
 
     draw: Callable[[jax.Array, jax.Array, Any], Any]
@@ -66,6 +67,7 @@ class Written(NamedTuple):
     decays: Callable[[Any], Any]
     kept: Callable[[Any, Any], Any]
     beside: tuple[str, ...]
+    windows: variables.Rules
 
 
 class Space(NamedTuple):

@@ -60,8 +60,9 @@ class Pooled(NamedTuple):
 
 
 def kept_in_layer(weights: int, keep: float) -> int:
-    """How many of a layer's weights survive at the fraction `keep` in (0, 1]."""
-    return weights - int((1 - keep) * weights)
+    """How many of a layer's weights survive at the fraction `keep` in (0, 1]: one at least, also where 1 − keep is
+    rounded to 1."""
+    return max(weights - int((1 - keep) * weights), 1)
 
 
 def kept_total(params: Any, stacks: Any, keep: float) -> int:

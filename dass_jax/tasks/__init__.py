@@ -7,7 +7,7 @@ from dass_jax.schema import Empty
 from dass_jax.tasks.classification import classification
 from dass_jax.tasks.segmentation import Fields as SegmentationFields
 from dass_jax.tasks.segmentation import segmentation
-from dass_jax.tasks.task import Batch, Metric, Outputs, Pixels, Task, blank
+from dass_jax.tasks.task import Batch, Metric, Outputs, Pixels, Task, blank, shape_of
 
 
 class Entry(NamedTuple):
@@ -24,4 +24,4 @@ TASKS: dict[str, Entry] = {
     "segmentation": Entry(SegmentationFields, segmentation),
 }
 
-__all__ = ["TASKS", "Batch", "Entry", "Metric", "Outputs", "Pixels", "Task", "blank"]
+__all__ = ["TASKS", "Batch", "Entry", "Metric", "Outputs", "Pixels", "Task", "blank", "shape_of"]

@@ -36,6 +36,11 @@ Outputs = int | Pixels
 """How many outputs a network has for an image, [N, O], or for each of its pixels."""
 
 
+def shape_of(outputs: Outputs, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the outputs for one image [H, W, C]: [O] or [O, H, W]."""
+    return (outputs.number, *image_shape[:2]) if isinstance(outputs, Pixels) else (outputs,)
+
+
 def blank(outputs: Outputs, image_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Outputs and targets of zeros for one image [H, W, C]."""
     if isinstance(outputs, Pixels):

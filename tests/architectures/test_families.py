@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from dass_jax import architectures
-from dass_jax.architectures import darts, dso, enas_macro, enas_micro, nasbench201, smash
+from dass_jax.architectures import darts, dso, enas_macro, enas_micro, mobile, nasbench201, smash
 from dass_jax.errors import UserError
 
 PUBLISHED = {**darts.PUBLISHED, **nasbench201.PUBLISHED, **enas_macro.PUBLISHED, **enas_micro.PUBLISHED}
-SPACES = "darts, nasbench201, dso, enas_macro, enas_micro, smash"
+SPACES = "darts, nasbench201, dso, mobile, enas_macro, enas_micro, smash"
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 UNNAMED = {
     "darts": PUBLISHED["dass_95"]._replace(normal=PUBLISHED["dass_95"].reduce),
     "nasbench201": nasbench201.from_text(CELL),
     "dso": dso.whole("full", 2, ("sep3", "avg3"), 2, 1),
+    "mobile": mobile.Mobile((("k3e3",), ("k5e6", "k7e3"))),
     "enas_macro": enas_macro.from_text("4: 5:1 0:01"),
     "enas_micro": enas_micro.Arc((0, 4) * 10, (1, 2) * 10),
     "smash": smash.Architecture((smash.Block(2, (smash.Op((0,), (1, 2), 16, (3, 5), (2, 1), 4),)),) * 3),
@@ -28,7 +29,7 @@ NAMES = [*PUBLISHED, *UNNAMED]
 
 
 def test_every_family_is_known_by_its_space_and_its_kind() -> None:
-    assert list(architectures.FAMILIES) == ["darts", "nasbench201", "dso", "enas_macro", "enas_micro", "smash"]
+    assert list(architectures.FAMILIES) == SPACES.split(", ")
     for name, architecture in UNNAMED.items():
         family = architectures.family_of(architecture)
         assert (family.name, family) == (name, architectures.FAMILIES[name])

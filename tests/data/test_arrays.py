@@ -18,7 +18,7 @@ def _good(channels: int | None = 3) -> dict[str, np.ndarray]:
         "train_images": rng.integers(0, 256, (12, *shape), np.uint8),
         "train_labels": np.arange(12) % 4,
         "test_images": rng.integers(0, 256, (7, *shape), np.uint8),
-        "test_labels": np.arange(7) % 5,
+        "test_labels": np.arange(7) % 4,
     }
 
 
@@ -66,7 +66,7 @@ def test_npz_keeps_the_images_and_infers_the_classes(tmp_path: pathlib.Path, lab
     data = load.load(load.Wanted(_saved(tmp_path, train_labels=labels), 0, 0))
     np.testing.assert_array_equal(data.train.images, _good()["train_images"])
     np.testing.assert_array_equal(data.train.labels, labels)
-    assert data.classes == 5 and data.mean.shape == data.std.shape == (3,)
+    assert data.classes == 4 and data.mean.shape == data.std.shape == (3,)
     assert data.train.labels.dtype == np.int32
 
 
@@ -130,6 +130,28 @@ BAD_ARRAYS = {
     "too few labels": ({"train_labels": np.zeros(11, int)}, "train_labels has shape 11; allowed: 12, one label"),
     "one-hot labels": ({"test_labels": np.zeros((7, 4), int)}, "test_labels has shape 7×4; allowed: 7, one label"),
     "negative label": ({"test_labels": np.arange(7) - 1}, "test_labels holds -1; allowed: 0 to 99999"),
+    "columns": ({"train_labels": np.zeros((12, 1), int)}, "train_labels has shape 12×1; allowed: 12, one label for"),
+    "text labels": ({"train_labels": np.array(["a"] * 12)}, "train_labels has type <U1; allowed: integers"),
+    "from 1": (
+        {"train_labels": np.arange(12) % 3 + 1, "test_labels": np.ones(7, int)},
+        "no image has the label 0: 1 of 4 outputs would be idle; allowed: labels from 0 without gaps",
+    ),
+    "gaps": (
+        {"train_labels": np.array([0, 5, 9] * 4), "test_labels": np.zeros(7, int)},
+        "goes up to 9 and no image has the label 1, 2, 3, 4, 6, … (7 labels): 7 of 10 outputs would be idle",
+    ),
+    "unseen": (
+        {"test_labels": np.arange(7) % 6},
+        "test_labels holds 4, 5, of which train_labels has no example; allowed: labels from 0",
+    ),
+    "one class": (
+        {"train_labels": np.full(12, 3), "test_labels": np.full(7, 3)},
+        "all labels are 3, a single class; allowed: two classes or more",
+    ),
+    "channels first": (
+        {"train_images": np.zeros((12, 3, 32, 32), np.uint8)},
+        "train_images has shape 12×3×32×32, with the channels before height and width; allowed: N×H×W×C (images.trans",
+    ),
     "huge label": ({"test_labels": np.full(7, 2**63, np.uint64)}, "test_labels holds 9223372036854775808; allowed: 0"),
 }
 
@@ -161,3 +183,43 @@ def test_damaged_members_are_refused(tmp_path: pathlib.Path) -> None:
     flipped[200] ^= 0xFF
     whole.write_bytes(flipped)
     assert "train_images cannot be read: Bad CRC-32" in _refused(str(whole))
+
+
+@pytest.mark.parametrize(
+    ("shape", "first"),
+    [
+        *(((channels, 32, 32), True) for channels in (1, 2, 3, 4, 5, 12)),
+        *(((3, 48, 20), True), ((1, 28, 28), True), ((3, 8, 8), True)),
+        *(((size, size, 3), False) for size in (1, 2, 3, 4, 32)),
+        *(((1, 1000, 12), False), ((9, 9, 200), False), ((3, 3, 8), False), ((5, 23, 5), False), ((1, 1, 64), False)),
+        *(((4, 4, 16), False), ((28, 28, 1), False), ((2, 100, 7), False), ((64, 64, 64), False)),
+    ],
+)
+def test_shapes_that_can_only_have_their_channels_first(shape: tuple[int, ...], first: bool) -> None:
+    assert arrays.is_channels_first(shape) == first
+
+
+def test_labels_of_masks_that_training_lacks_are_said(tmp_path: pathlib.Path) -> None:
+    masks = np.zeros((12, 6, 5), np.uint8)
+    masks[0, 0], masks[1, 0] = 3, 255
+    data = load.load(load.Wanted(_saved(tmp_path, train_labels=masks, test_labels=np.full((7, 6, 5), 2, np.uint8))))
+    assert data.notes == ("no training mask has a pixel of the label 1, 2, and test masks have 2",)
+    assert data.record is not None and data.record.said.endswith("4 classes (0, 1, 2, 3), rarest: 1 with 0 pixels")
+    assert "has 1 class (0); allowed: two classes or more" in _refused(
+        _saved(
+            tmp_path, train_labels=masks[2:] * 0, train_images=_good()["train_images"][2:], test_labels=masks[5:] * 0
+        )
+    )
+
+
+def test_data_that_have_the_name_of_what_is_built_in_are_not_mistaken(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    assert load.load(load.Wanted("digits")).classes == 10, "a folder without data is none"
+    for name, array in _good().items():
+        np.save(folder / f"{name}.npy", array)
+    assert "'digits' is built in, and here is data of that name; allowed: './digits' for that one" in _refused("digits")
+    assert load.load(load.Wanted("./digits")).classes == 4

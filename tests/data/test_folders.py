@@ -124,3 +124,47 @@ def test_wrong_npy_files_are_refused(tmp_path: pathlib.Path) -> None:
     objects = np.array([{}] * 5)
     assert "train_labels.npy cannot be read: " in refused(files(root, train_labels=objects))
     assert "train_images has type float64; allowed: uint8" in refused(files(root, train_images=np.zeros((5, 6, 6, 3))))
+
+
+def test_files_that_are_passed_over_are_counted(tmp_path: pathlib.Path) -> None:
+    root = made(tmp_path)
+    assert load.load(Wanted(str(root))).notes == (f"data.source = {str(root)!r}: 1 file passed over (1 .txt)",)
+    (root / "train/a/more").mkdir()
+    for place in ("train/a/x.tif", "train/y.gif", "train/a/more/z.png", "val/README", "val/a/.DS_Store"):
+        (root / place).write_text("none")
+    (said,) = load.load(Wanted(str(root), streaming=True)).notes
+    assert said.endswith(": 5 files passed over (1 .gif, 1 .tif, 1 .txt, 1 in other folders, 1 without ending)")
+    (root / "train/c").mkdir()
+    (root / "train/c/x.tif").write_text("none")
+    assert "train/c has no pictures (there: 1 file passed over (1 .tif)); allowed: .jpg" in refused(root)
+
+
+@pytest.mark.parametrize("unlabelled", ["1.png", "unknown/1.png", "a/1.tif"])
+def test_a_test_folder_without_labels_gives_way_to_val(tmp_path: pathlib.Path, unlabelled: str) -> None:
+    root = made(tmp_path)
+    (root / "test" / unlabelled).parent.mkdir(parents=True)
+    Image.fromarray(PIXELS[0]).save(root / "test" / unlabelled, "PNG")
+    data = load.load(Wanted(str(root)))
+    assert data.test.size == 3 and data.notes[0].endswith(": test has no labels as train has them; evaluated on val")
+    (root / "val").rename(root / "elsewhere")
+    refused(root)
+
+
+def test_a_single_class_is_refused(tmp_path: pathlib.Path) -> None:
+    root = made(tmp_path)
+    for part in ("train", "val"):
+        (root / part / "b").rename(root / f"{part}-b")
+    assert "train has one class folder, 'a'; allowed: two classes or more" in refused(root)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_16_bits_are_8(tmp_path: pathlib.Path, streaming: bool) -> None:
+    for bits in (8, 16):
+        for place in ("train/a", "train/b", "test/a"):
+            (tmp_path / str(bits) / place).mkdir(parents=True)
+            pixels = PIXELS[len(place), ..., 0]
+            pixels = pixels if bits == 8 else pixels.astype(np.uint16) * 257
+            Image.fromarray(pixels).save(tmp_path / str(bits) / place / "1.png")
+    one, other = (load.load(Wanted(str(tmp_path / bits), streaming=streaming)) for bits in ("8", "16"))
+    np.testing.assert_array_equal((one.mean, one.std), (other.mean, other.std))
+    assert 0.2 < one.mean[0] < 0.8

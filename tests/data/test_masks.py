@@ -215,3 +215,15 @@ def test_a_task_and_data_that_do_not_go_together_are_refused(tmp_path: pathlib.P
         compose.setting(config.from_dict({"data": {"source": str(made(tmp_path))}, **small}))
     with pytest.raises(UserError, match="a label for each image; allowed: data with masks"):
         compose.setting(config.from_dict({"task": {"name": "segmentation"}, **small}))
+
+
+def test_masks_of_few_bits_and_a_test_folder_without_masks(tmp_path: pathlib.Path) -> None:
+    root = made(tmp_path, "val")
+    (root / "test/images").mkdir(parents=True)
+    Image.fromarray(coded(0)).save(root / "test/images/0.png")
+    (root / "train/images/notes.txt").write_text("no picture")
+    data = load.load(Wanted(str(root)))
+    assert data.test.size == 2 and len(data.notes) == 3
+    assert data.notes[0].endswith(": test has no labels as train has them; evaluated on val")
+    assert data.notes[1].endswith(": 1 file passed over (1 .txt)")
+    assert data.notes[2] == "no training mask has a pixel of the label 38, 39, and test masks have 38, 39"

@@ -17,7 +17,7 @@ from dass_jax import train
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, plan, table
 from dass_jax.experiment.__main__ import main
-from dass_jax.runtime import folder, shelf
+from dass_jax.runtime import shelf
 from dass_jax.runtime.progress import Progress
 from tests.runs import interrupting, last, metrics, results, timeless, undrawn, workplace
 
@@ -98,15 +98,6 @@ def test_an_interrupted_experiment_says_where_it_stands(stopped: pathlib.Path) -
     assert [row["status"] for row in found] == ["begun", *["waiting"] * 4] and {row["final"] for row in found} == {""}
     at = last(stopped / "runs" / found[0]["run"]).facts["at"]
     assert (at["phase"], at["epoch"]) == ("scores", 1) and at["step"] > 0 and not (stopped / "errors").exists()
-
-
-def test_an_experiment_in_use_is_refused(stopped: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with folder.claimed(stopped):
-        assert guarded(lambda: main([str(stopped.parent / "tiny.toml"), "--out", str(stopped)])) == 2
-    assert capsys.readouterr().err == (
-        f"error: --out = {str(stopped)!r} is in use by another process; "
-        "allowed: to wait for its end, or another folder\n"
-    )
 
 
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from dass_jax import architectures, compose, report, sparsity, variables
+from dass_jax import architectures, compose, pipeline, report, sparsity, variables
 from dass_jax.architectures.darts import Genotype
 from dass_jax.config import title
-from dass_jax.deploy import check, source
+from dass_jax.deploy import check, images, source
 from dass_jax.errors import UserError, guarded
 from dass_jax.experiment import execute, features, plan, sharing
 from dass_jax.experiment.__main__ import main
@@ -145,7 +145,7 @@ def test_the_two_networks_are_the_ends_of_pretraining_and_fine_tuning(done: Simp
     own, s = done.out / "runs" / run.name, compose.setting(run.config)
     phases, test = compose.training(s, GIVEN).phases, s.dataset.test
     shared = sharing.shelf(run.config, execute.machine(run), done.out / "shared")
-    dense = shelf.take(shared(title(run.config), TRAINING, phases[0], GIVEN))
+    dense = shelf.take(pipeline.on_shelf(s, shared(title(run.config), TRAINING, phases[0], GIVEN)))
     for kept, which, chain in ((dense, "dense", phases[:1]), (last(own), "sparse", phases)):
         v = features._variables(s, chain, kept)
         kept_share = np.mean(np.concatenate([m.ravel() for m in jax.tree.leaves(v[variables.MASKS])]))
@@ -166,7 +166,7 @@ def test_a_run_of_an_experiment_can_be_deployed(done: SimpleNamespace) -> None:
     jax.tree.map(np.testing.assert_array_equal, found.params, other.params)
     assert found.network.result == evaluations["sparse"]["accuracy"]
     assert found.network.architecture == results(own)["architecture"]
-    outcome = check.compare(found, {})["masked"]
+    outcome = check.compare(images.tested(found, None, False).found, {})["masked"]
     assert outcome.figures == pytest.approx(evaluations["sparse"], abs=1e-3) and outcome.images == 360
     dense = source.trained(own / "checkpoints" / str(steps[-3]))
     assert (dense.keep, dense.network.result) == (None, evaluations["dense"]["accuracy"])

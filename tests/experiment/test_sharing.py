@@ -26,7 +26,7 @@ TINY = {
 }
 NEVER = {
     *("controls", "plugins", "runtime.checkpoints_to_keep", "runtime.memory_check", "runtime.compilation_cache"),
-    *("runtime.call_seconds", "runtime.checkpoint_minutes"),
+    *("runtime.call_seconds", "runtime.checkpoint_minutes", "data.accept_changed"),
 }
 
 
@@ -132,3 +132,15 @@ def test_seeds_in_one_batch_and_rebuilt_programs_share_nothing(tmp_path: pathlib
     assert pipeline.placing(s._replace(seeds=(0, 1)), "dass", SEARCH, None, shelf)(phase) is None
     rebuilt = phase._replace(rebuild=Rebuild(lambda v, built: None, lambda before, built: phase))
     assert alone(rebuilt) is None
+
+
+def test_a_stage_of_other_data_is_another(tmp_path: pathlib.Path) -> None:
+    s = setting()
+    record = s.dataset.record
+    assert record is not None
+    other = record._replace(fingerprint=record.fingerprint._replace(train=record.fingerprint.test))
+    places = [
+        pipeline.on_shelf(s._replace(dataset=s.dataset._replace(record=one)), tmp_path / "pretrain-0")
+        for one in (record, record._replace(place="elsewhere"), other)
+    ]
+    assert places[0] == places[1] != places[2] and places[0].name.startswith("pretrain-0-")

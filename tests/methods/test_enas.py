@@ -19,7 +19,7 @@ from dass_jax.policies import enas_macro
 from dass_jax.runtime import epoch
 from dass_jax.sparsity.gradual import PRUNING
 from dass_jax.tasks import Batch
-from dass_jax.variables import BATCH_STATS, PARAMS
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, RATES
 from tests import supernets
 
 POLICY = enas_macro.policy(2, 2)
@@ -311,6 +311,27 @@ def test_the_pruner_follows_the_child_alone_and_rests_in_the_controllers_turn() 
         wanted = [sparsity.kept_in_layer(group.size, 0.25 + 0.75 * max(0.0, 1 - n / 10) ** 3) for n in range(1, 21)]
         assert kept[:, :5].ravel().tolist() == wanted and (kept[:, 5:] == kept[:, 4:5]).all()
     assert searching.rates(np.array([0.25]))[PRUNING]["renew"].tolist() == [True]
+
+
+def test_the_pruned_search_takes_a_step_of_each_turn() -> None:
+    space = spaces.SPACES["enas_macro"].make(spaces.SPACES["enas_macro"].schema(3, 2), 2, lambda tree: tree, None)
+    searching, _ = scas_enas.search(scas_enas.Fields(samples=2), supernets.problem(space, 2, (4, 4, 1))).phases
+    state = jax.eval_shape(searching.begin, jax.random.key(0), None)
+    masks = variables.flatten(state.variables[MASKS])
+    assert masks and {path: leaf.shape for path, leaf in masks.items()} == {
+        path: variables.flatten(state.variables[PARAMS])[path].shape for path in masks
+    }
+    rates = jax.tree.map(lambda x: jnp.float32(np.ravel(x)[0]), searching.rates(np.array([0.0, 0.5])))
+    batch = Batch(jnp.zeros((1, 4, 4, 2)), jnp.zeros(2, int), None, jnp.ones(2))
+    given = {CHILD: batch, CONTROLLER: jax.tree.map(lambda x: jnp.stack([x, x]), batch)}
+
+    def step(state: Any) -> Any:
+        held = state._replace(variables={**state.variables, RATES: {**rates, TURN: jnp.float32(0)}})
+        learning = rates["learning_rate"]
+        return searching.algorithm.update(held, given, jax.random.key(1), learning_rate=learning)[0].variables[MASKS]
+
+    after = variables.flatten(jax.eval_shape(step, state))
+    assert {path: leaf.shape for path, leaf in after.items()} == {path: leaf.shape for path, leaf in masks.items()}
 
 
 @pytest.mark.parametrize("name", ["enas_macro", "enas_micro"])

@@ -55,6 +55,7 @@ SPACE = SimpleNamespace(
         lambda params: {"hyper": {"w": False}, "free": {"w": True}},
         lambda choice, share: {**choice, "kept": jnp.asarray(share)},
         ("noise", "kept"),
+        (("free/w", 0), (".*", None)),
     ),
 )
 PROBLEM = supernets.problem(SPACE, 2, (2, 2, 1), keep=0.25)
@@ -182,6 +183,27 @@ def test_scas_prunes_what_is_written_by_schedule_and_scores_at_the_end_of_it() -
         state = phase.begin(jax.random.key(1), state)
         assert (np.asarray(state.variables[SAMPLED]["choices"]["kept"]) == 0.25).all()
         state = scored(phase, state)
+
+
+def test_shared_weights_are_pruned_for_good_where_they_are_to_be() -> None:
+    c = scas_smash.Fields(epochs=4, random=3, perturbed=0, walk=0, ramp=0.5, prune_shared=True)
+    training, random = scas_smash.search(c, PROBLEM).phases
+    state, step = training.begin(jax.random.key(0), None), jax.jit(training.algorithm.update)
+    batch = Batch(jnp.linspace(-1, 1, 16).reshape(1, 2, 2, 4), jnp.array([0, 1] * 2))
+    zeros = []
+    for epoch in range(c.epochs):
+        rates = training.rates(epoch / 4 + np.arange(3) / 12)
+        for number in range(3):
+            own = jax.tree.map(lambda x, n=number: jnp.asarray(x[n], jnp.float32), rates)
+            rate = own.pop("learning_rate")
+            given = state._replace(variables={**state.variables, RATES: own})
+            state, _ = step(given, {PARAMS: batch}, jax.random.key(number), learning_rate=rate)
+            zeros.append(np.asarray(state.variables[PARAMS]["free"]["w"]) == 0)
+    counts = [int(pruned.sum()) for pruned in zeros]
+    assert counts[0] == 0 and counts[-1] == 1 and counts == sorted(counts)
+    assert (zeros[-1] == zeros[counts.index(1)]).all(), "the same weight"
+    assert (np.asarray(state.variables[PARAMS]["hyper"]["w"]) != 0).all()
+    assert random.begin(jax.random.key(1), whole(state)).variables[PARAMS]["free"]["w"][zeros[-1]] == 0
 
 
 @pytest.mark.parametrize(

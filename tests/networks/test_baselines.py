@@ -10,8 +10,9 @@ import pytest
 
 from dass_jax import accounting, variables
 from dass_jax.networks import baselines
-from dass_jax.networks.baselines import PLANS, baseline, of_width, scaled
+from dass_jax.networks.baselines import PLANS, baseline, of_width
 from dass_jax.networks.model import Model, of_module
+from dass_jax.nn.widths import scaled
 from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 

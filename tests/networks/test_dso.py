@@ -5,11 +5,12 @@ import json
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from dass_jax import accounting, compose, config
+from dass_jax import accounting, compose, config, networks
 from dass_jax.architectures import to_json
 from dass_jax.architectures.dso import Blocks, connections, swept, whole
 from dass_jax.errors import UserError
@@ -125,6 +126,15 @@ def test_an_architecture_for_other_stages_is_refused(a: Blocks, stages: tuple[in
             {"stem": "imagenet", "channels": 7},
             "network.channels = 7; allowed: an even number, as the imagenet stem halves it",
         ),
+        (
+            {"stages": (1,), "auxiliary": True},
+            "network.auxiliary = true with network.stages = (1,); allowed: at least two stages",
+        ),
+        (
+            {"stages": (1, 1), "auxiliary": True},
+            "network.auxiliary = true on a feature map of 16 pixels; allowed: 8 to 10 pixels a side, or "
+            "network.auxiliary = false",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_one_line(fields: dict[str, Any], message: str) -> None:
@@ -164,11 +174,14 @@ def test_outputs_gradients_and_statistics_are_the_peers(scope: str, random_like:
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
     params, stats = random_like(shapes[PARAMS], 1), jax.tree.map(np.abs, random_like(shapes[BATCH_STATS], 2))
     images, labels = rng.normal(size=(2, *image[:2], 5)), rng.integers(3, size=5)
+    blocks = a.blocks if scope == "full" else a.blocks * sum(stages)
+    path_scale = rng.uniform(0.5, 2, (*model.paths, 5))
+    assert model.paths == (2, max(map(len, a.blocks)))
 
     @jax.jit
     def run(params: Any) -> Any:
         def loss(params: Any) -> Any:
-            outputs, auxiliary, moved = model.apply(params, stats, images, True)
+            outputs, auxiliary, moved = model.apply(params, stats, images, True, path_scale)
             assert auxiliary is None
             return cross_entropy(outputs, labels), (outputs, moved)
 
@@ -178,10 +191,18 @@ def test_outputs_gradients_and_statistics_are_the_peers(scope: str, random_like:
     values = {
         path: torch.from_numpy(leaf.copy()) for path, leaf in flatten({PARAMS: params, BATCH_STATS: stats}).items()
     }
-    blocks = a.blocks if scope == "full" else a.blocks * sum(stages)
-    given = stages, a.operations, blocks, lambda *_: 1, [[(name, 1) for name in each] for each in a.reductions]
+    branches = [[(name, 1) for name in each] for each in a.reductions]
     their_images = torch.from_numpy(np.moveaxis(images, -1, 0).copy())
-    np.testing.assert_allclose(evaluated, Net(values, False)(their_images, *given), rtol=1e-8, atol=1e-8)
+    everything = Net(values, False)(their_images, stages, a.operations, blocks, lambda *_: 1, branches)
+    np.testing.assert_allclose(evaluated, everything, rtol=1e-8, atol=1e-8)
+
+    def scale(block: int, source: str, target: str) -> Any:
+        """Of the only input of an operation nothing is dropped."""
+        alone = target != "out" and [other for _, other in blocks[block]].count(target) == 1
+        own = path_scale[block, blocks[block].index((source, target))]
+        return 1 if alone else torch.from_numpy(own)[:, None, None, None]
+
+    given = stages, a.operations, blocks, scale, branches
     trained = {path: value.requires_grad_() for path, value in values.items() if path.startswith("params")}
     peer = Net({**values, **trained}, True)
     theirs = peer(their_images, *given)
@@ -193,6 +214,61 @@ def test_outputs_gradients_and_statistics_are_the_peers(scope: str, random_like:
     assert {**peer.moved, **trained}.keys() == found.keys()
     for path, value in peer.moved.items():
         np.testing.assert_allclose(found[path], value, rtol=1e-8, atol=1e-8, err_msg=path)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("stem", "size", "stride"), [("cifar", 16, 3), ("imagenet", 56, 2)])
+def test_the_auxiliary_head_reads_the_last_reduction_in_training_only(
+    stem: str, size: int, stride: int, random_like: Any
+) -> None:
+    """And is PyTorch's: BN, ReLU, mean, 1×1, BN, ReLU, 2×2, BN, ReLU, mean, linear."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the peer, is not installed (pip install torch==2.13.0)")
+    c = Fields(stages=(1, 1), channels=2, stem=stem, auxiliary=True)
+    a = whole("share", 1, ("sep3",), 1, 1)
+    model = networks.NETWORKS["dso"].make(a, c, 3, True, lambda x: x, None)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), (size, size, 1)))
+    params, stats = random_like(shapes[PARAMS], 1), random_like(shapes[BATCH_STATS], 2)
+    images = np.random.default_rng(0).normal(size=(1, size, size, 4))
+    seen = []
+
+    def watched(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = call(*args, **kwargs)
+        if context.module.name == "reduction_0":
+            seen.append(found)
+        return found
+
+    with nn.intercept_methods(watched):
+        logits, auxiliary, _ = model.apply(params, stats, images, True)
+    (read,) = seen
+    head = {path: torch.from_numpy(np.array(leaf)) for path, leaf in flatten(params["auxiliary"]).items()}
+    functional = torch.nn.functional
+
+    def norm_relu(x: Any, name: str) -> Any:
+        scale, bias = (head[f"{name}/{part}"] for part in ("scale", "bias"))
+        return functional.relu(functional.batch_norm(x, None, None, scale, bias, True, 0, 2e-5))
+
+    x = norm_relu(torch.from_numpy(np.moveaxis(np.asarray(read), -1, 0).copy()), "norm_0")
+    x = functional.avg_pool2d(x, 5, stride)
+    assert x.shape[2:] == (2, 2)
+    x = norm_relu(functional.conv2d(x, head["conv_1/conv/weight"][:, :, None, None]), "norm_1")
+    x = functional.conv2d(functional.pad(x, (0, 1, 0, 1)), head["conv_2/conv/weight"])
+    x = norm_relu(x, "norm_2").mean((2, 3))
+    wanted = functional.linear(x, head["head/classifier/linear/weight"], head["head/classifier/bias"])
+    np.testing.assert_allclose(auxiliary, wanted, rtol=1e-8, atol=1e-8)
+    evaluated, nothing, _ = jax.eval_shape(lambda: model.apply(params, stats, images, False))
+    assert nothing is None and evaluated.shape == logits.shape
+    plain = networks.NETWORKS["dso"].make(a, c, 3, False, lambda x: x, None)
+    assert "auxiliary" not in jax.eval_shape(lambda: plain.init(jax.random.key(0), (size, size, 1)))[PARAMS]
+
+
+def test_what_is_dropped_grows_with_the_place_of_the_block() -> None:
+    published = dso.depths((8, 8, 8), 4)
+    assert [round(112 * published[block]) for block in (0, 1, 7, 8, 15, 16, 23)] == [1, 5, 29, 37, 65, 74, 102]
+    assert dso.depths((1, 2), 2) == (1 / 6, 3 / 6, 5 / 6)
+    drops = dso.dso(whole("share", 2, ("sep3",), 1, 1), Fields(stages=(1, 2)), 10).drops
+    assert drops == ((1 / 6,), (3 / 6,), (5 / 6,))
+    entry = networks.NETWORKS["dso"]
+    assert (entry.drop_path(Fields(drop_path=0.5)), entry.auxiliary_weight(Fields(auxiliary_weight=0.3))) == (0.5, 0.3)
 
 
 DIGITS = {

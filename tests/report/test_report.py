@@ -108,6 +108,15 @@ def test_unfinished_run(tmp_path: pathlib.Path) -> None:
     assert "in the order of time" not in words
 
 
+@pytest.mark.parametrize("starts", [1, 2])
+def test_what_held_at_several_starts_is_shown(tmp_path: pathlib.Path, starts: int) -> None:
+    run = write(tmp_path / "run", [], finished=False)
+    found = {"jax": "3", "starts": {str(n): {"lines": 2 * n, "jax": str(n)} for n in range(1, starts + 1)}}
+    (run / "environment.json").write_text(json.dumps(found), encoding="utf-8")
+    text = build(run).read_text(encoding="utf-8")
+    assert ("starts.1.jax" in text, "starts.2.lines" in text) == (starts == 2, starts == 2)
+
+
 def test_run_without_an_epoch(tmp_path: pathlib.Path) -> None:
     words = Page(build(write(tmp_path / "run", [], finished=False)).read_text(encoding="utf-8")).words
     assert "No epoch is done." in words

@@ -14,7 +14,7 @@ from scipy import stats
 from dass_jax.errors import UserError
 from dass_jax.report import experiment
 from dass_jax.report.__main__ import main
-from dass_jax.report.experiment import data, figures, published, statistics, tables
+from dass_jax.report.experiment import data, figures, published, rows, savings, statistics, tables
 from tests.report.folders import PHASES, Page, training_epoch
 
 ACCURACY = {
@@ -126,9 +126,9 @@ def test_without_published_figures_and_power_their_columns_are_not_there(tmp_pat
 
 
 def test_csv_and_markdown_hold_the_table() -> None:
-    table = tables.Table("T", "c", [("method", ""), ("time", "[s]")], [["a|b, c", "3,600.0"]])
-    assert list(csv.reader(tables.to_csv(table).splitlines())) == [["method", "time [s]"], ["a|b, c", "3600.0"]]
-    assert "| method | time [s] |\n|:---|---:|\n| a\\|b, c | 3,600.0 |" in tables.to_markdown(table)
+    table = rows.Table("T", "c", [("method", ""), ("time", "[s]")], [["a|b, c", "3,600.0"]])
+    assert list(csv.reader(rows.to_csv(table).splitlines())) == [["method", "time [s]"], ["a|b, c", "3600.0"]]
+    assert "| method | time [s] |\n|:---|---:|\n| a\\|b, c | 3,600.0 |" in rows.to_markdown(table)
 
 
 def test_the_page_the_tables_and_the_figures_are_written(
@@ -140,12 +140,12 @@ def test_the_page_the_tables_and_the_figures_are_written(
     assert "This experiment is unfinished" in page.words and "no memory" in page.words and "<Orderings>" in page.words
     assert "9.17 h spent on them; each alone 11.00 h" in page.words
     assert f"{65 * 9.1666667 / 1000 * 475:.1f} g of the time spent" in page.words
-    assert {path.name for path in (folder / "tables").iterdir()} == {
-        f"{n}.{e}" for n in tables.TABLES for e in ("csv", "md")
-    }
+    there = set(tables.TABLES) - {"lookup"}  # it would have no rows
+    assert {path.name for path in (folder / "tables").iterdir()} == {f"{n}.{e}" for n in there for e in ("csv", "md")}
     names = {"accuracy_by_pruning_ratio", "learning_finetune_loss", "learning_finetune_accuracy"}
     names |= {"gap_finetune_accuracy", "accuracy_macs"}
     drawn = {path.stem: path for path in (folder / "figures").iterdir()}
+    names |= {"weights_by_pruning_ratio", "macs_by_pruning_ratio"}
     assert set(drawn) == names | {"accuracy_parameters", "seeds"}
     for path in drawn.values():
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
@@ -192,6 +192,42 @@ def in_decibels(row: dict[str, str]) -> dict[str, str]:
     )
     of_task = {"metric": "murk", "unit": "dB", "higher_is_better": "False"} if done else {}
     return before | {"keep": ""} | values | after | of_task | {"nid": ""}
+
+
+def test_how_far_a_method_can_be_pruned_before_it_loses_a_point(tmp_path: pathlib.Path) -> None:
+    def nearly(row: dict[str, str]) -> dict[str, str]:
+        """DASS loses exactly a point, DARTS a little more."""
+        loses = {"dass": "81.0", "darts_sparse": "78.99"}[row["method"]]
+        sparse = row["keep"] == "0.01" and row["status"] == "finished"
+        return row | ({"final": loses} if sparse else {}) | {"network": "SMASH"}
+
+    read = rewritten(written(tmp_path / "out", published="scas_cifar10"), nearly)
+    found = savings.table(read)
+    assert found.title == "Pruned as far as 1 point allows"
+    dass, darts = found.rows
+    # Kept weights are 1,000 and 100, of DASS 100 more; MACs of kept weights 200 for each.
+    assert dass == ["dass", "82.00", "99 %", "81.00", "1,100", "200", "5.5", "9.1", "220,000", "40,000", "5.5", "9.8"]
+    assert darts[:8] == ["darts_sparse", "80.00", "90 %", "80.00", "1,000", "1,000", "1.0", "9.1"]
+    assert darts[8:] == ["200,000", "200,000", "1.0", "9.8"]
+    assert len(found.header) == len(dass)
+    for drawing, wanted in zip(figures.cost(read), ([1100, 200], [220_000, 40_000]), strict=True):
+        assert list(drawing.figure.axes[0].lines[0].get_ydata()) == wanted
+    assert all(title != "published" for title, _ in tables.methods(read).header), "accuracies are DASS'"
+
+
+def test_what_a_table_of_published_results_says(tmp_path: pathlib.Path) -> None:
+    def looked_up(row: dict[str, str]) -> dict[str, str]:
+        cut = list(row).index("dense")
+        before, after = dict(list(row.items())[:cut]), dict(list(row.items())[cut:])
+        value = str(90 + int(row["seed"])) if row["status"] == "finished" else ""
+        return before | {"table_c10_test": value} | after
+
+    read = rewritten(written(tmp_path / "out"), looked_up)
+    assert read.evaluations == ("dense", "sparse") and read.lookups == ("table_c10_test",)
+    half = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    assert tables.lookup(read).rows[0] == ["dass", "3", f"91.00 ± {half:.2f}"]
+    assert tables.lookup(read).rows[1][:2] == ["darts_sparse", "2"]
+    assert ("c10_test", "[%]") in tables.lookup(read).header
 
 
 def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,11 @@
 """Lines where the output is no terminal, a bar where it is, and no long silence."""
 
+import errno
 import io
+import pathlib
+import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -47,3 +51,31 @@ def test_what_takes_long_says_so_until_it_ends_even_by_an_error(monkeypatch: pyt
 
 def test_silence_is_shorter_than_ten_seconds() -> None:
     assert progress.HEARTBEAT < 10
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "full", "ascii"])
+def test_what_cannot_be_shown_ends_nothing(kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    stream: Any = None
+    if kind == "none":
+        monkeypatch.setattr(sys, "stderr", None)
+    elif kind == "closed":
+        stream = (tmp_path / "closed.txt").open("w", encoding="utf-8")
+        stream.close()
+    elif kind == "full":
+        stream = Full()
+    else:
+        stream = io.TextIOWrapper(content, "ascii")
+    found = progress.Progress(stream)
+    found.say("α · step1")
+    with found.phase("α", 0, 2) as phase:
+        phase.epoch({"loss": 0.5})
+    assert found.now.startswith("α  epoch 1/2  loss 0.5")
+    assert content.getvalue().startswith(b"\\u03b1 \\xb7 step1\n" if kind == "ascii" else b"")
+
+
+class Full(io.StringIO):
+    """A stream on a disk without room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -16,7 +16,7 @@ from dass_jax.spaces import smash_draws as draws
 from dass_jax.spaces import smash_hyper as hyper
 from dass_jax.spaces.smash import KEPT, smash
 from dass_jax.spaces.smash_codes import BLOCK_NAMES, NOISE, Fields
-from dass_jax.variables import BATCH_STATS, PARAMS, flatten
+from dass_jax.variables import BATCH_STATS, PARAMS, flatten, layers, prunable
 
 TINY = Fields(depth=2, width=1, unit=2, filters=4, groups=2)
 SMALL = Fields(depth=3, width=2, unit=2, filters=8, stem=3, kernel=5, dilation=2, extent=5, groups=2, hyper_growth=3,
@@ -56,6 +56,13 @@ def test_counts(c: Fields, image: Any, of_hyper: int, total: int | None) -> None
     params = jax.eval_shape(lambda: space.init(jax.random.key(0), image))[PARAMS]
     assert size(params["hyper"]) == of_hyper
     assert total in (None, size(params))
+
+
+def test_the_windows_that_may_be_pruned() -> None:
+    space = smash(Fields(max_bottleneck=2), 10)
+    params = jax.eval_shape(lambda: space.init(jax.random.key(0), (32, 32, 3)))[PARAMS]
+    found = list(layers(params, prunable(params, space.written.windows if space.written else ())))
+    assert found == [(f"{name}/kernel/weight", 1, 1_204_224 // 3) for name in BLOCK_NAMES]
 
 
 def test_the_worked_example_of_an_encoding() -> None:

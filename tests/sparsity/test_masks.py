@@ -35,17 +35,18 @@ def oracle(scores: np.ndarray, kept: int) -> np.ndarray:
         *[(100, 0.9, 91), (1000, 0.9, 901), (100, 0.1, 10), (9, 0.5, 5), (25, 0.5, 13)],  # 1 − 0.9 is just below 0.1
         *[(1, 0.01, 1), (9, 0.01, 1), (27, 0.01, 1), (100, 0.01, 1), (101, 0.01, 2), (1296, 0.01, 13)],
         *[(1, 0.001, 1), (1000, 0.001, 1), (1001, 0.001, 2), (999, 0.5, 500)],
+        *[(1, 1e-17, 1), (1000, 1e-17, 1), (2**40, 5e-324, 1)],
     ],
 )
 def test_kept_in_layer_is_n_minus_the_whole_part_of_the_pruned_share(weights: int, keep: float, kept: int) -> None:
     assert kept_in_layer(weights, keep) == kept
 
 
-@given(weights=st.integers(1, 10**7), keep=st.floats(0.001, 1.0))
+@given(weights=st.integers(1, 10**7), keep=st.one_of(st.floats(0.001, 1.0), st.floats(0, 1, exclude_min=True)))
 @settings(deadline=None, derandomize=True)
 def test_at_least_one_weight_and_the_kept_share_to_within_one(weights: int, keep: float) -> None:
     kept = kept_in_layer(weights, keep)
-    assert kept == weights - math.floor((1 - keep) * weights)
+    assert kept == max(weights - math.floor((1 - keep) * weights), 1)
     assert 1 <= kept <= weights
     assert -1e-6 <= kept - keep * weights <= 1 + 1e-6
 

@@ -21,8 +21,10 @@ from dass_jax.deploy.graph import (
     Mean,
     Multiply,
     Pool,
+    Resize,
     Subsample,
     Take,
+    outputs_of,
 )
 from dass_jax.errors import UserError
 
@@ -31,6 +33,7 @@ IR_VERSION = 8
 """Both from 2022, so that older runtimes read the file."""
 INPUT, OUTPUT = "images", "logits"
 """Names within the model, whatever the task."""
+METADATA = "dass_jax"
 MESSAGE = "the package onnx is missing; allowed: pip install 'dass_jax[onnx]'"
 
 
@@ -42,8 +45,9 @@ def _onnx() -> Any:
     return onnx
 
 
-def to_onnx(graph: Graph) -> bytes:
-    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, O], float32, N free.
+def to_onnx(graph: Graph, about: str = "") -> bytes:
+    """The model in ONNX's binary form: "images" [N, C, H, W] → "logits" [N, O] or [N, O, H, W], float32, N free;
+    `about` is kept in its metadata, as `METADATA`.
 
     Raises:
       UserError: where the package onnx is missing.
@@ -92,11 +96,14 @@ def to_onnx(graph: Graph) -> bytes:
                 names.append(step("AveragePool", inputs, name, kernel_shape=[2, 2], strides=[2, 2]))
             case Mean():
                 names.append(step("GlobalAveragePool", inputs, name))
-    step("Flatten", [names[graph.output]], OUTPUT, axis=1)
+            case Resize():
+                names.append(_resize(inputs[0], node.shape, name, constant, step))
+    shape = outputs_of(graph)
+    step("Identity" if len(shape) > 1 else "Flatten", [names[graph.output]], OUTPUT, **_axis(shape))
     value = helper.make_tensor_value_info
     ends = [
         [value(INPUT, onnx.TensorProto.FLOAT, ["N", *graph.nodes[0].shape])],
-        [value(OUTPUT, onnx.TensorProto.FLOAT, ["N", graph.nodes[graph.output].shape[0]])],
+        [value(OUTPUT, onnx.TensorProto.FLOAT, ["N", *shape])],
     ]
     model = helper.make_model(
         helper.make_graph(made, "dass_jax", *ends, arrays),
@@ -104,6 +111,8 @@ def to_onnx(graph: Graph) -> bytes:
         ir_version=IR_VERSION,
         producer_name="dass_jax",
     )
+    if about:
+        helper.set_model_props(model, {METADATA: about})
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
@@ -120,11 +129,27 @@ def _read_alone(graph: Graph) -> set[int]:
     return alone
 
 
+def _axis(shape: tuple[int, ...]) -> dict[str, int]:
+    """Of what vectors are flattened by."""
+    return {} if len(shape) > 1 else {"axis": 1}
+
+
+def _shape(name: str, rest: np.ndarray, constant: Any, step: Any) -> str:
+    """[N, …] of the batch."""
+    count = step("Shape", [INPUT], f"{name}_n", start=0, end=1)
+    return str(step("Concat", [count, constant(f"{name}_s", rest.astype(np.int64))], f"{name}_shape", axis=0))
+
+
 def _for_each_image(value: str, constant: Any, step: Any) -> str:
     """A constant [1, C, H, W] as [N, C, H, W]."""
-    count = step("Shape", [INPUT], f"{value}_n", start=0, end=1)
-    shape = step("Concat", [count, constant(f"{value}_s", np.ones(3, np.int64))], f"{value}_shape", axis=0)
-    return str(step("Expand", [value, shape], f"{value}_each"))
+    return str(step("Expand", [value, _shape(value, np.ones(3), constant, step)], f"{value}_each"))
+
+
+def _resize(x: str, shape: tuple[int, int, int], name: str, constant: Any, step: Any) -> str:
+    """By its output's sizes: the product of a size and a scale may be a hair too small."""
+    sizes = _shape(name, np.array(shape), constant, step)
+    settings = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return str(step("Resize", [x, "", "", sizes], name, **settings))
 
 
 def _conv(conv: Conv, x: str, name: str, constant: Any, step: Any) -> str:

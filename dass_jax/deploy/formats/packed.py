@@ -2,7 +2,8 @@
 
     bytes 0–7    b"DASSPACK"
     bytes 8–11   length of the header, 12–15 its CRC-32 continued over the body, both little-endian
-    header       JSON, deflated: nodes with their sizes, and the length of each of the body's streams
+    header       JSON, deflated: nodes with their sizes, the length of each of the body's streams, and what the file
+                 says of itself
     body         streams: unary, remainders (`bits`), values, scales, biases
 
 A convolution is the positions of its non-zero weights and their values, in float32, in float16, or in int8 with one
@@ -31,6 +32,7 @@ from dass_jax.deploy.graph import (
     Mean,
     Multiply,
     Pool,
+    Resize,
     Subsample,
     Take,
 )
@@ -59,11 +61,12 @@ class _Writer(NamedTuple):
     streams: dict[str, list[np.ndarray]]
 
 
-def dump(graph: Graph, values: str = "float16") -> bytes:
+def dump(graph: Graph, values: str = "float16", about: str = "") -> bytes:
     """The file's bytes.
 
     Args:
       values: of the weights, "float32", "float16" or "int8".
+      about: text that is kept in the header.
 
     Raises:
       UserError: if `values` is none of these, or a number is too large for float16.
@@ -83,6 +86,7 @@ def dump(graph: Graph, values: str = "float16") -> bytes:
         "output": graph.output,
         "streams": [len(packed[name]) for name in STREAMS],
         "nodes": nodes,
+        **({"about": about} if about else {}),
     }
     head = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     body = b"".join(packed[name] for name in STREAMS)
@@ -118,6 +122,8 @@ def _written(writer: _Writer, operation: Any) -> Any:
             return [operation.kind, operation.stride]
         case Subsample():
             return ["subsample", operation.offset]
+        case Resize():
+            return ["resize", *operation]
         case Take():
             return ["take", len(operation.channels), _channels(writer, operation.channels)]
     raise ValueError(f"operation {operation!r} is not one of a graph's")

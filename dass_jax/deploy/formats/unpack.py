@@ -2,7 +2,8 @@
 
 import json
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from dass_jax.deploy.graph import (
     Multiply,
     Node,
     Pool,
+    Resize,
     Subsample,
     Take,
     append,
 )
 from dass_jax.errors import UserError
 
+T = TypeVar("T")
 LARGEST_HEADER = 1 << 26
 LARGEST_ARRAY = 1 << 28
 """Bytes of an inflated header and entries of one array that are accepted: a damaged length costs no memory."""
@@ -35,6 +38,16 @@ def load(data: bytes, origin: str = "packed file") -> Graph:
     Raises:
       UserError: naming `origin`, if the bytes are not what `dump` writes.
     """
+    return _of_file(data, origin, _read)
+
+
+def about(data: bytes, origin: str = "packed file") -> str:
+    """What a file's bytes say of themselves; empty if nothing. Raises UserError as `load`."""
+    return _of_file(data, origin, lambda header, body: str(header.get("about", "")))
+
+
+def _of_file(data: bytes, origin: str, read: Callable[[Any, memoryview], T]) -> T:
+    """What `read` makes of the header and the body."""
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise UserError(f"{origin} does not begin with {MAGIC.decode()}; allowed: a file made by dass_jax.deploy")
     _, length, checksum = HEAD.unpack_from(data)
@@ -43,7 +56,7 @@ def load(data: bytes, origin: str = "packed file") -> Graph:
     try:
         inflate = zlib.decompressobj()
         header = json.loads(inflate.decompress(data[HEAD.size : HEAD.size + length], LARGEST_HEADER))
-        return _read(header, memoryview(data)[HEAD.size + length :])
+        return read(header, memoryview(data)[HEAD.size + length :])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, zlib.error, RecursionError) as error:
         raise UserError(f"{origin} is damaged: {error}; allowed: a file made by dass_jax.deploy") from error
 
@@ -78,10 +91,7 @@ def _read(header: dict[str, Any], body: memoryview) -> Graph:
         if len(sources) != {Constant: 0, Add: 2, Multiply: 2, Concat: max(len(sources), 1)}.get(type(operation), 1):
             raise ValueError(f"{said!r} with {len(sources)} inputs")
         append(nodes, operation, *sources)
-    output = _number(header["output"], 0, len(nodes) - 1)
-    if nodes[output].shape[1:] != (1, 1):
-        raise ValueError(f"the output is {nodes[output].shape}")
-    return Graph(tuple(nodes), output)
+    return Graph(tuple(nodes), _number(header["output"], 0, len(nodes) - 1))
 
 
 def _number(value: Any, low: int, high: int = 1 << 20) -> int:
@@ -114,6 +124,10 @@ def _operation(reader: _Reader, said: Any, inputs: list[Node]) -> Any:
             return Pool(kind, _number(stride, 1, 2))
         case ["subsample", offset]:
             return Subsample(_number(offset, 0, 1))
+        case ["resize", height, width]:
+            if inputs[0].shape[0] * _number(height, 1) * _number(width, 1) > LARGEST_ARRAY:
+                raise ValueError(f"a map of {inputs[0].shape[0]}×{height}×{width}")
+            return Resize(height, width)
         case ["take", count, r]:
             count = _number(count, 1)
             if r >= 0:

@@ -33,6 +33,7 @@ from dass_jax.nn.kernels.norms import scale_and_shift as scale_and_shift
 from dass_jax.nn.kernels.norms import scaled as scaled
 from dass_jax.nn.kernels.norms import weight_and_shift as weight_and_shift
 from dass_jax.nn.kernels.relu import relu as relu
+from dass_jax.nn.kernels.relu import relu6 as relu6
 from dass_jax.nn.kernels.sums import combination as combination
 from dass_jax.nn.kernels.sums import multiples as multiples
 from dass_jax.nn.kernels.sums import spread as spread

@@ -49,6 +49,8 @@ class Experiment(NamedTuple):
     rows: tuple[Row, ...]
     evaluations: tuple[str, ...]
     """Their columns, in the order of time."""
+    lookups: tuple[str, ...]
+    """The columns of what a table of published results says of the found architecture, in per cent."""
     tables: tuple[str, ...]
     figures: tuple[str, ...]
     keep: float
@@ -63,6 +65,8 @@ class Experiment(NamedTuple):
 Group = tuple[str, str]
 """(network, method): what has a line in a figure and a row in a table."""
 
+LOOKUP = "table_"
+"""What the names of the columns of published results begin with."""
 NUMBERS = (
     *("keep", "seed", "final", "test_examples", "total", "prunable", "kept", "kept_with_bn_bias", "macs_dense"),
     *("macs_nonzero", "nid", "compression", "seconds", "seconds_shared", "co2_g", "latency_ms"),
@@ -81,13 +85,15 @@ def read(folder: pathlib.Path) -> Experiment:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}; allowed: what dass_jax.experiment wrote") from error
     report = section(about.get("report"), f"{file}: report")
-    rows, evaluations = _rows(folder / "results.csv")
+    rows, known = _rows(folder / "results.csv")
+    _check_data(folder, rows)
     asked = number(report, "keep", f"{file}: report")
     return Experiment(
         folder=folder,
         title=name(about, "title", str(file)),
         rows=rows,
-        evaluations=evaluations,
+        evaluations=tuple(each for each in known if not each.startswith(LOOKUP)),
+        lookups=tuple(each for each in known if each.startswith(LOOKUP)),
         tables=tuple(report.get("tables", ())),
         figures=tuple(report.get("figures", ())),
         keep=asked or min((row.keep for row in rows), default=math.nan),
@@ -98,8 +104,44 @@ def read(folder: pathlib.Path) -> Experiment:
     )
 
 
+def _check_data(folder: pathlib.Path, rows: tuple[Row, ...]) -> None:
+    """Raises UserError if finished runs that are averaged have read other data. Of runs that drew their training images
+    with other seeds the drawn images differ, and nothing else."""
+    first: dict[tuple[str, str, float], tuple[str, dict[str, Any]]] = {}
+    for row in rows:
+        found = records.fingerprint(folder / "runs" / row.run) if row.status == "finished" else {}
+        if not found:
+            continue
+        name, other = first.setdefault((row.network, row.method, row.keep), (row.run, found))
+        drawn = found.get("seed") != other.get("seed")
+        one, two = (_comparable(each, drawn) for each in (other, found))
+        differing = ", ".join(key for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key))
+        if differing:
+            raise UserError(
+                f"run {row.run} has other data than {name}, with which it is averaged (data.json: {differing}); "
+                "allowed: runs of one data set"
+            )
+
+
+def data_said(experiment: Experiment) -> tuple[str, ...]:
+    """What the runs have read, of several with drawn images that of the first, each once; nothing of old runs."""
+    found: dict[str, str] = {}
+    for row in experiment.rows:
+        said = records.data_said(experiment.folder / "runs" / row.run)
+        if said:
+            found.setdefault(said.partition(", rarest: ")[0], said)
+    return tuple(found.values())
+
+
+def _comparable(found: dict[str, Any], drawn: bool) -> dict[str, Any]:
+    train = found.get("train")
+    if not drawn or not isinstance(train, dict):
+        return found
+    return {**found, "seed": None, "train": {**train, "images": None}}
+
+
 def _rows(file: pathlib.Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-    """The rows, and the names of the evaluations: the columns between `status` and `final`."""
+    """The rows, and the columns between `status` and `final`: evaluations, and what a table says."""
     try:
         lines = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
     except (OSError, ValueError, csv.Error) as error:
@@ -111,8 +153,8 @@ def _rows(file: pathlib.Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     return tuple(_row(line, names, f"{file}, row {index}") for index, line in enumerate(lines, start=1)), names
 
 
-def _row(line: dict[str, Any], evaluations: tuple[str, ...], origin: str) -> Row:
-    numbers = {column: _number(line.get(column), f"{origin}: {column}") for column in (*evaluations, *NUMBERS)}
+def _row(line: dict[str, Any], known: tuple[str, ...], origin: str) -> Row:
+    numbers = {column: _number(line.get(column), f"{origin}: {column}") for column in (*known, *NUMBERS)}
     if math.isnan(numbers["seed"]):
         raise UserError(f"{origin}: seed is missing; allowed: a number")
     run, network, method, status = (name(line, column, origin) for column in ("run", "network", "method", "status"))

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dass_jax.report.experiment.data import Experiment, groups, titled
+from dass_jax.report.experiment.rows import pruned
 from dass_jax.report.experiment.statistics import pareto
 from dass_jax.report.style import colour, literal
 
@@ -50,11 +51,6 @@ def draw_front(axes: Axes, points: Sequence[tuple[float, float]], higher: bool =
     """Grey steps between those of the (cost, value) points that none is better than in both."""
     x, y = zip(*(points[index] for index in pareto(points, higher)), strict=True)
     axes.step(x, y, where="post", color="#999999", linewidth=1.0, zorder=0)
-
-
-def pruned(ratio: float) -> str:
-    """The share of pruned weights in per cent."""
-    return f"{round(100 * (1 - ratio), 6):g} %"
 
 
 def at(experiment: Experiment) -> str:

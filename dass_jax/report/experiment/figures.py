@@ -23,7 +23,8 @@ from dass_jax.report.experiment.data import (
     of_final,
     titled,
 )
-from dass_jax.report.experiment.drawing import MARKERS, Drawing, at, draw_front, legend, logarithmic, panel, pruned
+from dass_jax.report.experiment.drawing import MARKERS, Drawing, at, draw_front, legend, logarithmic, panel
+from dass_jax.report.experiment.rows import pruned
 from dass_jax.report.style import INK, colour, literal, tidy
 
 
@@ -43,13 +44,30 @@ def keep(experiment: Experiment) -> list[Drawing]:
     axes.set_xticks(range(len(ratios)), [pruned(ratio) for ratio in ratios])
     tidy(axes, literal(f"{metric} by pruning ratio"), "weights pruned", literal(of_final(experiment)))
     extra = [Line2D([], [], color=INK, marker="*", linestyle="", markerfacecolor="none", label="published")]
-    legend(figure, experiment, extra if experiment.published != "none" else [])
+    legend(figure, experiment, extra if published.has_accuracies(experiment.published) else [])
     caption = (
         "Means over the seeds with the 95 % interval of the mean (Student's t); no interval where there is one seed."
     )
-    if experiment.published != "none":
-        caption += f" {published.SOURCE}"
+    if published.has_accuracies(experiment.published):
+        caption += f" {published.SOURCES[experiment.published]}"
     return [Drawing(_file(metric, "by_pruning_ratio"), figure, caption)]
+
+
+def cost(experiment: Experiment) -> list[Drawing]:
+    """What is left of weights and of MACs at each pruning ratio."""
+    ratios, drawings = keeps(experiment), []
+    for name, label, title in (("kept", "kept weights", "weights"), ("macs_nonzero", "MACs of kept weights", "macs")):
+        figure, axes = panel()
+        for index, group in enumerate(groups(experiment)):
+            means = [statistics.summary(column(finished(experiment, group, ratio), name)).mean for ratio in ratios]
+            axes.plot(range(len(ratios)), means, color=colour(index), marker="o", markersize=4, linewidth=1.4)
+        axes.set_xticks(range(len(ratios)), [pruned(ratio) for ratio in ratios])
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        tidy(axes, f"{label} by pruning ratio", "weights pruned", label)
+        legend(figure, experiment, [])
+        drawings.append(Drawing(_file(title, "by_pruning_ratio"), figure, "Means over the seeds."))
+    return drawings
 
 
 def learning(experiment: Experiment) -> list[Drawing]:
@@ -115,6 +133,7 @@ def seeds(experiment: Experiment) -> list[Drawing]:
 
 FIGURES: dict[str, Callable[[Experiment], list[Drawing]]] = {
     "keep": keep,
+    "cost": cost,
     "learning": learning,
     "gap": gap,
     "latency": latency,

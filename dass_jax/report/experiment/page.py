@@ -8,9 +8,10 @@ from typing import TypeVar
 from dass_jax.errors import UserError, nearest
 from dass_jax.report import markup, style
 from dass_jax.report.experiment import published
-from dass_jax.report.experiment.data import Experiment, Row, co2_source, read
+from dass_jax.report.experiment.data import Experiment, Row, co2_source, data_said, read
 from dass_jax.report.experiment.figures import FIGURES, Drawing
-from dass_jax.report.experiment.tables import TABLES, Table, to_csv, to_markdown
+from dass_jax.report.experiment.rows import Table, to_csv, to_markdown
+from dass_jax.report.experiment.tables import TABLES
 from dass_jax.report.page import write_whole
 from dass_jax.report.tables import decimal
 
@@ -25,6 +26,7 @@ def build(folder: pathlib.Path) -> pathlib.Path:
     """
     experiment = read(folder)
     tables = {name: _known(TABLES, name, "tables")(experiment) for name in experiment.tables}
+    tables = {name: table for name, table in tables.items() if table.rows}
     with style.settings():
         drawings = [drawing for name in experiment.figures for drawing in _known(FIGURES, name, "figures")(experiment)]
         for name, table in tables.items():
@@ -48,8 +50,8 @@ def render(experiment: Experiment, tables: dict[str, Table], drawings: list[Draw
     for name, table in tables.items():
         parts += [markup.heading(table.title), markup.rows_table(table.header, table.rows)]
         parts.append(markup.paragraph(f"{table.caption} Also as tables/{name}.csv and tables/{name}.md."))
-    if experiment.published != "none":
-        parts.append(markup.paragraph(published.SOURCE))
+    if experiment.published in published.SOURCES:
+        parts.append(markup.paragraph(published.SOURCES[experiment.published]))
     parts.append(markup.heading("Figures") if drawings else "")
     for caption in dict.fromkeys(drawing.caption for drawing in drawings):
         own = [drawing for drawing in drawings if drawing.caption == caption]
@@ -70,6 +72,7 @@ def _state(experiment: Experiment) -> list[str]:
         ("seeds", ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))),
         ("time", f"{decimal(spent / 3600, 2)} h spent on them; each alone {decimal(alone / 3600, 2)} h"),
     ]
+    pairs += [("data", said) for said in data_said(experiment)]
     if co2_source(experiment):
         power = experiment.watts * experiment.grams_per_kwh / 3.6e6
         grams = power * spent if power else _grams_spent(done)

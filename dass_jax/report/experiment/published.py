@@ -1,15 +1,22 @@
-"""Published figures beside which ours may stand: the DASS paper, arXiv 2207.06968v5, CIFAR-10.
+"""Published figures beside which ours may stand: of the DASS paper (arXiv 2207.06968v5, CIFAR-10) accuracies, of the
+SCAS paper (Yeshwanth et al. 2020, Table 1) how much smaller a network gets before it loses a point.
 
-The paper's accuracies are those of one batch of 64 test images (89.06 % = 57/64), so each has a standard error of about
-four points: orderings and gaps are to be compared, not single figures.
+DASS' accuracies are those of one batch of 64 test images (89.06 % = 57/64), so each has a standard error of about four
+points: orderings and gaps are to be compared, not single figures. SCAS' reductions compare architectures that were
+searched for each by itself, so they can exceed what pruning alone gives.
 """
 
 from typing import NamedTuple
 
-SOURCE = (
-    "Published: DASS, arXiv 2207.06968v5, Tables 4 to 6, CIFAR-10, 20 cells and 36 channels unless named otherwise. "
-    "Its accuracies are those of one batch of 64 test images: a standard error of about 4 points."
-)
+_SCAS = "Published: SCAS (Yeshwanth et al. 2020), Table 1. It compares architectures that were searched for separately."
+SOURCES = {
+    "cifar10": "Published: DASS, arXiv 2207.06968v5, Tables 4 to 6, CIFAR-10, 20 cells and 36 channels unless named "
+    "otherwise. Its accuracies are those of one batch of 64 test images: a standard error of about 4 points.",
+    "scas_cifar10": _SCAS,
+    "scas_cifar100": _SCAS,
+    "scas_mnist": _SCAS,
+}
+"""By the names that `[report] published` gives them."""
 
 
 class Figure(NamedTuple):
@@ -31,6 +38,18 @@ CIFAR10 = {
 }
 GAPS = {("dass", "darts_sparse", "Small", keep): gap for keep, gap in ((0.1, 1.57), (0.05, 1.04), (0.01, 7.81))}
 """(method, other method, network, keep) → points by which the first is better."""
+
+# Network → by what factors (weights, MACs) the sparsest network within a point of the dense one is smaller.
+REDUCTIONS = {
+    "scas_cifar10": {"ENAS macro": (4.7, 6.5), "ENAS micro": (7.3, 8.0), "DARTS": (3.9, 4.7), "SMASH": (9.1, 9.8)},
+    "scas_cifar100": {"ENAS macro": (2.0, 1.7), "ENAS micro": (3.0, 2.8), "DARTS": (5.6, 1.9), "SMASH": (12.3, 6.6)},
+    "scas_mnist": {"ENAS macro": (11.6, 9.5), "ENAS micro": (11.1, 19.3), "DARTS": (6.4, 5.2), "SMASH": (10.8, 14.4)},
+}
+
+
+def has_accuracies(source: str) -> bool:
+    """Whether a source has accuracies of single networks."""
+    return source == "cifar10"
 
 
 def accuracy(source: str, method: str, network: str, keep: float) -> Figure | None:

@@ -1,15 +1,13 @@
-"""The tables of an experiment, as rows of text: the same in the page, as CSV and as Markdown."""
+"""The tables of an experiment."""
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from dass_jax.report import curves
-from dass_jax.report.experiment import features, published, statistics
+from dass_jax.report.experiment import features, published, savings, statistics
 from dass_jax.report.experiment.data import (
+    LOOKUP,
     Experiment,
     Group,
     Row,
@@ -24,19 +22,8 @@ from dass_jax.report.experiment.data import (
     measure,
     titled,
 )
+from dass_jax.report.experiment.rows import MISSING, Table, pruned
 from dass_jax.report.tables import decimal, in_brackets
-
-MISSING = "-"
-
-
-class Table(NamedTuple):
-    """Rows of text under (title, unit) headers."""
-
-    title: str
-    caption: str
-    header: list[tuple[str, str]]
-    rows: list[list[str]]
-
 
 _INTERVAL = (
     "std is the sample's (n − 1), the interval that of the mean by Student's t. A hyphen: missing, or not defined by "
@@ -57,7 +44,7 @@ def methods(experiment: Experiment) -> Table:
         found = finished(experiment, group, keep)
         known = _published(experiment, group, keep)
         kept = MISSING if known is None or known.kept_thousands is None else f"{known.kept_thousands:g}"
-        shown = known is not None or experiment.published != "none"
+        shown = known is not None or published.has_accuracies(experiment.published)
         rows.append(
             [
                 titled(experiment, group),
@@ -76,20 +63,20 @@ def methods(experiment: Experiment) -> Table:
     caption = f"{_about(experiment)} The other columns are means over the seeds. Time is what a run would cost alone."
     if power:
         caption += f" CO₂: {power}."
-    return Table(f"Methods at {_pruned(keep)} of the weights pruned", caption, header, rows)
+    return Table(f"Methods at {pruned(keep)} of the weights pruned", caption, header, rows)
 
 
 def keep(experiment: Experiment) -> Table:
     """Every method at every pruning ratio."""
     header = [("pruned", ""), ("method", ""), *_spread_header(experiment), *_published_header(experiment, "[%]")]
     header += [*_earlier_header(experiment), ("weights", "kept")]
-    rows = []
+    rows, compared = [], published.has_accuracies(experiment.published)
     for share, group in itertools.product(keeps(experiment), groups(experiment)):
         found = finished(experiment, group, share)
-        known = [_accuracy(_published(experiment, group, share))] if experiment.published != "none" else []
+        known = [_accuracy(_published(experiment, group, share))] if compared else []
         spread = _spread(experiment, statistics.summary(column(found, "final")))
         last = [*_earlier(experiment, found), _mean(found, "kept")]
-        rows.append([_pruned(share), titled(experiment, group), *spread, *known, *last])
+        rows.append([pruned(share), titled(experiment, group), *spread, *known, *last])
     title = f"{_capital(measure(experiment).metric)} by pruning ratio"
     return Table(title, _about(experiment), header, rows)
 
@@ -108,10 +95,10 @@ def tests(experiment: Experiment) -> Table:
         pair = [by_seed(finished(experiment, group, share), "final") for group in (one, other)]
         found = statistics.compare(*pair)
         gap = published.gap(experiment.published, one[1], other[1], one[0], share)
-        known = [MISSING if gap is None else f"{gap:+.2f}"] if experiment.published != "none" else []
+        known = [MISSING if gap is None else f"{gap:+.2f}"] if published.has_accuracies(experiment.published) else []
         name = f"{titled(experiment, one)} − {titled(experiment, other)}"
         spread = _spread(experiment, found.difference, signed=True)
-        rows.append([_pruned(share), name, *spread, probability(found.p_t), probability(found.p_wilcoxon), *known])
+        rows.append([pruned(share), name, *spread, probability(found.p_t), probability(found.p_wilcoxon), *known])
     caption = (
         f"Differences in the final network's {metric} ({_better(higher)}) of runs with equal seeds. p: two-sided, of "
         "the hypothesis that there is no difference, by the paired t-test and by Wilcoxon's signed ranks, which cannot "
@@ -133,9 +120,24 @@ def seeds(experiment: Experiment) -> Table:
         each = [decimal(found.get(seed, math.nan), places) for seed in numbers]
         spread = statistics.summary(list(found.values()))
         rows.append([titled(experiment, group), *each, decimal(spread.mean, places), decimal(spread.std, places)])
-    title = f"Seeds, at {_pruned(experiment.keep)} of the weights pruned"
+    title = f"Seeds, at {pruned(experiment.keep)} of the weights pruned"
     caption = f"{_capital(metric)} of each seed's final network; std is the sample's (n − 1)."
     return Table(title, caption, header, rows)
+
+
+def lookup(experiment: Experiment) -> Table:
+    """What a table of published results says of the architectures that were found."""
+    header = [("method", ""), ("seeds", ""), *((name.removeprefix(LOOKUP), "[%]") for name in experiment.lookups)]
+    rows = []
+    for group in groups(experiment) if experiment.lookups else ():
+        own = finished(experiment, group, experiment.keep)
+        spread = [statistics.summary(column(own, name)) for name in experiment.lookups]
+        cells = [f"{decimal(each.mean, 2)} ± {decimal(each.half, 2)}" for each in spread]
+        rows.append([titled(experiment, group), str(len(own)), *cells])
+    caption = (
+        "Means over the seeds ± half of the mean's 95 % interval (Student's t). Nothing of it was used by a search."
+    )
+    return Table("What the table of published results says", caption, header, rows)
 
 
 def kendall(experiment: Experiment) -> Table:
@@ -156,7 +158,7 @@ def kendall(experiment: Experiment) -> Table:
         )
     ]
     caption = f"{features.what(experiment)}, then over the seeds; std is the sample's (n − 1)."
-    title = f"Likeness of dense and sparse feature maps, at {_pruned(experiment.keep)} of the weights pruned"
+    title = f"Likeness of dense and sparse feature maps, at {pruned(experiment.keep)} of the weights pruned"
     return Table(title, caption, header, rows)
 
 
@@ -165,29 +167,11 @@ TABLES: dict[str, Callable[[Experiment], Table]] = {
     "keep": keep,
     "tests": tests,
     "seeds": seeds,
+    "lookup": lookup,
+    "drop": savings.table,
     "kendall": kendall,
 }
 """By the names that `[report] tables` gives them; the last shows what only an experiment that asks for it has."""
-
-
-def to_csv(table: Table) -> str:
-    """The table as CSV, each unit behind its title."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([" ".join(filter(None, pair)) for pair in table.header])
-    writer.writerows([[cell.replace(",", "") if _is_number(cell) else cell for cell in row] for row in table.rows])
-    return text.getvalue()
-
-
-def to_markdown(table: Table) -> str:
-    """The table as Markdown under its title, with its caption."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    head = [" ".join(filter(None, pair)) for pair in table.header]
-    rule = "|" + "|".join([":---", *["---:"] * (len(head) - 1)]) + "|"
-    return "\n".join([f"## {table.title}", "", line(head), rule, *map(line, table.rows), "", table.caption, ""])
 
 
 def probability(p: float) -> str:
@@ -195,12 +179,8 @@ def probability(p: float) -> str:
     return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _pruned(keep: float) -> str:
-    return MISSING if math.isnan(keep) else f"{round(100 * (1 - keep), 6):g} %"
-
-
 def _published_header(experiment: Experiment, unit: str) -> list[tuple[str, str]]:
-    return [("published", unit)] if experiment.published != "none" else []
+    return [("published", unit)] if published.has_accuracies(experiment.published) else []
 
 
 def _published(experiment: Experiment, group: Group, keep: float) -> published.Figure | None:
@@ -252,7 +232,3 @@ def _known(experiment: Experiment, title: str) -> bool:
 
 def _mean(rows: tuple[Row, ...], name: str, digits: int = 0, scale: float = 1.0) -> str:
     return decimal(scale * statistics.summary(column(rows, name)).mean, digits)
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(",", "").replace(".", "", 1).lstrip("+-").isdecimal()
