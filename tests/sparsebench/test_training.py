@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import chex
@@ -13,13 +14,14 @@ import pytest
 from dass_jax import sparsity, variables
 from dass_jax.architectures.nasbench201 import Cell, of_key
 from dass_jax.networks.any_cell import numbers, of_derived
+from dass_jax.networks.model import Model
 from dass_jax.networks.nasbench201 import nasbench201
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.recipes import prune, recipe
 from dass_jax.sparsebench import sizes, training
 from dass_jax.sparsebench.fields import Fields, Network
 from dass_jax.tasks import Batch
-from dass_jax.variables import MASKS, PARAMS, SCORES, flatten, unflatten
+from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, flatten, unflatten
 
 SHAPE, CLASSES = (4, 4, 2), 3
 C = Fields(network=Network(cells=1, channels=4))
@@ -111,21 +113,61 @@ def data(train: int, test: int) -> training.Data:
     return training.Data(*found, np.full(2, 0.4, np.float32), np.full(2, 0.3, np.float32))
 
 
-def test_programs_learn_keep_their_counts_and_are_compiled_once() -> None:
-    train = dataclasses.replace(C.train, batch_size=16, pretrain_epochs=6, score_epochs=2, finetune_epochs=3)
+def one_layer(sizes: Sizes, cell: Any) -> Model:
+    """A network that compiles in a moment: one layer, and of two others the one that the cell says."""
+
+    def init(key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+        weights = jax.random.normal(key, (3, CLASSES, math.prod(image_shape))) / 6
+        theta = {"edges": {"weight": weights[1:]}, "linear": {"weight": weights[0], "bias": jnp.zeros(CLASSES)}}
+        return {PARAMS: theta, BATCH_STATS: {"seen": jnp.zeros(())}}
+
+    def apply(params: Any, stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
+        weight = params["linear"]["weight"] + params["edges"]["weight"][cell[0]]
+        logits = (weight @ images.reshape(-1, images.shape[-1])).T + params["linear"]["bias"]
+        return logits, None, {"seen": stats["seen"] + train}
+
+    return Model(init, apply, (0,), ((r"edges/weight", 1), (r".*/weight", 0), (r".*/bias", None)))
+
+
+def kept_of(edge: int, count: int) -> training.Kept:
+    layers = np.zeros((2, CLASSES, 32), np.float32)
+    layers[edge] = 1
+    counts = np.array([count, 0] if edge == 0 else [0, count], np.int32)
+    return training.Kept(
+        {"edges": {"weight": layers}, "linear": {"weight": np.ones((CLASSES, 32), np.float32)}},
+        {"edges": {"weight": counts}, "linear": {"weight": np.array([9], np.int32)}},
+    )
+
+
+def test_programs_learn_keep_their_counts_and_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "any_cell", one_layer)
+    train = dataclasses.replace(C.train, batch_size=16, pretrain_epochs=5, score_epochs=2, finetune_epochs=3)
     c = dataclasses.replace(C, seeds=2, train=train)
-    p, d, rates = training.programs(c, SHAPE, CLASSES), data(96, 60), training.rates(c)
+    p, d, rates = training.programs(c, SHAPE, CLASSES), data(100, 60), training.rates(c)
     keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
-    for name, distribution in (("341032", "erk"), ("013240", "layer")):
-        cell = of_key(name)
-        number, kept = jnp.asarray(numbers(cell)), sizes.kept(WHOLE, cell, 0.3, distribution)
-        dense = p.dense(number, keys, rates, d)
-        sparse = p.sparse(number, dense, kept, keys, rates, d)
-        assert p.right(number, dense, d).min() > 40 and p.right(number, sparse, d).min() > 30  # of 60, 20 by chance
-        counts = variables.flatten(kept.counts)
+    for edge, count in ((0, 20), (1, 5)):
+        cell, kept = jnp.full(6, edge), kept_of(edge, count)
+        dense = p.dense(cell, keys, rates, d)
+        sparse = p.sparse(cell, dense, kept, keys, rates, d)
+        assert p.right(cell, dense, d).min() > 40 and p.right(cell, sparse, d).min() > 40  # of 60, 20 by chance
+        assert dense[BATCH_STATS]["seen"].tolist() == [30, 30] and sparse[BATCH_STATS]["seen"].tolist() == [60, 60]
         for path, mask in flatten(sparse[MASKS]).items():
-            rows = np.asarray(mask).reshape(2, len(counts[path]), -1).sum(-1)
-            np.testing.assert_array_equal(rows, np.broadcast_to(counts[path], rows.shape))
-        first, second = (np.concatenate([np.ravel(x[n]) for x in jax.tree.leaves(sparse[PARAMS])]) for n in range(2))
-        assert (first != second).any()
+            rows = np.asarray(mask).reshape(2, *np.shape(flatten(kept.counts)[path]), -1).sum(-1)
+            np.testing.assert_array_equal(rows, np.broadcast_to(flatten(kept.counts)[path], rows.shape))
+        # Under the masks only kept weights have moved, and the seeds differ.
+        for path, mask in flatten(sparse[MASKS]).items():
+            before, after = flatten(dense[PARAMS])[path], flatten(sparse[PARAMS])[path]
+            assert (before != after)[np.asarray(mask) == 1].all() and (before == after)[np.asarray(mask) == 0].all()
+            assert (after[0] != after[1]).any()
     assert [program._cache_size() for program in p] == [1, 1, 1]
+
+
+def test_without_epochs_for_them_scores_are_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "any_cell", one_layer)
+    train = dataclasses.replace(C.train, batch_size=16, pretrain_epochs=2, score_epochs=0, finetune_epochs=1)
+    c, d, keys = dataclasses.replace(C, seeds=1, train=train), data(40, 20), jnp.stack([jax.random.key(0)])
+    p, rates, cell, kept = training.programs(c, SHAPE, CLASSES), training.rates(c), jnp.zeros(6, int), kept_of(0, 20)
+    dense = p.dense(cell, keys, rates, d)
+    mask = np.asarray(p.sparse(cell, dense, kept, keys, rates, d)[MASKS]["linear"]["weight"]).ravel()
+    magnitudes = np.abs(np.asarray(dense[PARAMS]["linear"]["weight"])).ravel()
+    assert magnitudes[mask == 1].min() > magnitudes[mask == 0].max() and mask.sum() == 9
