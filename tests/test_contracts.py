@@ -25,7 +25,7 @@ from dass_jax.networks.model import Model
 from dass_jax.phases import single
 from dass_jax.recipes import gradual, prune, recipe
 from dass_jax.runtime import parallel
-from dass_jax.sparsity import ASIDE, PRUNING
+from dass_jax.sparsity import ASIDE, PRUNING, Share
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import accuracy, classification, cross_entropy
 from dass_jax.variables import ALPHA, BATCH_STATS, MASKS, PARAMS, RATES, SCORES
@@ -60,7 +60,7 @@ def begin(seed: int = 0) -> variables.Variables:
         "second": {"weight": rng.normal(size=(4, 3)), "bias": rng.normal(size=4)},
     }
     weights = variables.select(params, STACKS)
-    kept = {6: 4.0 - seed % 2, 12: 7.0 - seed % 2}
+    kept = {"3x2": Share(4.0 - seed % 2), "4x3": Share(7.0 - seed % 2)}
     v = {
         ALPHA: {"normal": 0.3 * rng.normal(size=(1, 4))},
         PARAMS: params,

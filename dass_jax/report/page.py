@@ -59,7 +59,7 @@ def _header(run: Run) -> str:
         ("method", " – ".join(filter(None, (names[0], main.title if main else ""))) if names else "not known yet"),
         ("controls", ", ".join(names[1:]) or "none"),
         ("seed" if len(run.seeds) == 1 else "seeds", ", ".join(map(_known, run.seeds))),
-        ("weights to keep", "all" if main and run.keep is None else _keep(run.keep)),
+        ("weights to keep", "all" if main and run.keep is None else _keep(run.keep) + _shared(run.config)),
         ("task", _task(main) if main else "not evaluated yet"),
         ("data", run.data or "not known"),
         *(("other data", text) for text in run.accepted),
@@ -131,6 +131,13 @@ def _flat(tree: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
 
 def _known(value: Any) -> str:
     return "not known" if value is None else str(value)
+
+
+def _shared(config: dict[str, Any]) -> str:
+    """How the kept weights are shared out, where it is not per layer."""
+    table = config.get("sparsity")
+    name = table.get("distribution", "layer") if isinstance(table, dict) else "layer"
+    return "" if name == "layer" else f", shared out by {name}"
 
 
 def _keep(value: Any) -> str:

@@ -15,7 +15,7 @@ from dass_jax.nn.skeletons import Sizes
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.spaces.darts import darts as darts_space
 from dass_jax.spaces.nasbench201 import nasbench201
-from dass_jax.sparsity import ASIDE, PRUNING, kept_in_layer, masked_weights, pruner
+from dass_jax.sparsity import ASIDE, PRUNING, Share, kept_in_layer, masked_weights, pruner
 from dass_jax.variables import ALPHA, MASKS, PARAMS, RATES
 from tests import supernets
 
@@ -64,7 +64,7 @@ def ours(c: Fields, hypergradient: Any, counts: list[int] = COUNTS, make: Any = 
 
     @jax.jit
     def update(state: bilevel.State, batch: Any, kept: Any) -> bilevel.State:
-        rates = {PRUNING: {"renew": jnp.float32(1), "kept": {4: kept}}}
+        rates = {PRUNING: {"renew": jnp.float32(1), "kept": {"4": Share(kept)}}}
         seeing = state._replace(variables={**state.variables, RATES: rates})
         after, _ = algorithm.update(seeing, batch, KEY, learning_rate=learning)
         return after._replace(variables={name: x for name, x in after.variables.items() if name != RATES})

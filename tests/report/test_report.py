@@ -75,6 +75,14 @@ def test_page_shows_what_is_kept(report: str) -> None:
     assert "0.05 (5 % of the prunable weights)" in Page(report).words
 
 
+def test_page_says_how_weights_are_shared_out_where_it_is_not_per_layer(tmp_path: pathlib.Path) -> None:
+    for name, said in (("erk", True), ("layer", False)):
+        run = write(tmp_path / name, [], finished=False)
+        (run / "config.toml").write_text(f'keep = 0.05\n[sparsity]\ndistribution = "{name}"\n')
+        page = Page(build(run).read_text(encoding="utf-8")).words
+        assert ("shared out by erk" in page) == said and "shared out by layer" not in page
+
+
 def test_page_escapes_text(report: str) -> None:
     assert "<title>Run run &lt;1&gt;</title>" in report
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in report
