@@ -23,6 +23,7 @@ PHASES = ("stroll", "muse", "leap")
 WORDS = ("ladder", "rung", "wander", "stroll", "muse", "leap", "polish", "rub", "shiny", "dial", "miss", "tick", "sway")
 OWNED = re.compile(r'step1|step2|finetune|pretrain|"normal"|"reduce"|skips_')
 OWNERS = ("methods/", "recipes/", "spaces/darts", "architectures/darts.py", "config/old.py")
+OWNERS += ("sparsebench/",)  # a table of what one recipe does to cells
 OWNERS += tuple(f"{room}/enas_micro.py" for room in ("architectures", "networks", "policies"))
 
 
