@@ -37,11 +37,18 @@ def tables(c: Config, *names: str) -> set[str]:
 
 TRAINED = tables(Config(), "network", "train") | {"data.cutout"}
 UNREAD = {
-    ("dass", "step1"): {"sparsity.keep", "method.prune_epochs", "method.scores_lr", *TRAINED},
-    ("darts", "search"): {"sparsity.keep", *TRAINED},
-    ("entmax", "warmup"): {"sparsity.keep", *TRAINED},
+    ("dass", "step1"): {"sparsity.keep", "sparsity.distribution", "method.prune_epochs", "method.scores_lr", *TRAINED},
+    ("darts", "search"): {"sparsity.keep", "sparsity.distribution", *TRAINED},
+    ("entmax", "warmup"): {"sparsity.keep", "sparsity.distribution", *TRAINED},
     ("dass", "pretrain"): {
-        *("architecture", "data.validation_fraction", "sparsity.keep", "train.score_epochs", "train.finetune_epochs"),
+        *(
+            "architecture",
+            "data.validation_fraction",
+            "sparsity.keep",
+            "sparsity.distribution",
+            "train.score_epochs",
+            "train.finetune_epochs",
+        ),
         *("train.scores_lr", "train.finetune_lr", *tables(Config(), "method", "space", "hypergradient")),
     },
 }
