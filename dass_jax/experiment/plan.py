@@ -30,8 +30,6 @@ TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kend
 FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
-DATA = ("source", "folder", "limit", "image_size")
-"""Fields of `[data]` that say which images a run has."""
 TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 """Short name of a tag → its dotted name."""
 
@@ -176,23 +174,29 @@ def _network(run: Config) -> str:
 
 
 def apart(runs: tuple[Planned, ...]) -> tuple[Planned, ...]:
-    """The runs, in whose networks' names stands what tells their data from those of others that would be averaged with
-    them: an average is of one data set."""
-    averaged: dict[Any, list[Planned]] = {}
-    for run in runs:
-        averaged.setdefault((run.network, run.config.method.name, run.config.sparsity.keep), []).append(run)
+    """The runs, in whose networks' names stands what tells them from others that would be averaged with them: an
+    average is over seeds, and over nothing else."""
+    fields = [config.flatten(run.config) for run in runs]
+    averaged: dict[Any, list[dict[str, Any]]] = {}
+    for run, own in zip(runs, fields, strict=True):
+        averaged.setdefault((run.network, run.config.method.name, run.config.sparsity.keep), []).append(own)
+    names = dict.fromkeys(name for own in fields for name in own if name != "seed")
     differing = [
-        name
-        for name in DATA
-        if any(len({getattr(run.config.data, name) for run in group}) > 1 for group in averaged.values())
+        name for name in names if any(len({repr(own.get(name)) for own in group}) > 1 for group in averaged.values())
     ]
-    return tuple(run._replace(network=", ".join([run.network, *_told(run, differing)])) for run in runs)
+    return tuple(
+        run._replace(network=", ".join([run.network, *_told(own, differing)]))
+        for run, own in zip(runs, fields, strict=True)
+    )
 
 
-def _told(run: Planned, differing: list[str]) -> Iterator[str]:
+def _told(fields: dict[str, Any], differing: list[str]) -> Iterator[str]:
     for name in differing:
-        value = getattr(run.config.data, name)
-        yield pathlib.PurePath(value).name if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"
+        value = fields.get(name)
+        if isinstance(value, str):
+            yield pathlib.PurePath(value).name if name.startswith("data.") else value or f"no {name}"
+        elif value is not None:
+            yield f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
 def _check(runs: tuple[Planned, ...], report: Report) -> None:

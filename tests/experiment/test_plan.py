@@ -119,6 +119,18 @@ def test_a_table_of_runs_can_have_a_base_of_its_own(tmp_path: pathlib.Path) -> N
     assert (own.space.name, own.sparsity.keep, own.seed) == ("darts", 0.01, 7)
 
 
+def test_what_tells_runs_apart_but_for_their_seed_is_in_the_names_of_their_networks(tmp_path: pathlib.Path) -> None:
+    """They are averaged by network, method and kept fraction."""
+    text = 'base = "run.toml"\n[axes]\nseed = [0, 1]\nsparsity.keep = [0.1, 0.01]\n'
+    plain = {run.network for run in read(tmp_path, text).runs}
+    assert len(plain) == 1
+    told = read(tmp_path, text + 'sparsity.distribution = ["layer", "erk"]\ntrain.pretrain_lr = [0.1, 0.2]\n').runs
+    (name,) = plain
+    assert {run.network for run in told} == {
+        f"{name}, pretrain lr {rate}, {distribution}" for distribution in ("layer", "erk") for rate in (0.1, 0.2)
+    }
+
+
 def test_a_method_without_a_hypergradient_leaves_that_of_the_base(tmp_path: pathlib.Path) -> None:
     text = 'base = "run.toml"\n[axes]\nmethod = ["random", "darts"]\n'
     random, darts = (run.config for run in read(tmp_path, text).runs)
