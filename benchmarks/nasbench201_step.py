@@ -5,7 +5,8 @@
 
 Both do the same: softmax of the logits, cross-entropy on a batch, one backward pass, clipping, SGD on θ and Adam on the
 logits (with `--frozen` not). Ours runs in the loop in which a stage trains, the peer eagerly, in both memory layouts.
-All take turns in one process, float32. The peer is the definition that the tests hold ours against.
+All take turns in one process, float32. The peer is the definition that the tests hold ours against. Beside them ours
+once half of the operations have left, drawn at random.
 """
 
 import pathlib
@@ -30,7 +31,7 @@ from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, PARAMS
 
-OURS, PEERS = "ours", ("peer NCHW", "peer channels_last")
+OURS, HALF, PEERS = "ours", "ours, half of the operations", ("peer NCHW", "peer channels_last")
 LEARNING_RATE, CLIP = 0.025, 5.0
 STEPS = 4
 """In one call of either."""
@@ -54,9 +55,16 @@ def batch(work: Work) -> epoch.Examples:
     return epoch.Examples(images, rng.integers(work.sizes.outputs, size=work.batch).astype(np.int32))
 
 
-def step(work: Work) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
+def half() -> dict[str, np.ndarray]:
+    """15 of the 30 operations, two or three of each edge."""
+    rows, columns = CHOICES[CELL].shape
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(columns), (rows, 1)), axis=1)
+    return {CELL: order < np.resize([3, 2], rows)[:, None]}
+
+
+def step(work: Work, live: Any = None) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
     """(the state at first, the algorithm's `update` on {"lower": batch})."""
-    space, c = nasbench201(work.sizes), relaxed.Relaxed()
+    space, c = nasbench201(work.sizes, live=live), relaxed.Relaxed()
     task = classification(work.sizes.outputs)
     loss = relaxed.supernet_loss(space.apply, task, relaxed.softmax_choice, relaxed.dense_weights)
     theta = bilevel.Level(PARAMS, loss, bilevel.with_rate(relaxed.sgd(c), "lower"))
@@ -71,9 +79,9 @@ def step(work: Work) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
     return init, single(algorithm, "lower").update
 
 
-def ours(work: Work) -> Callable[[], Any]:
+def ours(work: Work, live: Any = None) -> Callable[[], Any]:
     """`STEPS` of our steps in the loop of an epoch, each call from where the last one ended."""
-    init, update = step(work)
+    init, update = step(work, live)
     loop = epoch.epoch(update, {"lower": lambda examples, rows, key, rates: Batch(*examples)})
     inputs = jax.device_put((batch(work), {"lower": np.zeros((STEPS, 1), np.int32)}, jax.random.key(2)))
     given = {"lower": LEARNING_RATE, "upper": relaxed.Relaxed.alpha_lr}
@@ -117,7 +125,7 @@ def peers(work: Work, case: str) -> Callable[[], Any]:
 
 def measured(work: Work, repetitions: int) -> dict[str, list[float]]:
     """Seconds of one step in each repetition, by case."""
-    cases = {OURS: ours(work), **{case: peers(work, case) for case in PEERS}}
+    cases = {OURS: ours(work), HALF: ours(work, half()), **{case: peers(work, case) for case in PEERS}}
     seconds = measure.alternately(cases, repetitions, rest=0.3)
     return {case: [one / STEPS for one in own] for case, own in seconds.items()}
 
@@ -129,7 +137,7 @@ def rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
             "case": case,
             "median s": statistics.median(own),
             "least s": min(own),
-            "peer/ours": None if case == OURS else measure.ratio_of_medians(own, seconds[OURS]),
+            "times ours": None if case == OURS else measure.ratio_of_medians(own, seconds[OURS]),
         }
         for case, own in seconds.items()
     ]

@@ -34,6 +34,15 @@ def test_frozen_logits_are_no_level_and_stay() -> None:
         assert (ALPHA in state.optimizers, len(infos)) == ((False, 1) if frozen else (True, 2))
 
 
+def test_half_of_the_operations_leave_each_edge_some() -> None:
+    (live,) = benchmark.half().values()
+    assert live.sum() == live.size // 2 and live.any(1).all()
+    init, _ = benchmark.step(SMALL, benchmark.half())
+    whole, _ = benchmark.step(SMALL)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(f).variables)) for f in (init, whole)]
+    assert sizes[0] < sizes[1]
+
+
 def batch() -> Batch:
     return Batch(*benchmark.batch(SMALL))
 
@@ -45,15 +54,15 @@ def rates() -> dict[str, Any]:
 def test_it_prints_a_table_and_writes_every_repetition(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "ours", lambda work: lambda: work)
+    monkeypatch.setattr(benchmark, "ours", lambda work, live=None: lambda: work)
     monkeypatch.setattr(benchmark, "peers", lambda work, case: lambda: case)
     file = tmp_path / "record.json"
     assert benchmark.main(["--repetitions", "2", "--frozen", "--output", str(file)]) == 0
     record = json.loads(file.read_text(encoding="utf-8"))
     assert record["work"] == [[10, 1, 16], 32, 64, True] and record["machine"]["jax"]
     assert {case: len(seconds) for case, seconds in record["seconds"].items()} == dict.fromkeys(
-        (benchmark.OURS, *benchmark.PEERS), 2
+        (benchmark.OURS, benchmark.HALF, *benchmark.PEERS), 2
     )
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 5
     with pytest.raises(UserError, match="--repetitions = 0; allowed: at least 1"):
         benchmark.main(["--repetitions", "0"])
