@@ -228,6 +228,16 @@ def test_what_a_table_of_published_results_says(tmp_path: pathlib.Path) -> None:
     assert tables.lookup(read).rows[0] == ["dass", "3", f"91.00 ± {half:.2f}"]
     assert tables.lookup(read).rows[1][:2] == ["darts_sparse", "2"]
     assert ("c10_test", "[%]") in tables.lookup(read).header
+    for row in read.rows:
+        file = read.folder / "runs" / row.run / "metrics.jsonl"
+        if row.status == "finished":  # of two epochs; of the first run one alone
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            for line in lines[: 1 if row.seed == 0 else 2]:
+                line["table_c10_test"] = 50.0 + row.seed + line["epoch"]
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (drawing,) = figures.lookup(read)
+    assert drawing.name == "lookup_c10_test"
+    assert [list(line.get_ydata()) for line in drawing.figure.axes[0].lines] == [[52.0, 53.5], [51.5, 53.0]]
 
 
 def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """The figures of an experiment: the main metric over pruning ratios, over cost and over seeds, and all over epochs."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from matplotlib.lines import Line2D
 from dass_jax.report import curves
 from dass_jax.report.experiment import features, published, statistics
 from dass_jax.report.experiment.data import (
+    LOOKUP,
     Experiment,
     Group,
     by_seed,
@@ -94,6 +96,34 @@ def gap(experiment: Experiment) -> list[Drawing]:
     return drawings
 
 
+def lookup(experiment: Experiment) -> list[Drawing]:
+    """What a table of published results says of the architecture that each epoch of a search would give."""
+    _, found = epochs(experiment, lambda row: row.keep == experiment.keep)
+    caption = (
+        f"{at(experiment)} Accuracy by the table of what would be derived after each epoch of the search: means over "
+        "the seeds in a band of one standard deviation (n − 1)."
+    )
+    drawings = []
+    for name in experiment.lookups:
+        figure, axes = panel()
+        for index, group in enumerate(groups(experiment)):
+            own = [epoch for epoch in found if epoch.method == titled(experiment, group) and name in epoch.values]
+            seeds = dict.fromkeys(epoch.seed for epoch in own)
+            lines = [[epoch.values[name] for epoch in own if epoch.seed == seed] for seed in seeds]
+            # A search may end before its last epoch.
+            columns = [[value for value in values if value is not None] for values in itertools.zip_longest(*lines)]
+            mean = np.array([np.mean(values) for values in columns])
+            std = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in columns])
+            x = np.arange(len(columns)) + 1
+            axes.plot(x, mean, color=colour(index), linewidth=1.4)
+            axes.fill_between(x, mean - std, mean + std, color=colour(index), alpha=0.15, linewidth=0)
+        title = name.removeprefix(LOOKUP)
+        tidy(axes, literal(f"accuracy by the table: {title}"), "epoch of the search", literal(f"{title} [%]"))
+        legend(figure, experiment, [])
+        drawings.append(Drawing(_file("lookup", title), figure, caption))
+    return drawings
+
+
 def latency(experiment: Experiment) -> list[Drawing]:
     """The main metric over the latency of one example or, where none was measured, over the MACs of kept weights."""
     measured = any(not math.isnan(row.numbers["latency_ms"]) for row in experiment.rows)
@@ -139,6 +169,7 @@ FIGURES: dict[str, Callable[[Experiment], list[Drawing]]] = {
     "latency": latency,
     "parameters": parameters,
     "seeds": seeds,
+    "lookup": lookup,
     "kendall": features.kendall,
     "tsne": features.tsne,
 }
