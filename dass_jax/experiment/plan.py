@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from dass_jax import config
 from dass_jax.config import AXES, Config
 from dass_jax.errors import UserError
+from dass_jax.recipes import RECIPES
 from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
 TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kendall"]
@@ -76,6 +77,11 @@ class Planned(NamedTuple):
     name: str
     network: str
     config: Config
+
+    @property
+    def keep(self) -> float:
+        """The fraction of the weights that the recipe leaves."""
+        return self.config.sparsity.keep if RECIPES[self.config.train.name].prunes else 1.0
 
 
 class Plan(NamedTuple):
@@ -179,7 +185,7 @@ def apart(runs: tuple[Planned, ...]) -> tuple[Planned, ...]:
     fields = [config.flatten(run.config) for run in runs]
     averaged: dict[Any, list[dict[str, Any]]] = {}
     for run, own in zip(runs, fields, strict=True):
-        averaged.setdefault((run.network, run.config.method.name, run.config.sparsity.keep), []).append(own)
+        averaged.setdefault((run.network, run.config.method.name, run.keep), []).append(own)
     names = dict.fromkeys(name for own in fields for name in own if name != "seed")
     differing = [
         name for name in names if any(len({repr(own.get(name)) for own in group}) > 1 for group in averaged.values())
@@ -221,5 +227,5 @@ def _check(runs: tuple[Planned, ...], report: Report) -> None:
             f"report.tsne_cell = {report.tsne_cell}; allowed: 0 (the last) to {fewest}, the cells of the smallest "
             "network"
         )
-    if report.keep and report.keep not in {run.config.sparsity.keep for run in runs}:
-        raise UserError(f"report.keep = {report.keep:g}; allowed: a sparsity.keep of the experiment, or 0")
+    if report.keep and report.keep not in {run.keep for run in runs}:
+        raise UserError(f"report.keep = {report.keep:g}; allowed: a fraction that a run of the experiment keeps, or 0")

@@ -34,7 +34,7 @@ def check(plan: Plan, path: pathlib.Path, progress: Progress) -> None:
         now = _now(run, own, seen)
         told += [(" now", now)] if now else []
         for when, found in told:
-            averaged = run.network, run.config.method.name, run.config.sparsity.keep
+            averaged = run.network, run.config.method.name, run.keep
             name, other = first.setdefault(averaged, (run.name, found))
             differing = changes(other, found)
             if differing:

@@ -54,7 +54,7 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     """The row of a run of the experiment in `path`; a column without a value is left out."""
     config, own, error = run.config, path / "runs" / run.name, error_file(path, run.name)
     row: dict[str, Any] = {"run": run.name, "network": run.network, "method": config.method.name}
-    row |= {"keep": config.sparsity.keep, "seed": config.seed, "latency_ms": latency}
+    row |= {"keep": run.keep, "seed": config.seed, "latency_ms": latency}
     failed = error.exists()
     if failed:  # of a finished run: of what the report needs beside it
         row["error"] = error.read_text(encoding="utf-8").partition("\n")[0]

@@ -6,7 +6,7 @@ from dass_jax.recipes.recipe import Entry, Fields, Problem
 RECIPES: dict[str, Entry] = {
     "prune": Entry("pre-training, learning of scores, fine-tuning of the kept weights", prune.Fields, prune.train),
     "gradual": Entry("pruned by magnitude while it is trained", gradual.Fields, gradual.train),
-    "dense": Entry("with all of its weights", dense.Fields, dense.train),
+    "dense": Entry("with all of its weights", dense.Fields, dense.train, prunes=False),
 }
 
 __all__ = ["RECIPES", "Entry", "Fields", "Problem"]

@@ -81,6 +81,8 @@ class Entry(NamedTuple):
     schema: type
     train: Callable[[Any, Problem], Training]
     """(fields, problem) → training."""
+    prunes: bool = True
+    """Whether `sparsity.keep` says how many weights are left."""
 
 
 def network_loss(problem: Problem, weights: Callable[[Variables], Any], parts: int = 1) -> bilevel.Loss:

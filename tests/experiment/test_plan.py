@@ -131,6 +131,12 @@ def test_what_tells_runs_apart_but_for_their_seed_is_in_the_names_of_their_netwo
     }
 
 
+def test_a_recipe_that_prunes_nothing_keeps_everything_whatever_the_search_keeps(tmp_path: pathlib.Path) -> None:
+    text = 'base = "run.toml"\n[set]\nrecipe = "dense"\n[axes]\nsparsity.keep = [0.1, 0.01]\n'
+    found = read(tmp_path, text).runs
+    assert [(run.keep, run.network.rpartition(", ")[2]) for run in found] == [(1.0, "keep 0.1"), (1.0, "keep 0.01")]
+
+
 def test_a_method_without_a_hypergradient_leaves_that_of_the_base(tmp_path: pathlib.Path) -> None:
     text = 'base = "run.toml"\n[axes]\nmethod = ["random", "darts"]\n'
     random, darts = (run.config for run in read(tmp_path, text).runs)
@@ -186,7 +192,7 @@ BASE = 'base = "run.toml"\n'
         ),
         (BASE + "[report]\ntsne_cell = 21", "report.tsne_cell = 21; allowed: 0 (the last) to 20, the cells of the"),
         (BASE + "[report]\ntsne_images = 9", "report.tsne_images = 9; allowed: an integer in [10, 1000000]"),
-        (BASE + "[report]\nkeep = 0.5", "report.keep = 0.5; allowed: a sparsity.keep of the experiment, or 0"),
+        (BASE + "[report]\nkeep = 0.5", "report.keep = 0.5; allowed: a fraction that a run of the experiment keeps, or 0"),
         (BASE + "[set]\nseed = -1", "set.seed = -1; allowed: an integer in [0, 2147483647]"),
         ("base = ", "is not TOML"),
     ],
