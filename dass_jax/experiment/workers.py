@@ -80,7 +80,7 @@ def taken(q: Queue, progress: Progress) -> tuple[Planned, int] | None:
 
 def _alike(run: Planned) -> str:
     """Equal for runs that may have phases in common."""
-    return json.dumps([item for item in config.flatten(run.config).items() if item[0] != "sparsity.keep"])
+    return json.dumps([item for item in config.flatten(run.config).items() if not item[0].startswith("sparsity.")])
 
 
 def name_others(q: Queue, progress: Progress) -> None:
