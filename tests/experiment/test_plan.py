@@ -192,7 +192,10 @@ BASE = 'base = "run.toml"\n'
         ),
         (BASE + "[report]\ntsne_cell = 21", "report.tsne_cell = 21; allowed: 0 (the last) to 20, the cells of the"),
         (BASE + "[report]\ntsne_images = 9", "report.tsne_images = 9; allowed: an integer in [10, 1000000]"),
-        (BASE + "[report]\nkeep = 0.5", "report.keep = 0.5; allowed: a fraction that a run of the experiment keeps, or 0"),
+        (
+            BASE + "[report]\nkeep = 0.5",
+            "report.keep = 0.5; allowed: a fraction that a run of the experiment keeps, or 0",
+        ),
         (BASE + "[set]\nseed = -1", "set.seed = -1; allowed: an integer in [0, 2147483647]"),
         ("base = ", "is not TOML"),
     ],
