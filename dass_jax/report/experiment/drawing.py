@@ -14,6 +14,8 @@ from dass_jax.report.experiment.statistics import pareto
 from dass_jax.report.style import colour, literal
 
 MARKERS = "osD^v<>P"
+LETTERS = 100
+"""That stand side by side in a legend."""
 
 
 class Drawing(NamedTuple):
@@ -36,7 +38,10 @@ def legend(figure: Figure, experiment: Experiment, extra: list[Line2D]) -> None:
         Line2D([], [], color=colour(index), linewidth=2, label=literal(titled(experiment, group)))
         for index, group in enumerate(groups(experiment))
     ]
-    figure.legend(handles=[*lines, *extra], loc="outside lower left", ncols=4, fontsize=7.5, frameon=False)
+    handles = [*lines, *extra]
+    longest = max((len(str(line.get_label())) for line in handles), default=0)
+    columns = min(4, max(1, LETTERS // (longest + 6)))  # a line's sample and its distance take about six letters
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=7.5, frameon=False)
 
 
 def logarithmic(axes: Axes) -> None:
