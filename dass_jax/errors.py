@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 
@@ -49,6 +49,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; allowed: see {self.prog} --help")
+
+
+def check_whole(given: argparse.Namespace, ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raises UserError if an argument is not in its range, both ends of which are allowed."""
+    for name, (low, high) in ranges.items():
+        value = getattr(given, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
 
 
 def show(text: str) -> None:

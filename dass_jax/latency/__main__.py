@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.errors import Parser, UserError, guarded, show
+from dass_jax.errors import Parser, UserError, check_whole, guarded, show
 from dass_jax.latency import clock
 
 
@@ -35,10 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     text = "also leave latency.json in each run's folder, where an experiment's table looks for it"
     parser.add_argument("--record", action="store_true", help=text)
     found = parser.parse_args(argv)
-    for name, low in (("warm_up", 0), ("repetitions", 1)):
-        value = getattr(found, name)
-        if not low <= value <= 10**6:
-            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to 1000000")
+    check_whole(found, {"warm_up": (0, 10**6), "repetitions": (1, 10**6)})
     for flag in ("out", "page"):
         file = getattr(found, flag)
         if file is not None and (file.exists() or not file.parent.is_dir()):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
-from dass_jax.errors import Parser, UserError, guarded, show
+from dass_jax.errors import Parser, UserError, check_whole, guarded, show
 from dass_jax.latency import parts
 
 CHAIN = 4
@@ -175,6 +175,11 @@ def errors(
     return parts.compared(there, [predicted(table, one, sizes) for one in found])
 
 
+RANGES = {"cells": (1, 200), "channels": (1, 4096), "nodes": (1, 8), "image": (1, 4096), "classes": (1, 10**6)}
+RANGES |= {"check": (0, 1000), "warm_up": (0, 10**6), "repetitions": (1, 10**6)}
+"""Of whole numbers on the command line."""
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line. Raises UserError."""
     parser = Parser(
@@ -189,11 +194,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=100, help="timed runs; default: 100")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found = parser.parse_args(argv)
-    highest = {"cells": 200, "channels": 4096, "nodes": 8, "image": 4096, "classes": 10**6, "check": 1000}
-    for name, high in {**highest, "warm_up": 10**6, "repetitions": 10**6}.items():
-        low, value = 0 if name in ("check", "warm_up") else 1, getattr(found, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
+    check_whole(found, RANGES)
     if found.out is not None and found.out.exists():
         raise UserError(f"--out = {str(found.out)!r} exists; allowed: a new file")
     return found

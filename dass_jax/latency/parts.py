@@ -15,14 +15,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dass_jax.errors import Parser, UserError, guarded
+from dass_jax.errors import Parser, UserError, check_whole, guarded
 
 CHAIN = 4
 """Parts in a row in the longer of two chains."""
 REFERENCES, FIRST_REFERENCE = 4, 10**6
 """How many random architectures say what is common to all, and the first one's seed: far from those that errors are
 of."""
-HIGHEST = {"batch": 65_536, "check": 1000, "warm_up": 10**6, "repetitions": 10**6}
+RANGES = {"batch": (1, 65_536), "check": (0, 1000), "warm_up": (0, 10**6), "repetitions": (1, 10**6)}
 
 
 class Table(NamedTuple):
@@ -156,10 +156,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--repetitions", type=int, default=100, help="timed runs; default: 100")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found, rest = parser.parse_known_args(argv)
-    for name, high in HIGHEST.items():
-        low, value = 0 if name in ("check", "warm_up") else 1, getattr(found, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
+    check_whole(found, RANGES)
     if found.out is not None and (found.out.exists() or not found.out.parent.is_dir()):
         what = "exists" if found.out.exists() else "is in no folder"
         raise UserError(f"--out = {str(found.out)!r} {what}; allowed: a new file in a folder that exists")

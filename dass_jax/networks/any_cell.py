@@ -18,6 +18,7 @@ from dass_jax import variables
 from dass_jax.architectures.nasbench201 import EDGES, NODES, OPERATIONS, Cell
 from dass_jax.networks.model import Model
 from dass_jax.nn import kernels, layers
+from dass_jax.nn.choosing import chosen
 from dass_jax.nn.initial import UNIFORM, initialise
 from dass_jax.nn.kernels.once import compiled_once
 from dass_jax.nn.precision import widened
@@ -36,12 +37,6 @@ _MOMENTUM, _EPSILON = layers.BatchNorm.momentum, layers.BatchNorm.epsilon
 def numbers(cell: Cell) -> np.ndarray:
     """The cell as the programs take it: int32 [6], places in `OPERATIONS`."""
     return np.array([OPERATIONS.index(operation) for operation in cell], np.int32)
-
-
-def _switched(branches: Any, index: Any, x: jax.Array, weights: Any) -> jax.Array:
-    """`branches[index](x, weights)`. Kept for the way back are x and the weights alone, not what each branch would."""
-    call = jax.checkpoint(lambda index, x, weights: jax.lax.switch(index, branches, x, weights), prevent_cse=False)
-    return call(index, x, weights)
 
 
 def _parted(tree: Any) -> list[Any]:
@@ -77,9 +72,9 @@ def _edge(
         moved = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip((mean, var), now, strict=True))
         return found, tuple(new.astype(old.dtype) for new, old in zip(moved, (mean, var), strict=True))
 
-    y = _switched([BRANCHES[name] for name in OPERATIONS], operation, x, weights)
+    y = chosen([BRANCHES[name] for name in OPERATIONS], operation, x, weights)
     index = jnp.asarray(NORMALISED)[operation]
-    return _switched([lambda y, own: (y, own[1]), normalised], index, y, (affine, running))
+    return chosen([lambda y, own: (y, own[1]), normalised], index, y, (affine, running))
 
 
 class AnyCell(nn.Module):

@@ -131,10 +131,10 @@ def last_epochs(group: Group) -> list[tuple[str, ...]]:
 def _group(title: str, declared: bool, members: list[tuple[int, str, list[Epoch], list[Curve]]]) -> Group:
     series, gaps = [], []
     for number, method, rows, curves in members:
-        own = [Series(method, number, curve, _line(rows, (curve,))) for curve in curves]
+        own = [Series(method, number, curve, line(rows, (curve,))) for curve in curves]
         series += [each for each in own if each.line.epoch.size]
         if curves[0].gap and len(curves) == 2 and curves[0].unit == curves[1].unit:
-            difference = own[0]._replace(line=_line(rows, (curves[0], curves[1])))
+            difference = own[0]._replace(line=line(rows, (curves[0], curves[1])))
             if difference.line.epoch.size:
                 gaps.append(Gap(own[0], own[1], difference))
     units = dict.fromkeys(each.curve.unit for each in series if each.curve.unit)
@@ -148,8 +148,8 @@ def _both(gap: Gap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return epoch, lines[0].value[first], lines[1].value[second]
 
 
-def _line(rows: list[Epoch], curves: tuple[Curve, ...]) -> Line:
-    """Of one curve or, seed by seed, of the first less the second."""
+def line(rows: list[Epoch], curves: tuple[Curve, ...]) -> Line:
+    """Means over the seeds. Of one curve or, seed by seed, of the first less the second."""
     measured: dict[int, list[float]] = {}
     for row in rows:
         if all(curve.metric in row.values for curve in curves):

@@ -21,6 +21,7 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.architectures.enas_macro import OPERATIONS, Arc, map_name, pools
 from dass_jax.nn import kernels, layers
+from dass_jax.nn.choosing import chosen
 from dass_jax.nn.heads import head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
@@ -29,7 +30,7 @@ from dass_jax.policies import enas_macro as policies
 from dass_jax.policies.enas_macro import OPERATIONS as CHOSEN
 from dass_jax.policies.enas_macro import SKIPS
 from dass_jax.schema import Range
-from dass_jax.spaces.space import Choice, Sampled, Space, chosen, of_module, uniform
+from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
 from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (

@@ -24,6 +24,7 @@ import numpy as np
 from dass_jax import variables
 from dass_jax.architectures.enas_micro import BLOCKS, NODES, OPERATIONS, Arc, node_name, reductions
 from dass_jax.nn import kernels, layers
+from dass_jax.nn.choosing import chosen
 from dass_jax.nn.heads import head
 from dass_jax.nn.initial import HE_NORMAL
 from dass_jax.nn.kernels import relu
@@ -33,7 +34,7 @@ from dass_jax.policies import enas_micro as policies
 from dass_jax.policies.enas_micro import INPUTS
 from dass_jax.policies.enas_micro import OPERATIONS as CHOSEN
 from dass_jax.schema import Range
-from dass_jax.spaces.space import Choice, Sampled, Space, chosen, of_module, uniform
+from dass_jax.spaces.space import Choice, Sampled, Space, of_module, uniform
 from dass_jax.tasks import Outputs
 
 RULES: variables.Rules = (

@@ -1,6 +1,6 @@
 """What every search space offers, as pure functions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -132,17 +132,6 @@ def of_module(
         return outputs, updates.get(variables.BATCH_STATS, batch_stats)
 
     return init, apply
-
-
-def chosen(branches: Sequence[Callable[..., jax.Array]], index: Any, x: jax.Array, weights: Any) -> jax.Array:
-    """`branches[index](x, weights)`, and nothing of the others. An integer that is no array is a program of its own;
-    under `vmap` over the index all branches are computed."""
-    if isinstance(index, int):
-        return branches[index](x, weights)
-    # Only x is kept for the way back: kept by a loop, what all branches keep would be written for each of them.
-    switch = jax.checkpoint(lambda index, x, weights: jax.lax.switch(index, branches, x, weights), prevent_cse=False)
-    found: jax.Array = switch(index, x, weights)
-    return found
 
 
 class Uniform(NamedTuple):

@@ -1,6 +1,5 @@
 """The figures of an experiment: the main metric over pruning ratios, over cost and over seeds, and all over epochs."""
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -108,13 +107,10 @@ def lookup(experiment: Experiment) -> list[Drawing]:
         figure, axes = panel()
         for index, group in enumerate(groups(experiment)):
             own = [epoch for epoch in found if epoch.method == titled(experiment, group) and name in epoch.values]
-            seeds = dict.fromkeys(epoch.seed for epoch in own)
-            lines = [[epoch.values[name] for epoch in own if epoch.seed == seed] for seed in seeds]
-            # A search may end before its last epoch.
-            columns = [[value for value in values if value is not None] for values in itertools.zip_longest(*lines)]
-            mean = np.array([np.mean(values) for values in columns])
-            std = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in columns])
-            x = np.arange(len(columns)) + 1
+            by_seed = [[epoch for epoch in own if epoch.seed == seed] for seed in dict.fromkeys(e.seed for e in own)]
+            # Counted through all phases of the search.
+            counted = [epoch._replace(epoch=place) for rows in by_seed for place, epoch in enumerate(rows, start=1)]
+            x, mean, std = curves.line(counted, (curves.Curve(name, "", ""),))
             axes.plot(x, mean, color=colour(index), linewidth=1.4)
             axes.fill_between(x, mean - std, mean + std, color=colour(index), alpha=0.15, linewidth=0)
         title = name.removeprefix(LOOKUP)
