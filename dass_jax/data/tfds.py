@@ -38,7 +38,7 @@ def opened(name: str, folder: str) -> arrays.Opened:
     features = builder.info.features
     if not {"image", mask or "label"} <= set(features or ()):
         wanted = f"image and label, or image and a mask as {PREFIX}{name}#MASK"
-        raise UserError(f"{place} has the features {', '.join(features or ()) or 'none'}; allowed: {wanted}")
+        raise UserError(f"{place} has the features {', '.join(sorted(features or ())) or 'none'}; allowed: {wanted}")
     classes, channels = 0 if mask else features["label"].num_classes, features["image"].shape[-1]
     if classes is None or channels not in (1, 3):
         raise UserError(
