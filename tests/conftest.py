@@ -2,6 +2,7 @@
 
 import gc
 import math
+import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -57,6 +58,15 @@ def programs_of_one_module() -> Iterator[None]:
     if len(pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()) > 5_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_of_one_module() -> Iterator[None]:
+    """What a failed test has left running, or standing still, is ended: Python would wait for it before it ends."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ def same(out: pathlib.Path, alone: pathlib.Path) -> None:
 
 def first_claim(out: pathlib.Path) -> float:
     """Waits for it; when it was there."""
+    deadline = time.monotonic() + 120
     while not any((out / workers.CLAIMS).glob("*")):
+        assert time.monotonic() < deadline, "no worker has claimed a run"
         time.sleep(0.02)
     return time.monotonic()
 
