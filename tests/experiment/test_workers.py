@@ -42,11 +42,11 @@ def same(out: pathlib.Path, alone: pathlib.Path) -> None:
         assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2], run
 
 
-def first_claim(out: pathlib.Path) -> float:
-    """Waits for it; when it was there."""
+def first(out: pathlib.Path, pattern: str) -> float:
+    """Waits for a file; when it was there."""
     deadline = time.monotonic() + 120
-    while not any((out / workers.CLAIMS).glob("*")):
-        assert time.monotonic() < deadline, "no worker has claimed a run"
+    while not any(out.glob(pattern)):
+        assert time.monotonic() < deadline, f"no worker has left a file {pattern}"
         time.sleep(0.02)
     return time.monotonic()
 
@@ -59,7 +59,7 @@ def test_three_of_four_workers_are_killed_and_nothing_is_lost_or_doubled(
     said = [file.parent / f"killed{seed}-{number}.txt" for number in range(4)]
     group = [sweep.started(sweep.work, file, out, said[n], 10 * seed + n, 0.2, LEASE) for n in range(4)]
     moments = sorted(dice.random() for _ in range(3))
-    start = first_claim(out)
+    start = first(out, f"{workers.CLAIMS}/*")
     for moment, worker in zip(moments, dice.sample(group, 3), strict=True):
         time.sleep(max(0.0, 0.8 * moment - (time.monotonic() - start)))
         worker.kill()
@@ -84,7 +84,7 @@ def test_workers_take_turns_and_name_each_other(file: pathlib.Path, alone: pathl
 def test_a_worker_that_stood_still_for_too_long_ends_when_it_wakes(file: pathlib.Path, alone: pathlib.Path) -> None:
     out, said = file.parent / "asleep", [file.parent / f"asleep-{number}.txt" for number in range(2)]
     sleeper = sweep.started(sweep.work, file, out, said[0], 0, 5.0, LEASE)
-    first_claim(out)
+    first(out, "runs/*/busy")  # one that has claimed a run and not begun it would find it finished
     os.kill(sleeper.pid, signal.SIGSTOP)
     (run,) = {path.name.rpartition(".")[0] for path in (out / "claims").iterdir()}
     # Its place in the run is the other's from here on; the made-up run would note that it still lives.
