@@ -22,8 +22,8 @@ FLAGS += " --xla_backend_extra_options=xla_cpu_flatten_after_fusion"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# PyTorch's threads wait for each other by spinning: with networks as small as these that is nearly all that they do. Not
-# OMP_THREAD_LIMIT: a benchmark asks for a thread a core, and oneDNN waits for ever for those that it does not get.
+# PyTorch's threads wait for each other by spinning: with networks as small as these that is nearly all that they do.
+# Not OMP_THREAD_LIMIT: a benchmark asks for a thread a core, and oneDNN waits for ever for those that it does not get.
 os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"] = "1", "passive"
 
 import jax  # noqa: E402  (after the settings that it reads)
