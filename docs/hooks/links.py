@@ -125,7 +125,8 @@ def linked(markdown: str, page: str) -> str:
         text, file, line = found
         href = posixpath.relpath(f"source/{file}.html", posixpath.dirname(page) or ".")
         anchor = f"#__codelineno-0-{line}" if line else ""
-        return f'<a class="source" href="{href}{anchor}"><code>{text}</code></a>'
+        shown = text.replace("_", "&#95;")  # __call__ is no emphasis
+        return f'<a class="source" href="{href}{anchor}"><code>{shown}</code></a>'
 
     pieces, end = [], 0
     for fence in FENCE.finditer(markdown):
