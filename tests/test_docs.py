@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -176,6 +177,12 @@ def test_the_method_of_the_page_searches() -> None:
     one_device = jax.vmap(update, in_axes=None, axis_name=parallel.AXIS, axis_size=1)
     after, info = jax.eval_shape(one_device, state)
     assert jax.tree.structure(after) == jax.tree.structure(state) and set(info) == {"lower", "upper"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_of_a_page_are_of_their_language(page: pathlib.Path) -> None:
+    for language, text in re.findall(r"```(python|toml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        assert compile(text, page.name, "exec") if language == "python" else tomllib.loads(text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
