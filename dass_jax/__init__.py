@@ -1,3 +1,3 @@
 """Differentiable architecture search for sparse neural networks (DASS, arXiv 2207.06968) in JAX and Flax."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -102,7 +102,7 @@ def guarded(command: Callable[[], int]) -> int:
         _complain("error: " + " ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        _complain("interrupted: the same command goes on from the last checkpoint")
+        _complain("interrupted: the same command resumes from the last checkpoint")
         return error.code if isinstance(error, Stopped) else 130
     except BrokenPipeError:
         _to_nowhere()

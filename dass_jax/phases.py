@@ -1,8 +1,8 @@
 """A run as declared data: searches and trainings are lists of phases, which the runtime carries out without knowing
 their names.
 
-A phase says what is optimised (an algorithm over named collections), what its levels see, which numbers change while
-it goes on, and what is worth looking at. Functions of a phase are of one seed; the runtime adds the axis of the seeds.
+A phase says what is optimised (an algorithm over named collections), what its levels see, which numbers change
+meanwhile, and what is worth looking at. Functions of a phase are of one seed; the runtime adds the axis of the seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ to the levels' transforms, and losses find all of them in `variables["rates"]`."
 
 
 class Rebuild(NamedTuple):
-    """How a phase goes on with a smaller program when part of it has died. Descriptions are JSON."""
+    """How a phase continues with a smaller program when part of it has died. Descriptions are JSON."""
 
     wanted: Callable[[Variables, Any], Any]
     """(variables of all seeds as NumPy arrays, description of the program now or None) → description of the one to go
@@ -135,7 +135,7 @@ class Search(NamedTuple):
 
     phases: tuple[Phase, ...]
     found: Callable[[Any, int], Any]
-    """(variables at the end, None without any phase; seed) → architecture. Also asked while a phase goes on."""
+    """(variables at the end, None without any phase; seed) → architecture. Also asked during a phase."""
 
 
 class Training(NamedTuple):

@@ -69,7 +69,7 @@ def going_on(newest: checkpoint.Checkpoint, several: bool) -> str:
     at = newest.facts["at"]
     whose = f" of {seeds.named(at['seeds'])}" if several else ""
     held = f"checkpoint {newest.step}" + (f", {at['step']} steps later" if "step" in at else "")
-    return f"going on after {at['method']} · {at['phase']}, epoch {at['epoch']}{whose} ({held})"
+    return f"resuming after {at['method']} · {at['phase']}, epoch {at['epoch']}{whose} ({held})"
 
 
 def foresee(r: Runner, s: Setting, shared: Shelf | None) -> None:

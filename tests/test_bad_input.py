@@ -158,7 +158,7 @@ def test_a_run_folder_of_another_configuration_is_left_alone(
     monkeypatch.setattr(pipeline, "run", stop)
     argv = ["--config", write(PLAIN), "--workdir", "mine"]
     assert guarded(lambda: train.main(argv)) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert sorted(path.name for path in pathlib.Path("mine").iterdir()) == [
         *("config.toml", "data.json", "environment.json", "lock"),
     ]

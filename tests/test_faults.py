@@ -58,7 +58,7 @@ def stopped(folder: pathlib.Path, kind: str, number: int, nth: int) -> str:
     )
     assert processes.ended(process) == 128 + number, output.read_text(encoding="utf-8")
     said = output.read_text(encoding="utf-8")
-    assert said.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+    assert said.splitlines()[-1] == "interrupted: the same command resumes from the last checkpoint"
     return said
 
 
@@ -68,10 +68,10 @@ def test_a_run_stopped_by_signals_goes_on_within_the_epoch(whole: Finished) -> N
     stopped(folder, "call", signal.SIGTERM, 3)
     assert len(metrics(folder)) == 1 and last(folder).facts["at"]["step"] in (1, 2)
     said = stopped(folder, "evaluation", signal.SIGINT, 1)
-    assert "going on after wander · stroll, epoch 1 (checkpoint 2, " in said
+    assert "resuming after wander · stroll, epoch 1 (checkpoint 2, " in said
     assert [line["phase"] for line in metrics(folder)] == ["stroll"] * 2 + ["muse"] * 2 + ["leap"] * 2
     done = command(folder)
-    assert done.code == 0 and "going on after wander · rub, epoch 0 (checkpoint " in done.err
+    assert done.code == 0 and "resuming after wander · rub, epoch 0 (checkpoint " in done.err
     same_end(folder, whole.folder)
 
 

@@ -51,7 +51,7 @@ def test_the_run_goes_on_from_its_folder_alone(whole: Finished, place: pathlib.P
     assert str(place.parent) not in before.architecture and config.load(place / "run.toml") == before
     resumed = command(stopped.folder)
     assert resumed.code == 0, resumed.err
-    assert "going on after architecture · pretrain, epoch 1" in resumed.err
+    assert "resuming after architecture · pretrain, epoch 1" in resumed.err
     assert timeless(results(resumed.folder)) == timeless(results(whole.folder))
 
 

@@ -82,9 +82,9 @@ def test_after_a_lost_peer_and_a_signal_to_one_both_go_on_to_the_same_bits(whole
     if codes[0] == 2:
         assert said[0].splitlines()[-1].startswith("error: process 0 of 2 has lost the others (")
     codes, said, _ = both(folder, "evaluation", signal.SIGTERM, 1, 0, 0.0)
-    assert codes == [143, 143] and "going on after wander · rub, epoch 1 (" in said[0], said
+    assert codes == [143, 143] and "resuming after wander · rub, epoch 1 (" in said[0], said
     codes, said, _ = both(folder)
-    assert codes == [0, 0] and "going on after wander · rub, epoch 1 (checkpoint 8, " in said[0], said
+    assert codes == [0, 0] and "resuming after wander · rub, epoch 1 (checkpoint 8, " in said[0], said
     assert timeless(results(folder)) == timeless(results(whole))
     assert timeless(metrics(folder)) == timeless(metrics(whole))
     assert all(leaf.tobytes() == last(whole).leaves[path].tobytes() for path, leaf in last(folder).leaves.items())

@@ -177,7 +177,7 @@ def test_a_run_killed_in_its_search_ends_with_the_same_bits(whole: Finished) -> 
     with undrawn():
         resumed = command(folder)
     assert resumed.code == 0, resumed.err
-    assert re.search(r"going on after dass · (step1|step2|pretrain|scores), epoch \d \(checkpoint", resumed.err)
+    assert re.search(r"resuming after dass · (step1|step2|pretrain|scores), epoch \d \(checkpoint", resumed.err)
     assert timeless(results(folder)) == timeless(results(whole.folder))
     assert timeless(metrics(folder)) == timeless(metrics(whole.folder))
     one, other = last(whole.folder), last(folder)

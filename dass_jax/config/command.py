@@ -36,7 +36,7 @@ class _CommandLine:
     config: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(required)")] = ""
     """TOML file of the run, or the name of a shipped one; every option below that is not given has its value there."""
     workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: named after the config)")] = ""
-    """Folder of the run: its checkpoints, numbers and networks. The same command in the same folder goes on."""
+    """Folder of the run: its checkpoints, numbers and networks. The same command in the same folder resumes."""
 
 
 OWN = {

@@ -11,8 +11,7 @@ from dass_jax.errors import UserError
 
 
 def imported(names: Iterable[str], folder: pathlib.Path | None = None) -> tuple[str, ...]:
-    """The names as they hold everywhere: paths made absolute, modules as they are. What they name has been imported,
-    once in a process.
+    """Imports plugins, once in a process; returns their names, with paths made absolute.
 
     Args:
       folder: where paths start; None: the working folder.

@@ -19,14 +19,14 @@ class Data:
     """`digits` (8×8 grey images that come with scikit-learn); `tfds:NAME`, a data set that tensorflow-datasets has
     prepared; the path of an .npz file, or of a folder of .npy files, with the arrays train_images, train_labels,
     test_images and test_labels; or the path of a folder with train/CLASS/*.jpg (or .png), or with train/images and
-    train/masks, and test/ or val/ beside train/. docs/data.md."""
+    train/masks, and the same in test/ or val/. docs/data.md."""
     folder: Annotated[str, Text("the path of a folder, or '' for TFDS' own", empty=True)] = ""
     """Folder in which tensorflow-datasets keeps what it has prepared; empty = TFDS' own default."""
     image_size: Annotated[int, Range(0, 4096)] = 0
     """Side in pixels to which the shorter side of each image is resized, and of the square taken from its centre;
     0 = as they are, all of one size."""
     streaming: bool = False
-    """Read the images batch by batch while the run goes on, for data that do not fit into memory."""
+    """Read the images batch by batch during the run, for data that do not fit into memory."""
     statistics: Literal["own", "imagenet"] = "own"
     """The mean and standard deviation by which channels are normalised: `own`, measured on all training images (at the
     start; when streaming that reads all of them once), or `imagenet`, the published figures of ImageNet."""

@@ -35,7 +35,7 @@ def test_of(path: pathlib.Path, place: str, labelled: Callable[[pathlib.Path], b
     """(which of `TESTS` is evaluated on, what is to be said of it). Raises UserError if the folder has none."""
     there = [name for name in TESTS if (path / name).is_dir()]
     if not there:
-        raise UserError(f"{place} has a folder 'train' and none of {', '.join(TESTS)}; allowed: one of them beside it")
+        raise UserError(f"{place} has a folder 'train' and none of {', '.join(TESTS)}; allowed: one of them too")
     found = next((name for name in there if labelled(path / name)), there[0])
     if found == there[0]:
         return found, ()

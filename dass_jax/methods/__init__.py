@@ -28,7 +28,7 @@ METHODS: dict[str, Entry] = {
     "dass_op": Entry("with masks fixed at the first scores", Bilevel, dass_op.search, one_phase, hypergradient=True),
     "dass_joint": Entry("weights and scores in one loop", dass_joint.Fields, dass_joint.search, one_phase, True),
     "darts": Entry("dense", Bilevel, darts.search, one_phase, hypergradient=True),
-    "scas_darts": Entry("pruned by magnitude as it goes on", scas_darts.Fields, scas_darts.search, one_phase, True),
+    "scas_darts": Entry("pruned by magnitude during the search", scas_darts.Fields, scas_darts.search, one_phase, True),
     "entmax": Entry("one level, operations removed", entmax.Fields, entmax.search, one_phase, hypergradient=True),
     "dso": Entry("factors of connections, L1", dso.Fields, dso.search, one_phase),
     "enas": Entry("shared weights, REINFORCE", enas.Fields, enas.search, one_phase, sampled=True),

@@ -52,7 +52,7 @@ class Fields(sampled.Fields):
     controller_epsilon: Rate = 1e-3
     """ε of that Adam."""
     entropy_weight: NotNegative = 1e-4
-    """What the policy's entropy counts in the reward, beside an accuracy between 0 and 1."""
+    """What the policy's entropy counts in the reward; an accuracy is between 0 and 1."""
     skip_weight: NotNegative = 0.8
     """Weight of the policy's penalty, in a space of skip connections."""
     baseline_rate: Decay = 0.01

@@ -1,4 +1,4 @@
-"""SCAS on DARTS: a search whose weights are pruned by magnitude as it goes on. Source: SCAS (Yeshwanth et al. 2020)
+"""SCAS on DARTS: a search whose weights are pruned by magnitude meanwhile. Source: SCAS (Yeshwanth et al. 2020)
 Algorithm 2.
 
     min_α F(α, θ*(α))      θ*(α) = argmin_θ f(α, θ)  subject to |θ|₀ ≤ kept(1 − s_t) in each layer

@@ -71,7 +71,7 @@ def _of_blocks(c: Any, choice: Mapping[str, Any], separable: Any, end: float, mo
 
 def macs(c: Any, choice: Mapping[str, Any]) -> dict[str, Any]:
     """Adaptive MAC (Eq. 18): memory accesses of the operation that a connection leads to, over the largest. They do not
-    change as the search goes on. For a map of 16×16 pixels and 96 channels, whatever the block."""
+    change during the search. For a map of 16×16 pixels and 96 channels, whatever the block."""
     size = PIXELS * CHANNELS
 
     def accesses(operation: str) -> int:

@@ -89,7 +89,7 @@ def test_what_is_missing_in_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     (root / "val/c").rename(root / "train/c")
     assert "train/c has no pictures; allowed: .jpg, .jpeg, .png files in it" in refused(root)
     (root / "val").rename(root / "other")
-    assert "none of test, val; allowed: one of them beside it" in refused(root)
+    assert "none of test, val; allowed: one of them too" in refused(root)
 
 
 def test_images_that_do_not_fit_into_memory_are_not_decoded(tmp_path: pathlib.Path) -> None:

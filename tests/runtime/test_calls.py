@@ -110,7 +110,7 @@ def test_exit_codes_are_the_shells(error: Stopped, code: int, capsys: pytest.Cap
         raise error
 
     assert guarded(stopping) == code
-    assert capsys.readouterr().err == "interrupted: the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == "interrupted: the same command resumes from the last checkpoint\n"
 
 
 STATE = {"w": np.arange(3, dtype=np.float32), "infos": [np.ones(1)]}

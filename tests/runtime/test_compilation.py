@@ -24,9 +24,10 @@ from tests import supernets
 AS_SHIPPED: dict[str, Any] = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
     "xla_cpu_parallel_codegen_split_count": 32,
 }
+if "fusion_emitters" in os.environ["XLA_FLAGS"]:
+    AS_SHIPPED["xla_cpu_use_fusion_emitters"] = True
 """What `conftest` takes from XLA's CPU compiler."""
 
 

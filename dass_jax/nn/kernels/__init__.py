@@ -107,11 +107,7 @@ def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def apart(x: jax.Array) -> jax.Array:
-    """x and, on the way back, its gradient, each computed once and with its own axes on a CPU.
-
-    XLA there repeats a sum in every operation that reads it, which is computed and compiled as often; and over the flat
-    view that a product takes, loops do not vectorise.
-    """
+    """x and its gradient, each computed once on a CPU, where XLA repeats a sum in every operation that reads it."""
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 

@@ -6,11 +6,7 @@ from jax import lax
 
 @jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0) for x of any shape; its gradient at 0 is 0.
-
-    Inlined when it is traced, unlike `jax.nn.relu`: called, it would be a pass over the map by itself (see
-    `runtime.compilation.copy_calls_late`).
-    """
+    """max(x, 0), with gradient 0 at 0. Inlined when traced, see `runtime.compilation.copy_calls_late`."""
     return lax.max(x, lax.full_like(x, 0))
 
 
