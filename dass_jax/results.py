@@ -118,6 +118,26 @@ def task_of(s: Setting) -> dict[str, Any]:
     }
 
 
+def ranking(s: Setting, checked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the scores of a search rank what the networks of those architectures reach.
+
+    Returns:
+      scores: more being better; reached: the main metric of each network; rank_correlation (Spearman) and correlation
+      (Pearson) of the two, the metric taken so that more is better; None where all of one are equal.
+    """
+    from scipy import stats  # it takes a second, and few runs need it
+
+    scores, reached = [one["score"] for one in checked], [one["reached"] for one in checked]
+    signed = np.array(reached, np.float64) * (1 if s.task.metrics[0].higher_is_better else -1)
+    constant = min(np.ptp(scores), np.ptp(signed)) == 0
+    return {
+        "scores": [round(score, 6) for score in scores],
+        "reached": reached,
+        "rank_correlation": None if constant else round(float(stats.spearmanr(scores, signed).statistic), 4),
+        "correlation": None if constant else round(float(stats.pearsonr(scores, signed).statistic), 4),
+    }
+
+
 def about(s: Setting, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
     """What a network carries with it: its data's record, and what the run measured last on all test images; None where
     nothing is known of the data.
