@@ -1,4 +1,4 @@
-"""Architectures that a search has scored are trained to check the scores: what is found, declared, drawn and resumed."""
+"""Architectures that a search has scored are trained to check the scores: what is found, drawn and resumed."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from scipy import stats
 from tests.runs import SYSTEM, TOY, command, interrupting, metrics, results, timeless, undrawn, workplace
 
 SCORES = [0.2, 0.0, 0.1]
-PLUGIN = f'''
+PLUGIN = f"""
 import numpy as np
 
 from dass_jax import methods
@@ -26,16 +26,17 @@ def wander(c, problem):
 
 
 methods.METHODS["wander"] = entry._replace(search=wander)
-'''
+"""
 BEFORE = 3 * 2 + 2
 """Epochs of the search and of the found network's training."""
 
 
 def test_scored_architectures_are_trained_as_the_found_one_is(tmp_path: pathlib.Path) -> None:
-    plugin = tmp_path / "checking.py"
+    plugin, folder = tmp_path / "checking.py", tmp_path / "place"
+    folder.mkdir()
     plugin.write_text(PLUGIN, encoding="utf-8")
     text = TOY.replace('["random"]', "[]").replace(f'["{SYSTEM}"]', f'["{SYSTEM}", "{plugin}"]')
-    with workplace(tmp_path / "place", text) as place:
+    with workplace(folder, text) as place:
         whole = command(place / "whole")
         assert whole.code == 0, whole.err
         found, lines = results(whole.folder), metrics(whole.folder)
