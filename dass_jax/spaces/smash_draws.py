@@ -3,8 +3,8 @@
     budget of a block = ⌊u · all slices⌋,   u ~ U(least, most · (0.5 + 0.5·p))
 
 Least and most are 0.3 and 1 as published. p rises from 0 to 1 over a training: architectures grow, and larger windows
-come in at p = 1/4 and 3/4. Operations are drawn until the budget is used
-up. All of it is a traced function of a key, so that each step draws its own.
+come in at p = 1/4 and 3/4. Operations are drawn until the budget is used up. All of it is a traced function of a key,
+so that each step draws its own.
 """
 
 from typing import Any, NamedTuple
