@@ -1,14 +1,17 @@
 """Seconds of a turn of DSO-NAS' search, weights then factors: ours, with a part of the connections too, and PyTorch's.
 
-    python benchmarks/dso_step.py [--stages 2 2 2] [--channels 16] [--batch 64] [--size 32] [--part 0.5]
+    python benchmarks/dso_step.py [--stages 2 2 2] [--channels 16] [--batch 64] [--size 32] [--part 0.5] [--remat]
                                   [--repetitions N] [--output FILE.json]
 
 All do the same: cross-entropy on a batch and Nesterov SGD on the weights, then on another batch an accelerated proximal
 step on the factors. Ours runs in the loop in which a search runs, the peer eagerly, in both memory layouts. All take
 turns in one process, float32. The peer is the definition that the tests hold ours against. The part of the connections
-is that of a block drawn at random and swept, which has most of its operations still.
+is that of a block drawn at random and swept, which has most of its operations still. Memory is what our programs have
+at most, by XLA's own plan; with `--remat` also that of the one that works out each block anew on the way back.
 """
 
+import dataclasses
+import functools
 import pathlib
 import statistics
 import sys
@@ -32,6 +35,7 @@ from dass_jax.tasks.classification import classification
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 OURS, PART, PEERS = "ours", "ours, a part", ("peer NCHW", "peer channels_last")
+REMAT = "ours, remat"
 CLASSES, ETA, GAMMA, MOMENTUM, DECAY, CLIP = 10, 0.1, 1e-3, 0.9, 3e-4, 2.0
 
 
@@ -45,6 +49,8 @@ class Work(NamedTuple):
     batch: int
     part: float
     """Of the connections."""
+    remat: bool = False
+    """Measure `space.remat` too."""
 
     @property
     def fields(self) -> space_of.Fields:
@@ -67,9 +73,10 @@ def part_of(work: Work) -> dict[str, np.ndarray]:
     return {name: matrix > 0 for name, matrix in space_of.encode(work.fields, found).items()}
 
 
-def step(work: Work, live: Any = None) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
+def step(work: Work, live: Any = None, remat: bool = False) -> tuple[Callable[[], bilevel.State], Callable[..., Any]]:
     """(the state at first, the search's `update`), of the program of the living connections; None: of all."""
-    whole, space = (space_of.dso(work.fields, CLASSES, live=own) for own in (None, live))
+    fields = dataclasses.replace(work.fields, remat=remat)
+    whole, space = (space_of.dso(fields, CLASSES, live=own) for own in (None, live))
     problem = methods.Problem(
         space=lambda: space,
         task=classification(CLASSES),
@@ -91,9 +98,12 @@ def step(work: Work, live: Any = None) -> tuple[Callable[[], bilevel.State], Cal
     return init, algorithm.update
 
 
-def ours(work: Work, live: Any = None) -> Callable[[], Any]:
-    """A turn of ours in the loop of an epoch, each call from where the last one ended."""
-    init, update = step(work, live)
+def ours(
+    work: Work, live: Any = None, remat: bool = False, planned: Callable[[int], Any] = lambda size: None
+) -> Callable[[], Any]:
+    """A turn of ours in the loop of an epoch, each call from where the last one ended; `planned` as `measure.onward`
+    has it."""
+    init, update = step(work, live, remat)
 
     def prepare(given: epoch.Examples, rows: Any, key: Any, rates: Any) -> Batch:
         return Batch(*given)
@@ -103,7 +113,7 @@ def ours(work: Work, live: Any = None) -> Callable[[], Any]:
     inputs = jax.device_put((examples(work), rows, jax.random.key(2)))
     rates = {"learning_rate": {level: np.full(1, ETA, np.float32) for level in rows}}
     rest = (rates, np.int32(0), np.int32(1))
-    return measure.onward(loop, jax.jit(init)(), *inputs, *rest)
+    return measure.onward(loop, jax.jit(init)(), *inputs, *rest, planned=planned)
 
 
 def peers(work: Work, case: str) -> Callable[[], Any]:
@@ -159,13 +169,19 @@ def peers(work: Work, case: str) -> Callable[[], Any]:
     return call
 
 
-def measured(work: Work, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of one turn in each repetition, by case."""
-    cases = {OURS: ours(work), PART: ours(work, part_of(work)), **{case: peers(work, case) for case in PEERS}}
-    return measure.alternately(cases, repetitions, rest=0.3)
+def measured(work: Work, repetitions: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """(seconds of one turn in each repetition, bytes planned for ours), by case."""
+    planned: dict[str, int] = {}
+    programs = {OURS: (None, False), PART: (part_of(work), False), **({REMAT: (None, True)} if work.remat else {})}
+    cases = {
+        case: ours(work, live, remat, functools.partial(planned.__setitem__, case))
+        for case, (live, remat) in programs.items()
+    }
+    cases |= {case: peers(work, case) for case in PEERS}
+    return measure.alternately(cases, repetitions, rest=0.3), planned
 
 
-def table_rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+def table_rows(seconds: dict[str, list[float]], planned: dict[str, int]) -> list[dict[str, Any]]:
     """A table's rows."""
     return [
         {
@@ -173,8 +189,26 @@ def table_rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
             "median s": statistics.median(own),
             "least s": min(own),
             "over ours": measure.ratio_of_medians(own, seconds[OURS]),
+            "planned GB": planned[case] / 1e9 if case in planned else None,
         }
         for case, own in seconds.items()
+    ]
+
+
+def claims(work: Work, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The ratios that are asked for, of the medians."""
+    peer, part = PEERS[1], f"ours over {100 * work.part:g} % of the connections"
+    return [
+        {
+            "ratio": f"{peer} over ours",
+            "is": measure.ratio_of_medians(seconds[peer], seconds[OURS]),
+            "wanted": "at least 1, aim 1.5",
+        },
+        {
+            "ratio": part,
+            "is": measure.ratio_of_medians(seconds[OURS], seconds[PART]),
+            "wanted": "at least 1.4" if work.part == 0.5 else "",
+        },
     ]
 
 
@@ -186,16 +220,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=32, help="height and width of an image")
     parser.add_argument("--part", type=float, default=0.5, help="of the connections that live")
+    parser.add_argument("--remat", action="store_true", help="also with each block worked out anew on the way back")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--output", help="a JSON file with machine, versions and every repetition")
     options = parser.parse_args(arguments)
     if options.repetitions < 1:
         raise errors.UserError(f"--repetitions = {options.repetitions}; allowed: at least 1")
-    work = Work(tuple(options.stages), options.channels, options.size, options.batch, options.part)
-    seconds = measured(work, options.repetitions)
-    print(measure.table(table_rows(seconds)))
+    work = Work(tuple(options.stages), options.channels, options.size, options.batch, options.part, options.remat)
+    seconds, planned = measured(work, options.repetitions)
+    print(measure.table(table_rows(seconds, planned)))
+    print(measure.table(claims(work, seconds)))
     if options.output:
-        measure.write_json(options.output, {"machine": measure.machine(), "work": work, "seconds": seconds})
+        found = {"machine": measure.machine(), "work": work, "seconds": seconds, "planned_bytes": planned}
+        measure.write_json(options.output, found)
     return 0
 
 

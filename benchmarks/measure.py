@@ -56,10 +56,19 @@ def compiled(lowered: Any) -> Any:
     return lowered.compile(compiler_options=compilation.options(jax.default_backend()))
 
 
-def onward(function: Callable[..., Any], state: Any, *arguments: Any) -> Callable[[], Any]:
+def onward(
+    function: Callable[..., Any], state: Any, *arguments: Any, planned: Callable[[int], Any] = lambda size: None
+) -> Callable[[], Any]:
     """Calls of `function` (state, *arguments) → (state, found), compiled as a run's, that return what was found. Each
-    goes on from the state in which the last one ended, and takes its memory."""
+    goes on from the state in which the last one ended, and takes its memory.
+
+    Args:
+      planned: is told the bytes that the program has at most, by XLA's own plan.
+    """
     run = compiled(jax.jit(function, donate_argnums=0).lower(state, *arguments))
+    plan = run.memory_analysis()
+    fixed = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    planned(fixed + plan.temp_size_in_bytes)
 
     def call() -> Any:
         nonlocal state

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import pathlib
 import signal
 import sys
 import unicodedata
@@ -51,12 +52,48 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; allowed: see {self.prog} --help")
 
 
+def check_new_folder(folder: pathlib.Path, flag: str) -> None:
+    """Raises UserError if a command could not make, or write into, the folder that it is to fill in the end."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{flag} = {str(folder)!r} is not empty; allowed: a new or an empty folder")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        what = "is a file" if there == folder else f"is below the file {str(there)!r}"
+        raise UserError(f"{flag} = {str(folder)!r} {what}; allowed: a new or an empty folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{flag} = {str(folder)!r}: {str(there)!r} takes no files; allowed: a folder to write in")
+
+
 def check_whole(given: argparse.Namespace, ranges: Mapping[str, tuple[int, int]]) -> None:
     """Raises UserError if an argument is not in its range, both ends of which are allowed."""
     for name, (low, high) in ranges.items():
         value = getattr(given, name)
         if not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
+
+
+def number_of(number: int, noun: str) -> str:
+    """`"1 cell"`, `"2 cells"`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def check_new_file(file: pathlib.Path | None, flag: str) -> None:
+    """Raises UserError if what a command is to write in the end cannot be written: asked before its work.
+
+    Args:
+      flag: which names the file, as "--out"; None: none is to be written.
+    """
+    if file is None:
+        return
+    if file.exists():
+        what = "exists"
+    elif not file.parent.is_dir():
+        what = "is in no folder"
+    elif not os.access(file.parent, os.W_OK):
+        what = "is in a folder that takes no files"
+    else:
+        return
+    raise UserError(f"{flag} = {str(file)!r} {what}; allowed: a new file in a folder that exists")
 
 
 def show(text: str) -> None:

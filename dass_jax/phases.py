@@ -5,7 +5,7 @@ A phase says what is optimised (an algorithm over named collections), what its l
 meanwhile, and what is worth looking at. Functions of a phase are of one seed; the runtime adds the axis of the seeds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -136,6 +136,9 @@ class Search(NamedTuple):
     phases: tuple[Phase, ...]
     found: Callable[[Any, int], Any]
     """(variables at the end, None without any phase; seed) → architecture. Also asked during a phase."""
+    checked: Callable[[Any, int], Sequence[tuple[Any, float]]] = lambda v, seed: ()
+    """(variables at the end, seed) → architectures with their scores, more being better, which are to be trained as the
+    found one is: to see whether the search's scores rank what they reach."""
 
 
 class Training(NamedTuple):

@@ -4,7 +4,7 @@ Several seeds search as one batch; what they found is then trained in one batch 
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,8 +87,12 @@ def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[d
     """Search, then training of what it found; the method's results by seed."""
     known, method = r.known(s), called(s, name)
     if "architecture" not in known[0]:
-        for one, found in zip(known, search(r, s, name, shared), strict=True):
+        for one, (found, checked) in zip(known, search(r, s, name, shared), strict=True):
             one["architecture"] = None if found is None else architectures.described(found)
+            one["checked"] = [
+                {"architecture": architectures.described(each)["architecture"], "score": score, "done": False}
+                for each, score in checked
+            ]
     if name == s.config.method.name:
         for file, one in zip(folder.architecture_names(s.seeds), known, strict=True):
             if one["architecture"] is not None:
@@ -96,11 +100,25 @@ def run_method(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[d
     found = [results.architecture_of(one) for one in known]
     for architecture, group in seeds.alike(list(zip(s.seeds, found, strict=True))):
         train(r, s.of(group), method, architecture, shared)
+    for seed, one in zip(s.seeds, known, strict=True):
+        for number in range(len(one.get("checked", ()))):
+            check(r, s.of((seed,)), method, number)
+        if one.get("checked"):
+            one["results"] |= {"ranking": results.ranking(s, one["checked"]), "seconds": results.seconds_of(one)}
     return [one["results"] for one in known]
 
 
-def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
-    """The architectures that a method finds, one for each seed; None for a network that has none."""
+class Found(NamedTuple):
+    """What a search has found."""
+
+    architecture: Any
+    """None for a network that has none."""
+    checked: Sequence[tuple[Any, float]]
+    """`Search.checked`."""
+
+
+def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Found]:
+    """What a method finds, for each seed."""
     found, method = compose.search(s, name), called(s, name)
     table = compose.lookup(s.config)
     warned: dict[int, dict[str, str]] = {}
@@ -123,7 +141,9 @@ def search(r: Runner, s: Setting, name: str, shared: Shelf | None) -> list[Any]:
     chain = Chain(method, SEARCH, phases, look, placing(s, method, SEARCH, None, shared))
     state = run_chain(r, s, chain)
     parts = [None] * len(s.seeds) if state is None else seeds.members(state.variables, len(s.seeds))
-    return [found.found(part, seed) for seed, part in zip(s.seeds, parts, strict=True)]
+    return [
+        Found(found.found(part, seed), found.checked(part, seed)) for seed, part in zip(s.seeds, parts, strict=True)
+    ]
 
 
 def observed(phase: Phase, v: Any) -> dict[str, Any]:
@@ -164,7 +184,18 @@ class Trained(NamedTuple):
     """Variables of a seed at the end → those that are evaluated and kept."""
 
 
-def training(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None) -> Trained:
+Enter = Callable[[dict[str, Any], str, dict[str, float]], None]
+"""Enters what a network reaches: (what is known of a seed, what the result is called, figures)."""
+
+
+def enter_evaluation(known: dict[str, Any], name: str, figures: dict[str, float]) -> None:
+    """Of the found network. What is measured at the end stays; the checkpoint holds it."""
+    known.setdefault("evaluations", {})[name] = figures
+
+
+def training(
+    r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf | None, enter: Enter = enter_evaluation
+) -> Trained:
     """How the network of an architecture is trained and evaluated."""
     found = compose.training(s, architecture)
     total = s.layout.over_devices(parallel.total)
@@ -184,8 +215,7 @@ def training(r: Runner, s: Setting, method: str, architecture: Any, shared: Shel
         for one, line, figures in zip(r.known(s), lines, measured, strict=True):
             line |= {f"test_{name}": value for name, value in figures.items()}
             if phase.name in found.evaluations:
-                # The end of a phase is always measured, so what stays is the result there; the checkpoint holds it.
-                one.setdefault("evaluations", {})[found.evaluations[phase.name]] = figures
+                enter(one, found.evaluations[phase.name], figures)
         return lines
 
     placed = placing(s, method, TRAINING, architecture, shared)
@@ -204,6 +234,33 @@ def train(r: Runner, s: Setting, method: str, architecture: Any, shared: Shelf |
         v = jax.tree.map(np.asarray, network(part))
         one["results"] = results.of_method(s, method, seed, one, v)
         keep_results(r, s, method, seed, one, v)
+
+
+def check(r: Runner, s: Setting, method: str, number: int) -> None:
+    """Trains the `number`-th of the architectures that a seed's search has scored for this, and enters what it reaches:
+    the main metric of the final network."""
+    (known,), metric = r.known(s), s.task.metrics[0].name
+    mine, which = known["checked"][number], f"architecture {number + 1} of {len(known['checked'])} that check scores"
+    if mine["done"]:
+        return
+    r.progress.say(f"{method}: training {which}: {mine['score']:.4f}")
+
+    def enter(known: dict[str, Any], name: str, figures: dict[str, float]) -> None:
+        known["checked"][number]["reached"] = figures[metric]
+
+    own = training(r, s, method, architectures.from_json(mine["architecture"]), None, enter).chain
+    # Names of their own, for the clocks; with the draws that the found network's phases have.
+    phases = {
+        f"{p.name}, checks": p._replace(name=f"{p.name}, checks", title=f"{p.title}: {which}", draws=p.draws or p.name)
+        for p in own.phases
+    }
+    names = dict(zip(phases, own.phases, strict=True))
+
+    def look(phase: Phase, epochs: int, v: Any) -> list[dict[str, Any]]:
+        return own.look(names[phase.name], epochs, v)
+
+    run_chain(r, s, own._replace(name=f"check {number + 1}", phases=tuple(phases.values()), look=look))
+    mine["done"] = True
 
 
 def keep_results(r: Runner, s: Setting, method: str, seed: int, known: dict[str, Any], v: Any) -> None:

@@ -92,7 +92,7 @@ def of_method(s: Setting, method: str, seed: int, known: Mapping[str, Any], v: A
         # Accuracy per weight means something where more of it is better.
         "nid": round(accounting.nid(last, count.kept), 4) if task["higher_is_better"] else None,
         "compression": round(count.total / count.kept, 2),
-        "seconds": {name: round(value, 2) for name, value in known["seconds"].items()},
+        "seconds": seconds_of(known),
         "layers": layers_of(v, params),
     }
 
@@ -115,6 +115,31 @@ def task_of(s: Setting) -> dict[str, Any]:
         "unit": metric.unit,
         "higher_is_better": metric.higher_is_better,
         "examples": s.dataset.test.size,
+    }
+
+
+def seconds_of(known: Mapping[str, Any]) -> dict[str, float]:
+    """What a seed has taken so far, by phase."""
+    return {name: round(value, 2) for name, value in known["seconds"].items()}
+
+
+def ranking(s: Setting, checked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the scores of a search rank what the networks of those architectures reach.
+
+    Returns:
+      scores: more being better; reached: the main metric of each network; rank_correlation (Spearman) and correlation
+      (Pearson) of the two, the metric taken so that more is better; None where all of one are equal.
+    """
+    from scipy import stats  # it takes a second, and few runs need it
+
+    scores, reached = [one["score"] for one in checked], [one["reached"] for one in checked]
+    signed = np.array(reached, np.float64) * (1 if s.task.metrics[0].higher_is_better else -1)
+    constant = min(np.ptp(scores), np.ptp(signed)) == 0
+    return {
+        "scores": [round(score, 6) for score in scores],
+        "reached": reached,
+        "rank_correlation": None if constant else round(float(stats.spearmanr(scores, signed).statistic), 4),
+        "correlation": None if constant else round(float(stats.pearsonr(scores, signed).statistic), 4),
     }
 
 

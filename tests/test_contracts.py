@@ -18,7 +18,20 @@ import pytest
 
 from dass_jax import bilevel, methods, policies, recipes, relaxation, sparsity, variables
 from dass_jax.bilevel import Level
-from dass_jax.methods import darts, dass, dass_joint, dass_op, dso, enas, entmax, relaxed, sampled, scas_darts
+from dass_jax.methods import (
+    darts,
+    dass,
+    dass_joint,
+    dass_op,
+    dso,
+    enas,
+    entmax,
+    relaxed,
+    sampled,
+    scas_darts,
+    scas_smash,
+    smash,
+)
 from dass_jax.methods.enas import BASELINE, CONTROLLER
 from dass_jax.methods.sampled import ARCHITECTURE, CHILD, SAMPLED
 from dass_jax.networks.model import Model
@@ -76,6 +89,8 @@ def begin(seed: int = 0) -> variables.Variables:
         RATES: {
             "entmax": rng.uniform(1.3, 1.7, ()),
             PRUNING: {"renew": 1.0, "kept": kept},
+            smash.GROWTH: np.float64(0.5 + 0.05 * seed),
+            smash.SHARE: np.float64(0.7 - 0.05 * seed),
         },
         ASIDE: jax.tree.map(lambda w: rng.normal(size=w.shape), weights),
     }
@@ -144,6 +159,39 @@ def drawing(reduce: Reduce) -> bilevel.Algorithm:
 def learning_to_draw(reduce: Reduce) -> bilevel.Algorithm:
     fields = enas.Fields(samples=2, entropy_weight=0.1)
     return single(enas.controller(fields, searched(reduce), drawn_space(reduce)), CONTROLLER)
+
+
+def written_space(reduce: Reduce) -> Any:
+    """The network as a space of which a hyper-network writes the first layer: what is drawn says which branch is taken
+    and, with noise, how large what is written is."""
+
+    def draw(key: jax.Array, of_noise: jax.Array, growth: Any) -> Any:
+        bits = jax.random.key_data(key).sum()
+        noise = jnp.sin((jax.random.key_data(of_noise).sum() % 1000).astype(jnp.result_type(growth)))
+        return {"branch": (bits % 4).astype(jnp.int32), "noise": growth * noise}
+
+    def apply(params: Any, stats: Any, choice: Any, images: jax.Array, train: bool) -> Any:
+        size = (1 + 0.1 * choice["noise"]) * choice.get("kept", 1.0)
+        written = jax.tree.map(lambda w: w * size, params["first"])
+        branches, stats = network({**params, "first": written}, stats, images, reduce)
+        return branches[choice["branch"]].T, stats
+
+    written = SimpleNamespace(
+        draw=draw,
+        decays=lambda params: {"first": {"weight": False}, "second": {"weight": True, "bias": True}},
+        kept=lambda choice, share: {**choice, "kept": share},
+        windows=RULES,
+    )
+    return SimpleNamespace(apply=apply, init=lambda key, shape: {PARAMS: begin()[PARAMS]}, written=written)
+
+
+def writing(schema: type = smash.Fields, **fields: Any) -> Any:
+    def make(reduce: Reduce) -> bilevel.Algorithm:
+        c, problem, space = schema(**fields), searched(reduce), written_space(reduce)
+        pruning = scas_smash.pruning(c, problem, space) if schema is scas_smash.Fields else None
+        return smash.step(c, problem, space, pruning)
+
+    return make
 
 
 def noisy_loss(weights: relaxed.Weights, reduce: Reduce) -> bilevel.Loss:
@@ -354,6 +402,14 @@ TABLE = {
         {PARAMS, CONTROLLER, BASELINE},
         renews=frozenset({BASELINE, SAMPLED}),
         running=False,
+    ),
+    "smash": Case(writing(), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, RATES}),
+    "scas_smash, shared windows too": Case(
+        writing(scas_smash.Fields, prune_shared=True),
+        {PARAMS: batch(0)},
+        {PARAMS: PARAMS},
+        {PARAMS, MASKS, RATES},
+        renews=frozenset({MASKS}),
     ),
     "train weights": Case(
         trained(recipe.train_weights), {PARAMS: batch(0)}, {PARAMS: PARAMS}, {PARAMS, MASKS}, uses_key=False

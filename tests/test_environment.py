@@ -19,7 +19,7 @@ import pytest
 from dass_jax import architectures, config, train
 from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.config import Config
-from dass_jax.errors import UserError, guarded, odd_space, show
+from dass_jax.errors import UserError, check_new_folder, guarded, number_of, odd_space, show
 from dass_jax.latency import __main__ as latency
 from dass_jax.runtime import folder, settings
 from tests import processes
@@ -71,6 +71,39 @@ def test_settings_of_the_user_change_no_number_and_are_there_again_afterwards(pl
     assert timeless(metrics(done.folder)) == timeless(metrics(plain.folder))
     one, other = last(done.folder).leaves, last(plain.folder).leaves
     assert list(one) == list(other) and all(one[path].tobytes() == other[path].tobytes() for path in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("JAX_ENABLE_X64", "maybe", "true or false"),
+        ("JAX_NUMPY_RANK_PROMOTION", "nonsense", "one that jax knows"),
+        ("MPLBACKEND", "nonsense", "one that matplotlib knows"),
+    ],
+)
+def test_a_variable_that_a_library_refuses_is_one_line(name: str, value: str, allowed: str) -> None:
+    """Of a command that imports JAX before its own first line."""
+    command = [sys.executable, "-m", "dass_jax.count", "--architecture", "darts_v2"]
+    found = subprocess.run(command, env={**os.environ, name: value}, capture_output=True, text=True)
+    (line,) = found.stderr.splitlines()
+    assert found.returncode == 2 and not found.stdout
+    assert line.startswith(f"error: {name} = '{value}': ") and f"; allowed: {allowed}, or no such variable" in line
+
+
+def test_a_folder_that_could_not_be_made_in_the_end_is_refused_before_the_work(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_new_folder(tmp_path / "new" / "one", "--out")
+    for place, wanted in (
+        (tmp_path, "is not empty"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "x", "below"),
+    ):
+        with pytest.raises(UserError, match=f"--out = .*{wanted}.*; allowed: a new or an empty folder"):
+            check_new_folder(place, "--out")
+
+
+def test_one_of_a_kind_has_no_plural() -> None:
+    assert [number_of(number, "cell") for number in (0, 1, 2)] == ["0 cells", "1 cell", "2 cells"]
 
 
 def on_a_platform(name: str) -> None:

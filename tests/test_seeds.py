@@ -76,7 +76,7 @@ def trained(s: compose.Setting, found: dict[int, Any], programs: dict[str, Any])
     facts = {**keeping.NOTHING, "epochs": {}, "current": {}, "declared": {}}
     r = Watching(Progress(io.StringIO()), Signals(), None, feed.of(s), None, facts, programs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "search", lambda r, s, *given: [found[seed] for seed in s.seeds])
+        patch.setattr(pipeline, "search", lambda r, s, *given: [pipeline.Found(found[seed], ()) for seed in s.seeds])
         return pipeline.run_method(r, s, "dass", None), lines
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dass_jax.deploy import FORMATS, VALUES
-from dass_jax.errors import Parser, UserError, guarded, show
+from dass_jax.errors import Parser, UserError, check_new_folder, guarded, show
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -36,14 +36,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if found.images < 0:
         raise UserError(f"--images = {found.images}; allowed: a whole number of at least 0")
     return found
-
-
-def check_out(out: pathlib.Path) -> None:
-    """Raises UserError if something is there that would be overwritten."""
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out = {str(out)!r} is not empty; allowed: a new or an empty folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out = {str(out)!r} is a file; allowed: a new or an empty folder")
 
 
 def deploy(given: argparse.Namespace, progress: Any) -> tuple[Mapping[str, Any], dict[str, bytes]]:
@@ -84,7 +76,7 @@ def deploy(given: argparse.Namespace, progress: Any) -> tuple[Mapping[str, Any],
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0."""
     given = parse(argv)
-    check_out(given.out)
+    check_new_folder(given.out, "--out")
     import jax
 
     from dass_jax.deploy import summary

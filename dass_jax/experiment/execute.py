@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from dass_jax import __version__, train
-from dass_jax.errors import UserError
+from dass_jax.errors import UserError, number_of
 from dass_jax.experiment import carbon, features, same_data, sharing, table, workers
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import claims, folder, parallel
@@ -48,7 +48,7 @@ def do_all(plan: Plan, path: pathlib.Path, progress: Progress) -> list[dict[str,
     queue = workers.queue(plan, path)
     count, start = len(queue.left), time.monotonic()
     finished = sum(row["status"] == "finished" for row in rows)
-    progress.say(f"experiment {plan.title}: {len(plan.runs)} runs, {finished} of them finished")
+    progress.say(f"experiment {plan.title}: {number_of(len(plan.runs), 'run')}, {finished} of them finished")
     while queue.left:
         taken = workers.taken(queue, progress)
         if taken is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from dass_jax import config
+from dass_jax.errors import number_of
 from dass_jax.experiment import features
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import claims
@@ -102,4 +103,4 @@ def lines(path: pathlib.Path, runs: Iterable[Planned]) -> Iterator[str]:
 def state(plan: Plan, path: pathlib.Path) -> Sequence[str]:
     """How far the experiment in `path` has come, and a line for each process at work."""
     over = sum(is_over(run, plan.report, path) for run in plan.runs)
-    return [f"{len(plan.runs)} runs, {over} of them finished", *lines(path, plan.runs)]
+    return [f"{number_of(len(plan.runs), 'run')}, {over} of them finished", *lines(path, plan.runs)]

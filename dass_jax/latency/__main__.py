@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.errors import Parser, UserError, check_whole, guarded, show
+from dass_jax.errors import Parser, UserError, check_new_file, check_whole, guarded, show
 from dass_jax.latency import clock
 
 
@@ -37,10 +37,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     found = parser.parse_args(argv)
     check_whole(found, {"warm_up": (0, 10**6), "repetitions": (1, 10**6)})
     for flag in ("out", "page"):
-        file = getattr(found, flag)
-        if file is not None and (file.exists() or not file.parent.is_dir()):
-            what = "exists" if file.exists() else "is in no folder"
-            raise UserError(f"--{flag} = {str(file)!r} {what}; allowed: a new file in a folder that exists")
+        check_new_file(getattr(found, flag), f"--{flag}")
     for place in found.sources if found.record else []:
         if not (place / "results.json").exists():
             raise UserError(f"--record with {str(place)!r}; allowed: folders of finished runs")

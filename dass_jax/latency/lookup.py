@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
-from dass_jax.errors import Parser, UserError, check_whole, guarded, show
+from dass_jax.errors import Parser, check_new_file, check_whole, guarded, number_of, show
 from dass_jax.latency import parts
 
 CHAIN = 4
@@ -195,8 +195,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found = parser.parse_args(argv)
     check_whole(found, RANGES)
-    if found.out is not None and found.out.exists():
-        raise UserError(f"--out = {str(found.out)!r} exists; allowed: a new file")
+    check_new_file(found.out, "--out")
     return found
 
 
@@ -212,7 +211,7 @@ def main(argv: Sequence[str]) -> int:
         table = measured(sizes, runner, given.warm_up, given.repetitions)
     off: Mapping[str, Any] = {}
     if given.check:
-        with progress.busy(f"measuring {given.check} random genotypes"):
+        with progress.busy(f"measuring {number_of(given.check, 'random genotype')}"):
             off = errors(table, sizes, runner, given.check, given.warm_up, given.repetitions)
     if given.out is not None:
         content = {"sizes": sizes._asdict(), **table._asdict(), "check": off}
@@ -221,10 +220,9 @@ def main(argv: Sequence[str]) -> int:
         show(f"{name:<50}{value:>10.4f} ms")
     show(f"{'everything else':<50}{table.rest:>10.4f} ms")
     if off:
-        show(
-            f"{given.check} random genotypes: mean relative error {100 * off['mean_relative_error']:.1f} %, "
-            f"rank correlation {off['rank_correlation']}"
-        )
+        said = f"mean relative error {100 * off['mean_relative_error']:.1f} %"
+        known = number_of(given.check, "random genotype")
+        show(f"{known}: {said}, rank correlation {off['rank_correlation']}")
     return 0
 
 

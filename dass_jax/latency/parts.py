@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dass_jax.errors import Parser, UserError, check_whole, guarded
+from dass_jax.errors import Parser, UserError, check_new_file, check_whole, guarded, number_of
 
 CHAIN = 4
 """Parts in a row in the longer of two chains."""
@@ -157,9 +157,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found, rest = parser.parse_known_args(argv)
     check_whole(found, RANGES)
-    if found.out is not None and (found.out.exists() or not found.out.parent.is_dir()):
-        what = "exists" if found.out.exists() else "is in no folder"
-        raise UserError(f"--out = {str(found.out)!r} {what}; allowed: a new file in a folder that exists")
+    check_new_file(found.out, "--out")
     return found, rest
 
 
@@ -178,14 +176,14 @@ def main(argv: Sequence[str]) -> int:
     fields = count.fields_of(rest, entry.schema, images.usual, given.space)
     entry.check(fields)
     of, runner = subject(given.space, fields, images), dense.runner(given.runtime, given.batch)
-    with progress.busy(f"measuring {len(of.timed.parts)} parts and {REFERENCES + given.check} networks"):
+    with progress.busy(f"measuring {number_of(len(of.timed.parts), 'part')} and {REFERENCES + given.check} networks"):
         table, off = measured(of, runner, given.warm_up, given.repetitions, given.check)
     for name, value in table.entries.items():
         print(f"{name:<50}{value:>10.4f} ms")
     print(f"{'everything else':<50}{table.rest:>10.4f} ms")
     if off:
         said = f"mean relative error {100 * off['mean_relative_error']:.1f} %"
-        print(f"{given.check} random networks: {said}, rank correlation {off['rank_correlation']}")
+        print(f"{number_of(given.check, 'random network')}: {said}, rank correlation {off['rank_correlation']}")
     if given.out is not None:
         about = {
             "space": given.space,

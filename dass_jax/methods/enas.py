@@ -66,24 +66,24 @@ def reinforce(c: Fields, problem: Problem, space: Any) -> bilevel.Loss:
     """
     policy, task = space.sampled.policy, problem.task
 
-    def rewarded(v: Variables, fixed: Any, baseline: jax.Array, sample: tuple[jax.Array, Batch]) -> Any:
-        key, batch = sample
-        choice = policy.sample(fixed, key)
-        outputs, _ = space.apply(v[PARAMS], v[BATCH_STATS], choice, batch.images, True)
-        value = problem.average(sampled.value_of(task, task.measured(outputs, batch.targets))).astype(baseline.dtype)
-        reward = value + c.entropy_weight * policy.score(fixed, choice).entropy.astype(baseline.dtype)
-        moved = baseline + c.baseline_rate * (reward - baseline)
-        return moved, (choice, value, reward, reward - moved)
-
     def loss(v: Variables, batches: Batch, key: jax.Array) -> Any:
-        fixed = jax.lax.stop_gradient(v[CONTROLLER])
-        samples = jax.random.split(key, c.samples), batches
+        def value_of(sample: tuple[Any, Batch]) -> Any:
+            choice, batch = sample
+            outputs, _ = space.apply(v[PARAMS], v[BATCH_STATS], choice, batch.images, True)
+            return sampled.value_of(task, task.measured(outputs, batch.targets))
 
-        def one(baseline: jax.Array, sample: Any) -> Any:
-            return rewarded(v, fixed, baseline, sample)
+        def moved(baseline: jax.Array, reward: jax.Array) -> tuple[jax.Array, jax.Array]:
+            baseline = baseline + c.baseline_rate * (reward - baseline)
+            return baseline, baseline
 
-        baseline, (choices, values, rewards, advantages) = jax.lax.scan(one, v[BASELINE], samples)
+        keys, fixed = jax.random.split(key, c.samples), jax.lax.stop_gradient(v[CONTROLLER])
+        choices = jax.vmap(policy.sample, (None, 0))(fixed, keys)
         score = jax.vmap(policy.score, (None, 0))(v[CONTROLLER], choices)
+        # Networks one after another: side by side, all operations would be computed.
+        values = problem.average(jax.lax.map(value_of, (choices, batches))).astype(v[BASELINE].dtype)
+        rewards = values + c.entropy_weight * jax.lax.stop_gradient(score.entropy).astype(values.dtype)
+        baseline, baselines = jax.lax.scan(moved, v[BASELINE], rewards)
+        advantages = rewards - baselines
         surrogate = (score.nll * jax.lax.stop_gradient(advantages) + c.skip_weight * score.penalty).mean()
         metrics = {
             "reward": rewards.mean(),

@@ -60,4 +60,4 @@ def search(c: Fields, problem: Problem) -> Search:
             "operation as it is written; allowed: 'layer'"
         )
     space = smash.space_of(problem)
-    return Search(smash.phases(c, problem, space, pruning(c, problem, space)), smash.found(space))
+    return smash.made(c, space, smash.phases(c, problem, space, pruning(c, problem, space)))

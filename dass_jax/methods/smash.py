@@ -8,6 +8,9 @@ that each step draws, F the figures on the whole validation split, with running 
 larger windows come in over the first half of the training. Candidates are drawn at random, then near the best of these,
 then step by step from the best of all, where a step is taken if it is better.
 
+Whether scores rank architectures is the method's weak point. With `checked` some of the random ones are trained too, as
+the found one is, so that their scores can be compared with what they reach.
+
 Differences from the published code: the scores share one z, as a fresh one for each architecture is noise in their
 comparison.
 """
@@ -24,6 +27,7 @@ import optax
 
 from dass_jax import bilevel
 from dass_jax.bilevel import State
+from dass_jax.errors import UserError
 from dass_jax.methods import sampled
 from dass_jax.methods.method import Problem
 from dass_jax.methods.sampled import CANDIDATES, SAMPLED
@@ -37,6 +41,8 @@ BEST = "best"
 """The collection of the best architecture so far: {"choice": …, "value": scalar}."""
 LIST = "list"
 """The collection of all scores, {name of the phase: [architectures]}."""
+CHECKED = "checked"
+"""The collection of what is trained to check the scores: {"choices": [checked, …], "value": [checked]}."""
 WALK = "walk"
 """The collection of the random bits of a walk: {"key": uint32 [2], "step": int32}."""
 GROWTH, SHARE = "growth", "share"
@@ -86,6 +92,9 @@ class Fields:
     """Perturbations of the best of these that are scored."""
     walk: CountOrZero = 100
     """Steps of the walk that begins at the best of all: each scores a perturbation of the best."""
+    checked: CountOrZero = 0
+    """Of the random architectures so many, evenly by their scores from best to worst, are trained and evaluated as the
+    found one is, to see whether scores rank them; each costs a training. 0 = none."""
 
 
 def space_of(problem: Problem) -> Any:
@@ -113,8 +122,8 @@ def loss_of(problem: Problem, space: Any, pruning: Pruning | None) -> bilevel.Lo
     return loss
 
 
-def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = None) -> Phase:
-    """The phase of H and θ."""
+def step(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = None) -> bilevel.Algorithm:
+    """A step of H and θ, under an architecture that it draws."""
     adam = optax.chain(
         optax.add_decayed_weights(c.weight_decay, mask=space.written.decays),
         optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
@@ -122,7 +131,12 @@ def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = 
     )
     project = pruning.project if pruning else None
     level = bilevel.Level(PARAMS, loss_of(problem, space, pruning), bilevel.with_rate(adam, PARAMS), project=project)
-    algorithm = single(bilevel.descend(level, problem.average), PARAMS)
+    return single(bilevel.descend(level, problem.average), PARAMS)
+
+
+def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = None) -> Phase:
+    """The phase of H and θ."""
+    algorithm = step(c, problem, space, pruning)
     falling: Schedule = cosine(c.theta_lr, 0.0)
 
     def rates(progress: np.ndarray) -> dict[str, Any]:
@@ -138,7 +152,8 @@ def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = 
         # All of it from the beginning, so that phases of as many architectures share a program.
         counts = {"random": c.random, "perturbed": c.perturbed, "walk": c.walk}
         scores = {name: jnp.zeros(count) for name, count in counts.items() if count}
-        return algorithm.init({**v, BEST: best, LIST: scores})
+        more = {CHECKED: _several(choice, c.checked)} if c.checked else {}
+        return algorithm.init({**v, BEST: best, LIST: scores, **more})
 
     return Phase(
         name="search",
@@ -151,6 +166,10 @@ def training(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = 
         curves=problem.task.curves(""),
         unread=() if pruning else ("sparsity",),
     )
+
+
+def _several(choice: Any, count: int) -> Any:
+    return {"choices": jax.tree.map(lambda x: jnp.stack([x] * count), choice), "value": jnp.zeros(count)}
 
 
 def scored_phase(c: Fields, problem: Problem, space: Any, name: str, title: str, count: int, propose: Any) -> Phase:
@@ -169,7 +188,8 @@ def scored_phase(c: Fields, problem: Problem, space: Any, name: str, title: str,
     def after_epoch(state: State) -> State:
         v = sampled.scored(problem.task, state.variables)
         found = {**v[LIST], name: v[SAMPLED]["value"]}
-        return state._replace(variables={**better(v), LIST: found})
+        more = {CHECKED: evenly(v[SAMPLED], c.checked)} if c.checked and name == "random" else {}
+        return state._replace(variables={**better(v), LIST: found, **more})
 
     return Phase(
         name=name,
@@ -184,6 +204,13 @@ def scored_phase(c: Fields, problem: Problem, space: Any, name: str, title: str,
         observe=functools.partial(observe, name),
         after_epoch=after_epoch,
     )
+
+
+def evenly(scored: Any, count: int) -> Any:
+    """So many of the scored choices, from the best to the worst, evenly by rank; on the host."""
+    order = np.argsort(-np.asarray(scored["value"]), kind="stable")
+    places = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
+    return jax.tree.map(lambda x: np.asarray(x)[places], scored)
 
 
 def better(v: Variables) -> Variables:
@@ -270,12 +297,23 @@ def phases(c: Fields, problem: Problem, space: Any, pruning: Pruning | None = No
     return tuple(found)
 
 
-def found(space: Any) -> Callable[[Any, int], Any]:
-    """(variables, seed) → the best architecture so far."""
-    return lambda v, seed: space.decode(v[BEST]["choice"])
+def made(c: Fields, space: Any, phases: tuple[Phase, ...]) -> Search:
+    """The search of these phases. Raises UserError if more are to be checked than are drawn, or but one."""
+    if c.checked == 1 or c.checked > c.random:
+        raise UserError(f"method.checked = {c.checked}; allowed: 0, or 2 to method.random = {c.random}")
+
+    def found(v: Any, seed: int) -> Any:
+        return space.decode(v[BEST]["choice"])
+
+    def checked(v: Any, seed: int) -> list[tuple[Any, float]]:
+        choices = [jax.tree.map(lambda x, n=n: np.asarray(x)[n], v[CHECKED]["choices"]) for n in range(c.checked)]
+        values = np.asarray(v[CHECKED]["value"], np.float64).tolist() if c.checked else []
+        return list(zip(map(space.decode, choices), values, strict=True))
+
+    return Search(phases, found, checked)
 
 
 def search(c: Fields, problem: Problem) -> Search:
     """Training, scores of random architectures, of perturbations, and a walk."""
     space = space_of(problem)
-    return Search(phases(c, problem, space), found(space))
+    return made(c, space, phases(c, problem, space))

@@ -1,8 +1,8 @@
 """What a run declares in `phases.json`: the phases of each method, and how their metrics and matrices are drawn.
 
     {"methods": {METHOD: [PHASE, …]}}
-    PHASE = {"chain": "search" or "training", "name": …, "title": …, "curves": [CURVE, …], "matrices": {NAME: MATRIX},
-             "hidden": [metrics that are recorded and not drawn]}
+    PHASE = {"chain": "search", "training" or "check 1" and so on, "name": …, "title": …, "curves": [CURVE, …],
+             "matrices": {NAME: MATRIX}, "hidden": [metrics that are recorded and not drawn]}
     CURVE = {"metric": …, "group": …, "line": …, "unit": …, "style": "solid", "gap": false}
     MATRIX = {"title": …, "rows": […], "columns": […], "value": …, "grid": [[row, column], …]}
 

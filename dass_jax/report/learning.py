@@ -11,8 +11,10 @@ from dass_jax.report.tables import in_brackets
 
 
 def learning(run: Run) -> str:
-    parts = [_phase(run, key) for key in keys(run)]
-    return markup.heading("Learning curves") + ("\n".join(parts) or markup.paragraph("No epoch is done."))
+    own, checks = ([_phase(run, key) for key in keys(run) if key[0].startswith("check ") == of] for of in (False, True))
+    found = "\n".join(own) or markup.paragraph("No epoch is done.")
+    more = markup.details("Trainings of architectures that check scores", "\n".join(checks)) if checks else ""
+    return markup.heading("Learning curves") + found + more
 
 
 def _phase(run: Run, key: Key) -> str:

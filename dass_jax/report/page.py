@@ -9,12 +9,13 @@ from typing import Any
 from dass_jax.errors import UserError
 from dass_jax.report import markup, style
 from dass_jax.report.learning import learning, matrices
+from dass_jax.report.ranking import ranking
 from dass_jax.report.records import Run, methods, read
 from dass_jax.report.results import Outcome
 from dass_jax.report.sections import architectures, predictions, published, sparsity, time
 from dass_jax.report.tables import columns, decimal, evaluations_table, table_of, weight_columns
 
-SECTIONS = (predictions, architectures, published, learning, matrices, sparsity, time)
+SECTIONS = (predictions, architectures, published, ranking, learning, matrices, sparsity, time)
 """In the order of the page, between the results and their origin."""
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from dass_jax.errors import UserError
 from dass_jax.report import graphs
-from dass_jax.report.fields import as_number, field, name, number, pairs, section, seed, short, text
+from dass_jax.report.fields import as_number, field, listed, name, number, pairs, section, seed, short, text
 from dass_jax.report.graphs import Architecture
 
 
@@ -39,6 +39,15 @@ class Known(NamedTuple):
     percentile: float
 
 
+class Ranking(NamedTuple):
+    """Scores of architectures in a search, and what their networks reach, trained as the found one."""
+
+    scores: tuple[float, ...]  # more is better
+    reached: tuple[float, ...]  # the task's metric
+    rank_correlation: float  # NaN: all scores or all results are equal
+    correlation: float
+
+
 class Outcome(NamedTuple):
     """What one method reached; weights and multiply-accumulates (MACs) are counts."""
 
@@ -55,6 +64,7 @@ class Outcome(NamedTuple):
     seconds: dict[str, float]  # by phase
     layers: tuple[Layer, ...]
     table: dict[str, Known]  # column -> what it says of the architecture; empty: the run has no table
+    ranking: Ranking | None = None
     seed: int | None = None  # None: the run has only one
 
 
@@ -120,7 +130,19 @@ def _outcome(data: Any, method: str, origin: str) -> Outcome:
         seconds=_measured(data, "seconds", origin),
         layers=_layers(field(data, "layers", origin), f"{origin}: layers"),
         table=_table(section(data.get("table") or {}, f"{origin}: table"), f"{origin}: table"),
+        ranking=_ranking(data, f"{origin}: ranking") if data.get("ranking") else None,
     )
+
+
+def _ranking(data: dict[str, Any], origin: str) -> Ranking:
+    inner = section(data["ranking"], origin)
+    scores, reached = (
+        tuple(as_number(each, f"{origin}: {name}") for each in listed(field(inner, name, origin), f"{origin}: {name}"))
+        for name in ("scores", "reached")
+    )
+    if len(scores) != len(reached):
+        raise UserError(f"{origin}: {len(scores)} scores and {len(reached)} reached; allowed: as many of both")
+    return Ranking(scores, reached, *(number(inner, name, origin) for name in ("rank_correlation", "correlation")))
 
 
 def _table(data: dict[str, Any], origin: str) -> dict[str, Known]:

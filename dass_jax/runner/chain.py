@@ -20,7 +20,7 @@ class Chain(NamedTuple):
 
     method: str
     name: str
-    """`SEARCH` or `TRAINING`."""
+    """`SEARCH`, `TRAINING`, or that of a training which checks a search's scores, "check 1" and so on."""
     phases: tuple[Phase, ...]
     look: Callable[[Phase, int, Any], list[dict[str, Any]]]
     """(phase, epochs done, variables of all seeds as NumPy arrays) → for each seed what its line says beside the

@@ -9,7 +9,7 @@ import numpy as np
 from dass_jax.compose import Setting
 from dass_jax.errors import UserError
 from dass_jax.phases import Phase
-from dass_jax.runner.chain import TRAINING, Chain
+from dass_jax.runner.chain import SEARCH, Chain
 from dass_jax.runner.runner import Runner
 from dass_jax.runtime import keeping, soundness
 
@@ -60,7 +60,7 @@ def declare(r: Runner, s: Setting, chain: Chain) -> None:
     hidden = {phase["name"]: {"hidden": phase["hidden"]} for phase in before if "hidden" in phase}
     own = [{**declared(chain.name, phase), **hidden.get(phase.name, {})} for phase in chain.phases]
     others = [phase for phase in before if phase["chain"] != chain.name]
-    both = [*others, *own] if chain.name == TRAINING else [*own, *others]
+    both = [*own, *others] if chain.name == SEARCH else [*others, *own]
     r.facts["declared"][chain.method] = both
     keeping.file(r.keeper, "phases.json", {"methods": r.facts["declared"]})
 

@@ -71,24 +71,36 @@ class Layers(NamedTuple):
 
 def operated(average: layers.Average, x: jax.Array, index: Any, weights: Any) -> jax.Array:
     """The operation of that number (see `chosen`), with its own 1×1 convolution before it: x [C, H, W, N] → the same
-    shape."""
+    shape.
 
-    def norm(x: jax.Array, affine: Any, epsilon: float) -> jax.Array:
-        return relu(kernels.normalised(x, affine, average, epsilon)[0])
+    Three steps, as the way back works out anew what a choice has not handed on: the 1×1 convolution is no choice, as
+    all operations have one, and of a convolution only its input is wanted again, and not its result.
+    """
 
-    def branch(operation: str, x: jax.Array, weights: Any) -> jax.Array:
-        own = weights[operation]
-        x = norm(kernels.pointwise(x, own["inputs"]), own["norm_inputs"], layers.BatchNorm.epsilon)
+    def before(operation: str) -> tuple[jax.Array, Any]:
+        return weights[operation]["inputs"], weights[operation]["norm_inputs"]
+
+    def convolved(operation: str, x: jax.Array, weights: Any) -> jax.Array:
         if operation.endswith("pool_3x3"):
             return kernels.avg_pool(x) if operation.startswith("avg") else kernels.max_pool(x)
+        own = weights[operation]
         if operation.startswith("sep"):
-            x = kernels.pointwise(kernels.depthwise(x, own["kernel"]), own["pointwise"])
-        else:
-            x = kernels.convolution(x, own["kernel"], padding=own["kernel"].shape[-1] // 2)
-        return norm(x, own["norm"], EPSILON)
+            return kernels.pointwise(kernels.depthwise(x, own["kernel"]), own["pointwise"])
+        return kernels.convolution(x, own["kernel"], padding=own["kernel"].shape[-1] // 2)
 
-    branches = [functools.partial(branch, operation) for operation in OPERATIONS]
-    return chosen(branches, index, x, weights)
+    def after(operation: str, x: jax.Array, weights: Any) -> jax.Array:
+        if operation.endswith("pool_3x3"):
+            return x
+        return relu(kernels.normalised(x, weights[operation]["norm"], average, EPSILON)[0])
+
+    if isinstance(index, int):
+        inputs, affine = before(OPERATIONS[index])
+    else:
+        inputs, affine = jax.tree.map(lambda *each: jnp.stack(each)[index], *map(before, OPERATIONS))
+    x = relu(kernels.normalised(kernels.pointwise(x, inputs), affine, average, layers.BatchNorm.epsilon)[0])
+    for part in (convolved, after):
+        x = chosen([functools.partial(part, operation) for operation in OPERATIONS], index, x, weights)
+    return x
 
 
 def layer_of(average: layers.Average, maps: Any, own: Layers) -> jax.Array:

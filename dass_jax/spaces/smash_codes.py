@@ -54,6 +54,10 @@ class Fields:
     """Pixels that a dilated window may reach over."""
     groups: Annotated[int, Range(1, 64)] = 8
     """Most groups of an operation; all powers of two up to it are drawn."""
+    least_budget: Annotated[float, Range(0, 1, open_low=True)] = 0.3
+    """Least budget of a block, as a share of the largest: operations are drawn until it is used up."""
+    most_budget: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    """Most of it. With `least_budget` equal to it all architectures have the same budget, random ones too."""
     hyper_growth: Count = 10
     """Channels that each layer of the hyper-network adds."""
     hyper_first: Count = 8
@@ -76,6 +80,8 @@ class Ranges(NamedTuple):
     groups: tuple[int, ...]
     rows: tuple[int, ...]
     """Most operations of each block."""
+    budget: tuple[float, float] = (0.3, 1.0)
+    """Least and most share of a block's slices."""
 
     @property
     def fields(self) -> int:
@@ -99,6 +105,10 @@ def ranges(c: Fields) -> Ranges:
             raise UserError(f"space.{name} = {getattr(c, name)}; allowed: an odd number")
     if c.extent < c.kernel:
         raise UserError(f"space.extent = {c.extent}; allowed: at least space.kernel = {c.kernel}")
+    if c.least_budget > c.most_budget:
+        raise UserError(
+            f"space.least_budget = {c.least_budget:g}; allowed: at most space.most_budget = {c.most_budget:g}"
+        )
     groups = tuple(2**n for n in range(c.groups.bit_length()))
     if sizes.unit % groups[-1] or c.groups != groups[-1]:
         raise UserError(f"space.groups = {c.groups}; allowed: a power of two that divides space.unit = {sizes.unit}")
@@ -108,7 +118,7 @@ def ranges(c: Fields) -> Ranges:
         min(memory.slices - 1, max(most, -(-most * memory.slices // slices)))
         for memory, most, slices in zip(smash_sizes.memories(sizes), _ROWS, _SLICES, strict=True)
     )
-    return Ranges(sizes, kernels, dilations, groups, rows)
+    return Ranges(sizes, kernels, dilations, groups, rows, (c.least_budget, c.most_budget))
 
 
 class Rows(NamedTuple):

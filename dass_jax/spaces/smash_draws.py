@@ -1,9 +1,10 @@
 """Draws of SMASH architectures, by the rules of the authors' public code (arXiv 1708.05344, Section 3.2).
 
-    budget of a block = ⌊u · all slices⌋,   u ~ U(0.3, 0.5 + 0.5·p)
+    budget of a block = ⌊u · all slices⌋,   u ~ U(least, most · (0.5 + 0.5·p))
 
-p rises from 0 to 1 over a training: architectures grow, and larger windows come in at p = 1/4 and 3/4. Operations are
-drawn until the budget is used up. All of it is a traced function of a key, so that each step draws its own.
+Least and most are 0.3 and 1 as published. p rises from 0 to 1 over a training: architectures grow, and larger windows
+come in at p = 1/4 and 3/4. Operations are drawn until the budget is used up. All of it is a traced function of a key,
+so that each step draws its own.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +16,6 @@ from dass_jax.architectures import smash_sizes
 from dass_jax.architectures.smash_sizes import Memory
 from dass_jax.spaces.smash_codes import BANK_SIZE, BLOCK_NAMES, NOISE, Ranges, Rows, rows_of
 
-LEAST = 0.3
-"""Share of the slices that each block may have at least."""
 CHANGED = 0.05
 """Probability that a perturbation draws a property of an operation again."""
 _PROPERTIES = 6
@@ -62,12 +61,15 @@ def draw(r: Ranges, key: jax.Array, of_noise: jax.Array, progress: Any) -> dict[
 def _block(r: Ranges, memory: Memory, block: int, key: jax.Array, progress: Any) -> tuple[jax.Array, jax.Array]:
     """Bank size and rows; drawn again while there are more operations than rows."""
     sizes = jnp.asarray(smash_sizes.bank_sizes(r.sizes, memory), jnp.int32)
+    least, most = r.budget
 
     def attempt(state: Any) -> Any:
         key, own, inner = jax.random.split(state[0], 3)
         first, second = jax.random.uniform(own, (2,))
         size = sizes[_integer(first, len(sizes))]
-        share = LEAST + second * (0.5 + 0.5 * progress - LEAST)
+        top = most * (0.5 + 0.5 * progress)
+        low = jnp.minimum(least, top)
+        share = low + second * (top - low)
         # The product is below all slices, but it may be rounded up to them.
         half_slices = 2 * jnp.minimum(jnp.floor(share * memory.slices).astype(jnp.int32), memory.slices - 1)
         bounds = Bounds(size, _available(r, memory, size, share), _windows(r, progress))
@@ -191,13 +193,13 @@ def perturb(r: Ranges, choice: Any, key: jax.Array) -> dict[str, jax.Array]:
     """A choice near another one, with its bank sizes, numbers of operations and noise. Of each operation reads, units,
     writes, kernels, dilations and groups are drawn again, each with probability `CHANGED`; reads also where a bank is
     read that is no more written, and a dilation is cut to what the new kernel allows. A block that would need more
-    slices than there are stays as it is."""
+    slices than the largest budget stays as it is."""
     found = dict(choice)
     for block, (name, memory) in enumerate(zip(BLOCK_NAMES, smash_sizes.memories(r.sizes), strict=True)):
         size, own = choice[BANK_SIZE][block], jax.random.fold_in(key, block)
         table = _changed(r, memory, size, rows_of(r, choice[name]), own)
         slices = (rows_of(r, table).read.sum() * size + 1) // 2
-        found[name] = jnp.where(slices <= memory.slices, table.reshape(-1), choice[name])
+        found[name] = jnp.where(slices <= int(r.budget[1] * memory.slices), table.reshape(-1), choice[name])
     return found
 
 

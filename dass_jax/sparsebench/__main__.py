@@ -12,7 +12,7 @@ from typing import Any
 
 from dass_jax import config
 from dass_jax.config import shipped
-from dass_jax.errors import Parser, UserError, process
+from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.sparsebench.fields import Fields
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         progress.say(f"programs are compiled with the first cell, or found in {given.out / 'programs'}")
         rows = bench.extend(found, given.out, given.cells, given.limit_seconds, progress.say, noted.check)
-    print(f"{len(rows)} cells: {given.out / 'table.npz'}")
+    print(f"{number_of(len(rows), 'cell')}: {given.out / 'table.npz'}")
     return 0
 
 

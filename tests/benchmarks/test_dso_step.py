@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -34,15 +35,22 @@ def test_a_part_of_the_connections_is_a_smaller_program() -> None:
 def test_it_prints_a_table_and_writes_every_repetition(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "ours", lambda work, live=None: lambda: work)
+    def ours(work: benchmark.Work, live: object, remat: bool, planned: Callable[[int], object]) -> Callable[[], object]:
+        planned(10**9 // (1 + remat))
+        return lambda: work
+
+    monkeypatch.setattr(benchmark, "ours", ours)
     monkeypatch.setattr(benchmark, "peers", lambda work, case: lambda: case)
     file = tmp_path / "record.json"
-    assert benchmark.main(["--repetitions", "2", "--output", str(file)]) == 0
+    assert benchmark.main(["--repetitions", "2", "--remat", "--output", str(file)]) == 0
     record = json.loads(file.read_text(encoding="utf-8"))
-    assert record["work"] == [[2, 2, 2], 16, 32, 64, 0.5] and record["machine"]["jax"]
+    assert record["work"] == [[2, 2, 2], 16, 32, 64, 0.5, True] and record["machine"]["jax"]
     assert {case: len(seconds) for case, seconds in record["seconds"].items()} == dict.fromkeys(
-        (benchmark.OURS, benchmark.PART, *benchmark.PEERS), 2
+        (benchmark.OURS, benchmark.PART, benchmark.REMAT, *benchmark.PEERS), 2
     )
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert record["planned_bytes"] == {benchmark.OURS: 10**9, benchmark.PART: 10**9, benchmark.REMAT: 5 * 10**8}
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 6 + 3 and "at least 1, aim 1.5" in said
+    assert "ours over 50 % of the connections" in said and "at least 1.4" in said
     with pytest.raises(UserError, match="--repetitions = 0; allowed: at least 1"):
         benchmark.main(["--repetitions", "0"])

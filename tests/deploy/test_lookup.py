@@ -63,5 +63,7 @@ def test_the_command_measures_and_reports_its_error(tmp_path: pathlib.Path, caps
     assert "mean relative error" in said and all(name in said for name in found["entries"])
     with pytest.raises(UserError, match="exists; allowed: a new file"):
         lookup.parse([*small, "--out", str(file)])
+    with pytest.raises(UserError, match="is in no folder; allowed: a new file in a folder that exists"):
+        lookup.parse([*small, "--out", str(tmp_path / "missing" / "table.json")])
     with pytest.raises(UserError, match="--nodes = 9; allowed: a whole number from 1 to 8"):
         lookup.parse(["--nodes", "9"])

@@ -1,5 +1,6 @@
 """SMASH and SCAS on it, on a toy space: a step by hand, what is scored and kept, and the walk, which can be resumed."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,6 +142,21 @@ def test_the_best_of_all_scores_is_found_and_the_walk_goes_on_from_it() -> None:
     assert best[1:] == [max(old, new) for new, old in zip(proposals, best, strict=False)]
     assert best[-1] > best[0] and len(set(proposals)) > 2
     np.testing.assert_allclose(state.variables[LIST]["walk"], np.array(proposals) / CODES, rtol=1e-6)
+
+
+def test_some_random_ones_are_checked_evenly_by_their_scores() -> None:
+    search = smash.search(dataclasses.replace(C, checked=3), PROBLEM)
+    training, random, perturbed, walk = search.phases
+    state = scored(random, random.begin(jax.random.key(1), whole(training.begin(jax.random.key(7), None))))
+    codes = sorted(np.asarray(state.variables[SAMPLED]["choices"]["code"]).tolist(), reverse=True)
+    for phase in (perturbed, walk):  # they leave them alone
+        state = scored(phase, phase.begin(jax.random.key(2), state))
+    wanted = [(codes[n], codes[n] / CODES) for n in (0, 2, 5)]
+    assert search.checked(state.variables, 0) == [(code, pytest.approx(score)) for code, score in wanted]
+    assert smash.search(C, PROBLEM).checked(state.variables, 0) == []
+    for wrong in (1, 7):
+        with pytest.raises(UserError, match=f"method.checked = {wrong}; allowed: 0, or 2 to method.random = 6"):
+            smash.search(dataclasses.replace(C, checked=wrong), PROBLEM)
 
 
 def test_a_walk_that_is_resumed_goes_on_with_the_same_bits() -> None:

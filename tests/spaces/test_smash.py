@@ -1,5 +1,6 @@
 """The SMASH space: the worked encoding, counts, draws, and every architecture's network against PyTorch's own."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -203,6 +204,29 @@ def test_a_thousand_draws_keep_to_the_rules() -> None:
     assert len({str(codes.decode(r, draw(jax.random.key(1), 1.0))) for _ in range(2)}) == 1
 
 
+def test_architectures_of_one_budget_use_it_up_and_perturbations_keep_to_it() -> None:
+    c = dataclasses.replace(REDUCED, least_budget=0.5, most_budget=0.5)
+    r, draw = codes.ranges(c), drawing(c)
+    change = jax.jit(functools.partial(draws.perturb, r))
+
+    def spent(choice: Any) -> list[tuple[int, int]]:
+        return [
+            (sum(smash_sizes.slices_of(b, op) for op in b.ops), b.bank_size) for b in codes.decode(r, choice).blocks
+        ]
+
+    memories, most = smash_sizes.memories(r.sizes), []
+    for seed in range(60):
+        choice = draw(jax.random.key(seed), 1.0)
+        for (slices, bank), memory in zip(spent(choice), memories, strict=True):
+            assert memory.slices // 2 - bank < slices <= memory.slices // 2
+        for (slices, _), memory in zip(spent(draw(jax.random.key(seed), 0.0)), memories, strict=True):
+            assert slices <= memory.slices // 4, "grown half way"
+        for step in range(5):
+            choice = change(choice, jax.random.key(step))
+        most.append([slices <= memory.slices // 2 for (slices, _), memory in zip(spent(choice), memories, strict=True)])
+    assert np.all(most)
+
+
 def test_perturbations_stay_in_the_space() -> None:
     r = codes.ranges(REDUCED)
     change = jax.jit(functools.partial(draws.perturb, r))
@@ -225,8 +249,9 @@ def test_perturbations_stay_in_the_space() -> None:
         ({"stem": 4}, "space.stem = 4; allowed: an odd number"),
         ({"groups": 3}, "space.groups = 3; allowed: a power of two"),
         ({"extent": 5}, "space.extent = 5; allowed: at least space.kernel = 7"),
+        ({"most_budget": 0.2}, "space.least_budget = 0.3; allowed: at most space.most_budget = 0.2"),
     ],
 )
-def test_fields_that_do_not_go_together(changes: dict[str, int], message: str) -> None:
+def test_fields_that_do_not_go_together(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         codes.ranges(Fields(**changes))
