@@ -58,6 +58,6 @@ def test_scored_architectures_are_trained_as_the_found_one_is(tmp_path: pathlib.
             with interrupting(BEFORE + 3):  # in the midst of the second one
                 assert command(place / "parts").code == 130
             again = command(place / "parts")
-        assert again.code == 0 and "going on after wander · rub, checks, epoch 1" in again.err
+        assert again.code == 0 and "resuming after wander · rub, checks, epoch 1" in again.err
         assert timeless(results(again.folder)) == timeless(found)
         assert timeless(metrics(again.folder)) == timeless(lines)
