@@ -13,6 +13,7 @@ import contextvars
 import io
 import os
 import pathlib
+import sys
 import threading
 import time
 from collections import Counter
@@ -244,11 +245,11 @@ def _html(text: str) -> Any:
 
 
 def _display(html: str, new: bool = False) -> Any:
-    """Shows HTML in the output of the cell; `new`: returns what rewrites it."""
-    try:
-        from IPython.display import display
-    except ModuleNotFoundError as error:
+    """Shows HTML in the output of the cell; `new`: returns what rewrites it. Raises UserError outside of a notebook."""
+    if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
         raise UserError(
-            "dass_jax.notebook needs IPython, which is not installed; allowed: a notebook, or pip install ipykernel"
-        ) from error
+            "dass_jax.notebook shows its output in a cell; allowed: a notebook, or python -m dass_jax.train"
+        )
+    from IPython.display import display
+
     return display(_html(html), display_id=True) if new else display(_html(html))
