@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dass_jax import config, report, train
 from dass_jax.errors import Stopped, UserError
-from dass_jax.report import graphs, markup, records, style
+from dass_jax.report import markup, records, style
 from dass_jax.runtime import folder, settings
 
 BEAT = 1.0

@@ -15,8 +15,8 @@
 #
 # $$\min_u F(u, v^*(u)) \quad\text{such that}\quad v^*(u) = \arg\min_v f(u, v)$$
 #
-# In architecture search $u$ is the architecture and $v$ the weights. `dass_jax.bilevel` knows neither: it works on named
-# collections and any losses. Here are three small problems, on which every estimator of the hypergradient
+# In architecture search $u$ is the architecture and $v$ the weights. `dass_jax.bilevel` knows neither: it works on
+# named collections and any losses. Here are three small problems, on which every estimator of the hypergradient
 # $dF/du$ is compared with the exact one, by how wrong it is and how long it takes.
 
 # %% tags=["parameters"]
@@ -61,8 +61,8 @@ KEY = jax.random.key(0)
 
 # %% [markdown]
 # ## What a problem is
-# Two losses, where $u$ begins, and what solves the lower level. The exact hypergradient comes from the implicit function
-# theorem with the whole Hessian, which only small problems have:
+# Two losses, where $u$ begins, and what solves the lower level. The exact hypergradient comes from the implicit
+# function theorem with the whole Hessian, which only small problems have:
 #
 # $$\frac{dF}{du} = \frac{\partial F}{\partial u} - \frac{\partial^2 f}{\partial u\,\partial v}
 #   \Big(\frac{\partial^2 f}{\partial v^2}\Big)^{-1} \frac{\partial F}{\partial v}$$
@@ -149,8 +149,8 @@ def searched(p: Problem, estimator: Any, lower_steps: int = 20) -> jax.Array:
 
 # %% [markdown]
 # ## 1. A penalty for each weight of a ridge regression
-# Of ten features only the first three matter. The lower level is linear regression with a penalty of $2\\sigma(u_i)$ on
-# each weight, the upper one the error on other data. It should learn to let the first three be.
+# Of ten features only the first three matter. The lower level is linear regression with a penalty of $2\\sigma(u_i)$
+# on each weight, the upper one the error on other data. It should learn to let the first three be.
 
 # %%
 rng = np.random.default_rng(0)
@@ -177,8 +177,8 @@ print("penalties", penalties.round(3))
 
 # %% [markdown]
 # ## 2. Which rows are wrong?
-# A third of the training rows have the wrong sign. The upper level trusts each row by $\sigma(u_i)$, and knows only how
-# good the fit is on clean data. First order stays where it began: $F$ does not mention $u$.
+# A third of the training rows have the wrong sign. The upper level trusts each row by $\sigma(u_i)$, and knows only
+# how good the fit is on clean data. First order stays where it began: $F$ does not mention $u$.
 
 # %%
 wrong = np.arange(60) < 20
@@ -210,9 +210,9 @@ for name, found in trust.items():
 
 # %% [markdown]
 # ## 3. How much augmentation a small network needs
-# Two rings of points. Those for training lie on one side, those for validation all over a half circle. The lower level
-# trains a small network on points that are turned by $e^u$ times random angles, the upper level learns how far to turn
-# them. There is no closed form: the lower level is solved by Newton's method.
+# Two rings of points. Those for training lie on one side, those for validation all over a half circle. The lower
+# level trains a small network on points that are turned by $e^u$ times random angles, the upper level learns how far
+# to turn them. There is no closed form: the lower level is solved by Newton's method.
 
 # %%
 rng = np.random.default_rng(0)
@@ -268,12 +268,12 @@ print(f"slope at Newton's solution {slope:.0e}; points are turned by {turned:.2f
 
 # %% [markdown]
 # ## Error and cost
-# A line for each estimator, a point for each number of terms, iterations or steps. Cost is the time of one estimate on
-# this machine: with problems this small most of it is the start of a program.
+# A line for each estimator, a point for each number of terms, iterations or steps. Cost is the time of one estimate
+# on this machine: with problems this small most of it is the start of a program.
 #
-# First order is cheapest, and on these problems sees nothing at all: its relative error is 1. Conjugate gradient is exact
-# after about as many iterations as the lower level has weights. The series and the unrolled steps are one and the same at
-# $v^*(u)$, and need the more terms the flatter the lower loss is.
+# First order is cheapest, and on these problems sees nothing at all: its relative error is 1. Conjugate gradient is
+# exact after about as many iterations as the lower level has weights. The series and the unrolled steps are one and
+# the same at $v^*(u)$, and need the more terms the flatter the lower loss is.
 
 # %%
 problems = {"ridge": ridge, "reweighting": reweighting, "augmentation": augmentation}

@@ -14,8 +14,8 @@
 # # Search for a sparse network, on a TPU
 #
 # DASS looks for a cell that is still good when most of its weights are gone. This notebook searches one, trains and
-# prunes its network, and shows each of these while it happens. It runs on a TPU, on a GPU and on a CPU: in Colab choose
-# *Runtime → Change runtime type* first. Every step is shared out over all devices that are found.
+# prunes its network, and shows each of these while it happens. It runs on a TPU, on a GPU and on a CPU: in Colab
+# choose *Runtime → Change runtime type* first. Every step is shared out over all devices that are found.
 #
 # With the settings below, the digits, it ends within minutes. Interrupt it, close the page, let Colab disconnect: run
 # all cells again, and it goes on where it was.
@@ -52,7 +52,8 @@ if importlib.util.find_spec("dass_jax") is None:
 
 # %% [markdown]
 # ## Where things are kept, and on what JAX computes
-# Compiled programs are kept too: the first run compiles for a minute or more, a second one takes them from the folder.
+# Compiled programs are kept too: the first run compiles for a minute or more, a second one takes them from the
+# folder.
 
 # %%
 from dass_jax import notebook, report

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # From a sparse network to a small, fast file
 #
-# A pruned network is dense arrays with zeros in them: as large as before, and as slow. Here one is trained and pruned,
-# then turned into files that are small and fast and say the same, and the last of them is run without JAX.
+# A pruned network is dense arrays with zeros in them: as large as before, and as slow. Here one is trained and
+# pruned, then turned into files that are small and fast and say the same, and the last of them is run without JAX.
 
 # %% tags=["parameters"]
 # Where the package comes from, if it is not installed: a checkout, a wheel, an address (git+https://…) or its name in
@@ -64,7 +64,8 @@ print(report.table(results))
 # %% [markdown]
 # ## The files
 # A channel that no live weight leads to, or from, is taken out (compaction). Then each format is written, loaded back
-# and checked on the whole test set: the exact ones must say what the pruned network said, the rounded ones are measured.
+# and checked on the whole test set: the exact ones must say what the pruned network said, the rounded ones are
+# measured.
 
 # %%
 files = folder / "files"

@@ -13,11 +13,12 @@
 # %% [markdown]
 # # Every system on one small data set
 #
-# All search methods of the package on the handwritten digits, side by side: what each finds, how good the trained network
-# is with the weights that are kept, what it costs. Each takes a few minutes on a CPU; strike out what you do not want.
+# All search methods of the package on the handwritten digits, side by side: what each finds, how good the trained
+# network is with the weights that are kept, what it costs. Each takes a few minutes on a CPU; strike out what you do
+# not want.
 #
-# It is a demonstration, not a comparison of methods: their spaces, budgets and sizes differ, there is one seed, and one
-# of the 360 test images is 0.28 points.
+# It is a demonstration, not a comparison of methods: their spaces, budgets and sizes differ, there is one seed, and
+# one of the 360 test images is 0.28 points.
 
 # %% tags=["parameters"]
 # Where the package comes from, if it is not installed: a checkout, a wheel, an address (git+https://…) or its name in
@@ -79,8 +80,9 @@ for name, words in SYSTEMS.items():
 
 # %% [markdown]
 # ## One table
-# Accuracy at the last evaluation, that is after pruning where a method or its training prunes; all weights that are kept;
-# multiply-accumulates for one image of weights that are not zero; seconds of search and training, without compiling.
+# Accuracy at the last evaluation, that is after pruning where a method or its training prunes; all weights that are
+# kept; multiply-accumulates for one image of weights that are not zero; seconds of search and training, without
+# compiling.
 
 # %%
 rows = []

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # A space and a method of your own
 #
-# A run is a list of phases, and a phase is declared data. So a new system is one file on each axis that it needs and one
-# line in that axis' table; nothing else of the package changes. This page adds a search space and a search method, runs
-# them, and gets their report, curves and pruned network like those of any other.
+# A run is a list of phases, and a phase is declared data. So a new system is one file on each axis that it needs and
+# one line in that axis' table; nothing else of the package changes. This page adds a search space and a search
+# method, runs them, and gets their report, curves and pruned network like those of any other.
 #
 # Put the same definitions into a file, and `plugins = ["mine.py"]` in a configuration adds them to every command.
 
@@ -93,9 +93,9 @@ architectures.FAMILIES["chain"] = Family(
 
 # %% [markdown]
 # ## 2. The space, and the network of one of its architectures
-# Both are one flax module. It takes activations [C, H, W, N], channels first and the batch last, and a weight for each
-# operation of each layer; where a weight is `None` the operation is not part of the program. Layers own their weights as
-# `nn.layers` has them: then they can be pruned, counted and deployed.
+# Both are one flax module. It takes activations [C, H, W, N], channels first and the batch last, and a weight for
+# each operation of each layer; where a weight is `None` the operation is not part of the program. Layers own their
+# weights as `nn.layers` has them: then they can be pruned, counted and deployed.
 
 
 # %%
@@ -149,8 +149,8 @@ class Network(nn.Module):
 
 
 # %% [markdown]
-# Around it the functions that every space offers. `encode` and `decode` lead from an architecture to the weights of the
-# operations and back; the labels are what reports show.
+# Around it the functions that every space offers. `encode` and `decode` lead from an architecture to the weights of
+# the operations and back; the labels are what reports show.
 
 
 # %%
@@ -197,7 +197,8 @@ networks.NETWORKS["chain"] = networks.Entry(Sizes, network)
 
 # %% [markdown]
 # ## 3. The strongest test there is
-# The supernet with `encode(a)` computes what the network of `a` computes on the weights that both have, for random `a`.
+# The supernet with `encode(a)` computes what the network of `a` computes on the weights that both have, for random
+# `a`.
 
 # %%
 sizes, average = Sizes(LAYERS, CHANNELS), layers.one_device
@@ -220,11 +221,11 @@ for seed in range(3):
 
 # %% [markdown]
 # ## 4. A method
-# DARTS' search, but with a softmax whose temperature falls: at the end it all but chooses. The temperature is a rate, a
-# function of progress: numbers that change are data of a step, so one compiled program serves the whole phase.
+# DARTS' search, but with a softmax whose temperature falls: at the end it all but chooses. The temperature is a rate,
+# a function of progress: numbers that change are data of a step, so one compiled program serves the whole phase.
 #
-# A method is a table of fields and a function from these to phases. It knows the space as functions only, and so works in
-# every relaxed space, also in those of the package.
+# A method is a table of fields and a function from these to phases. It knows the space as functions only, and so
+# works in every relaxed space, also in those of the package.
 
 
 # %%
