@@ -210,6 +210,8 @@ def main() -> int:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs=argparse.REMAINDER, help="the words of a run, to the end")
     options = parser.parse_args()
+    if min(options.devices) < 1:
+        raise errors.UserError(f"--devices = {min(options.devices)}; allowed: at least 1")
     # The programs are for a TPU that is not there; everything else here is for this machine's CPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")

@@ -18,6 +18,7 @@ The plain definitions that these forms must equal are in the tests.
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import jax
@@ -104,6 +105,30 @@ def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     x = apart(x[..., ::stride, ::stride, :])
     y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
     return apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
+
+
+def separable(
+    x: jax.Array,
+    depthwise_w: Sequence[jax.Array],
+    pointwise_w: Sequence[jax.Array],
+    stride: int = 1,
+    dilation: int = 1,
+) -> jax.Array:
+    """A depthwise convolution and a pointwise one after it.
+
+    Args:
+      x: [S, T or 1, I, H, W, N].
+      depthwise_w: [S, t, I, k, k], k odd, whose t add up to T; zero padding (k − 1)/2 · dilation.
+      pointwise_w: [S, t, O, I], likewise.
+
+    Returns:
+      [S, T, O, ⌈H/stride⌉, ⌈W/stride⌉, N].
+    """
+    if jax.default_backend() == "tpu":
+        spatial, dense = (jnp.concatenate(parts, axis=1) for parts in (depthwise_w, pointwise_w))
+        return library.separable(x, spatial, dense, stride, dilation)
+    y = depthwise(x, jnp.concatenate(depthwise_w, axis=1), stride, dilation)
+    return pointwise(y, jnp.concatenate(pointwise_w, axis=1))
 
 
 def apart(x: jax.Array) -> jax.Array:
