@@ -42,6 +42,8 @@ PRECISIONS, EFFORTS = get_args(hints(Runtime)["precision"]), (-1.0, 0.0)
 CIFAR = (32, 32, 3, 10, 50_000)
 # libtpu asks the machine what it is, and elsewhere than on a TPU nobody answers.
 SURROUNDINGS = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+# Several processes may compile: none of them has a device.
+SURROUNDINGS["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 LOWERING, COMPILING = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
 """What JAX calls its last two steps where it says how long they took."""
 LAYOUT_CHANGES = ("copy", "copy-start", "transpose")

@@ -1,4 +1,4 @@
-"""Programs for a TPU that is not there: a tiny step is compiled where libtpu is installed; what is refused everywhere."""
+"""Programs for a TPU that is not there: a tiny step is compiled where libtpu is installed; and what is refused."""
 
 import importlib.util
 import json
