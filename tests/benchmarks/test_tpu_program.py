@@ -37,7 +37,7 @@ def test_a_tiny_step_is_compiled_for_four_devices(tmp_path: pathlib.Path) -> Non
     [text] = (tmp_path / "text").iterdir()
     program = text.read_text(encoding="utf-8")
     # For a TPU, of four devices that agree on gradients.
-    assert "all-reduce" in program and "T(8,128)" in program and "replica_count=4" in program
+    assert "all-reduce" in program and "T(8,128)" in program and "num_partitions=4" in program
 
 
 @needs_libtpu
