@@ -6,9 +6,9 @@ pointwise one is a matrix product. XLA's own grouped convolution is ten and more
 gradient of its max pooling. Leading axes broadcast, so that all edges which leave one node are one operation.
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
-an accelerator both are the library's; on a TPU a depthwise and a pointwise one are a dense one where they are neighbours
-in a supernet (`separable`). A dense convolution on a CPU is a product of tiles (`winograd`) or of windows
-(`patches`), strip by strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
+an accelerator both are the library's; on a TPU a depthwise and a pointwise one after it are a dense one, in a supernet
+(`separable`). A dense convolution on a CPU is a product of tiles (`winograd`) or of windows (`patches`), strip by
+strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
 or with `convolution`.
 `channels_last` is no such form: it has another layout, for `networks.inference`.
