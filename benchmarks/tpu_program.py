@@ -5,10 +5,11 @@
         [--efforts -1 0] [--topology v5e:2x2] [--output FILE.json] [--text FOLDER]
     python benchmarks/tpu_program.py [--data 32 32 3 10 50000] [--devices 4] --run --config cifar10_dass_small …
 
-`--sizes`: the step of a search (α, then θ, first order). `--run`: every program of the run that such words would start,
-on data of the shape `--data`; the network is of a random architecture. A program runs on `devices` devices, by `pmap`
-as in a run, and the batch is for all of them. Every case is compiled in a process of its own. FLOPs, bytes and seconds
-are XLA's estimate for one device, of a loop for one turn; its seconds are only sound at effort −1.
+`--sizes`: the step of a search (α, then θ, first order); or, "cell", the value and the gradient of one normal cell of
+the paper's size, which compiles in a fraction of the time. `--run`: every program of the run that such words would
+start, on data of the shape `--data`; the network is of a random architecture. A program runs on `devices` devices, by
+`pmap` as in a run, and the batch is for all of them. Every case is compiled in a process of its own. FLOPs, bytes and
+seconds are XLA's estimate for one device, of a loop for one turn; its seconds are only sound at effort −1.
 """
 
 import argparse
@@ -33,13 +34,16 @@ from jax.experimental import topologies
 from benchmarks import measure
 from benchmarks.search_step import LEARNING_RATES, SIZES, Size, batches, say, search
 from dass_jax import compose, config, errors, feed, pipeline
+from dass_jax.architectures.darts import PRIMITIVES, edges
 from dass_jax.config import Runtime, hints
 from dass_jax.data.arrays import Dataset, Split
+from dass_jax.nn import layers
+from dass_jax.nn.mixed_cell import MixedCell
 from dass_jax.runner import SEARCH, Chain, foreseen
 from dass_jax.runtime import compilation, memory, parallel
 
 PRECISIONS, EFFORTS = get_args(hints(Runtime)["precision"]), (-1.0, 0.0)
-CIFAR = (32, 32, 3, 10, 50_000)
+CIFAR, CELL = (32, 32, 3, 10, 50_000), "cell"
 # libtpu asks the machine what it is, and elsewhere than on a TPU nobody answers.
 SURROUNDINGS = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
 # Several processes may compile: none of them has a device.
@@ -90,6 +94,25 @@ def step(size: Size, precision: str, devices: Sequence[Any]) -> dict[str, Callab
     assert like is not None
     shapes = jax.eval_shape(lambda: (begin(jax.random.key(0)), batches(own), jax.random.key(1)))
     return {"step": lambda: parallel.program(one, devices, (*like(shapes[:2]), shapes[2]), True)}
+
+
+def cell(precision: str, devices: Sequence[Any]) -> dict[str, Callable[[], Any]]:
+    """What compiles the value and the gradient of a normal cell: C 16, 32×32 pixels, batch 64."""
+    norm = layers.batch_norm(True, affine=False, average=parallel.mean)
+    own = MixedCell(16, 4, False, False, PRIMITIVES, norm)
+    maps = jax.ShapeDtypeStruct((64, 32, 32, 64 // len(devices)), jnp.dtype(precision))
+    weights = jax.ShapeDtypeStruct((len(edges(4)), len(PRIMITIVES)), jnp.float32)
+    v = jax.eval_shape(own.init, jax.random.key(0), maps, maps, weights)
+
+    def loss(given: Any, inputs: Any) -> jax.Array:
+        v, weights = given
+        y, _ = own.apply(v, *inputs, weights, mutable=["batch_stats"])
+        return (y.astype(jnp.float32) ** 2).sum()
+
+    like = parallel.layout(devices, 1, False).like
+    assert like is not None
+    given = like(((v, weights), (maps, maps)))
+    return {"value and gradient": lambda: parallel.program(jax.value_and_grad(loss, (0, 1)), devices, given, False)}
 
 
 def run_of(words: Sequence[str], data: Sequence[int], devices: Sequence[Any]) -> dict[str, Callable[[], Any]]:
@@ -150,7 +173,8 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     """A line of the table."""
     giga = {"flops": "GFLOP", "bytes": "GB moved", "temporary_bytes": "GB temporary", "fixed_bytes": "GB fixed"}
     return {
-        **{name: record[name] for name in ("program", "precision", "devices", "effort")},
+        "program": record["program"].partition(" [")[0][:40],
+        **{name: record[name] for name in ("precision", "devices", "effort")},
         "trace s": record["trace_seconds"],
         "compile s": record["compile_seconds"],
         "of processor": record["compile_processor_seconds"],
@@ -168,7 +192,8 @@ def in_this_process(options: argparse.Namespace) -> list[dict[str, Any]]:
         raise errors.UserError(f"--devices {count}; allowed: 1 to {len(devices)}, those of {options.topology}")
     if options.run is None:
         [name] = options.sizes
-        works = {f"{name} {part}": work for part, work in step(SIZES[name], precision, devices[:count]).items()}
+        parts = cell(precision, devices[:count]) if name == CELL else step(SIZES[name], precision, devices[:count])
+        works = {f"{name} {part}": work for part, work in parts.items()}
     else:
         words = [*options.run, "--runtime.precision", precision]
         works = run_of(words, options.data, devices[:count])
@@ -201,7 +226,7 @@ def child(options: argparse.Namespace, size: str | None, precision: str, devices
 
 def main() -> int:
     parser = errors.Parser(prog="tpu_program.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["digits", "paper"])
+    parser.add_argument("--sizes", nargs="+", choices=[*SIZES, CELL], default=["digits", "paper"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--devices", nargs="+", type=int, default=[1], help="that share a batch")
     parser.add_argument("--efforts", nargs="+", type=float, default=EFFORTS[:1], help="of the compiler, -1 to 1")

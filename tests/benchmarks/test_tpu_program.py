@@ -46,7 +46,7 @@ def test_a_run_is_compiled_program_by_program() -> None:
     words = ["--data", "8", "8", "1", "3", "16", "--precisions", "float32", "--run", "--config", "digits_dass"]
     finished = command(*words, "--method", "random", "--controls", *sizes.split())
     assert finished.returncode == 0, finished.stderr
-    assert [line.split()[0] for line in finished.stdout.splitlines()[2:]] == ["train", "evaluation"]
+    assert [line.split()[0] for line in finished.stdout.splitlines()[2:]] == ["weights", "evaluation"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
