@@ -37,7 +37,7 @@ LINES = 8
 """Of what was said last: a run that goes on for days must not fill the page."""
 DPI = 80
 """Points of the screen on an inch of a figure."""
-WIDTH = 24
+WIDTH = 16
 """Characters of a phase's bar."""
 
 
@@ -171,7 +171,7 @@ class Live:
             lines += self.said[-LINES:]
             lines += [phase.line() for phase in self.phases.values()]
             lines += [self.doing] if self.doing else []
-            self.output.update(_html(markup.pre("\n".join(lines)) + self.picture))
+            self.output.update(_html(_pre("\n".join(lines)) + self.picture))
 
 
 class Phase:
@@ -215,7 +215,8 @@ def _curves(phases: Sequence[Phase]) -> Figure:
             epochs = range(phase.done - len(values) + 1, phase.done + 1)
             axes.plot(epochs, values, marker=".", color=colours[_level(name)], label=style.literal(name))
         for axes in grid[:, column]:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(0.5, phase.epochs + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             axes.grid(alpha=0.3)
             axes.tick_params(labelsize=8)
             if axes.lines:
@@ -227,6 +228,11 @@ def _curves(phases: Sequence[Phase]) -> Figure:
 def _level(name: str) -> str:
     """`upper_loss`, `upper_accuracy` → `upper`."""
     return name.rpartition("_")[0]
+
+
+def _pre(text: str) -> str:
+    """Text as it stands, whose long lines are not broken: a bar is one line."""
+    return markup.pre(text).replace("<pre>", '<pre style="white-space: pre; overflow-x: auto">')
 
 
 def _image(figure: Figure) -> str:

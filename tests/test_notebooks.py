@@ -176,7 +176,7 @@ def test_a_run_is_one_output_with_a_bar_for_each_phase_and_curves(output: Output
     live = notebook.Live()
     with live.phase("a · one", 1, 4) as phase:
         phase.epoch({"lower_loss": 2.0, "lower_accuracy": 10.0})
-        assert live.now.startswith("████████████░░░░░░░░░░░░ a · one  epoch 2/4  lower_loss 2  lower_accuracy 10")
+        assert live.now.startswith("████████░░░░░░░░ a · one  epoch 2/4  lower_loss 2  lower_accuracy 10")
         phase.epoch({"lower_loss": 1.0, "lower_accuracy": 20.0})
     with live.phase("a · <two>", 0, 1) as phase:
         phase.epoch({"loss": 1.0})
