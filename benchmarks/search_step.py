@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import measure
 from dass_jax import bilevel, errors, methods, variables
 from dass_jax.methods import darts, dass, relaxed
+from dass_jax.nn import layers
 from dass_jax.runtime import compilation, memory
 from dass_jax.spaces import darts as space
 from dass_jax.spaces.darts import SupernetConfig
@@ -109,11 +110,16 @@ def stepper(size: Size, record: dict[str, Any], parts: int = 1) -> tuple[Any, Ca
 
 
 def search(
-    size: Size, dtype: Any = None, parts: int = 1, lower: str = PARAMS
+    size: Size,
+    dtype: Any = None,
+    parts: int = 1,
+    lower: str = PARAMS,
+    average: layers.Average = layers.one_device,
 ) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
     """The step that is measured, as (key → state) and the algorithm's `update`; activations are of the given dtype, and
-    batches are worked through in equal parts. `lower`: what is trained beside α, θ or the pruning scores."""
-    problem = problem_of(size, dtype)
+    batches are worked through in equal parts. `lower`: what is trained beside α, θ or the pruning scores. `average`:
+    over the devices that share a batch."""
+    problem = problem_of(size, dtype, average)
     supernet = problem.space()
     weights, completed = relaxed.dense_weights, lambda v: v
     if lower == SCORES:
@@ -124,16 +130,16 @@ def search(
     return lambda key: step.init(completed(relaxed.fresh(problem, supernet, key))), step.update
 
 
-def problem_of(size: Size, dtype: Any = None) -> methods.Problem:
-    """What is searched: by first order, on one device."""
-    supernet = space.darts(size.config, dtype=dtype)
+def problem_of(size: Size, dtype: Any = None, average: layers.Average = layers.one_device) -> methods.Problem:
+    """What is searched: by first order."""
+    supernet = space.darts(size.config, average, dtype)
     return methods.Problem(
         space=lambda: supernet,
         task=classification(size.config.classes),
         image_shape=size.image,
         keep=KEEP,
         hypergradient=bilevel.first_order(),
-        average=bilevel.levels.same,
+        average=average,
         macs=lambda supernet: 0,
         size=lambda architecture: None,
     )

@@ -19,6 +19,10 @@ from typing import Any, NoReturn
 class UserError(Exception):
     """Wrong input; the message is one complete line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it."""
+        return [f"error: {self}"]
+
 
 class Stopped(KeyboardInterrupt):
     """A signal has asked the command to end, and what it has done so far is kept."""
@@ -26,6 +30,10 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.code = 128 + number
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it."""
+        return ["interrupted: the same cell goes on from the last checkpoint"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

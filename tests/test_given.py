@@ -9,8 +9,10 @@ import pytest
 
 from dass_jax import architectures, compose, config, runner
 from dass_jax.architectures.darts import Genotype
+from dass_jax.errors import UserError
 from dass_jax.networks.baselines import PLANS
 from dass_jax.variables import PARAMS
+from tests.config_files import one_line
 from tests.runs import GIVEN as CONFIG
 from tests.runs import Finished, command, interrupted, metrics, results, timeless, workplace
 
@@ -93,3 +95,9 @@ def test_a_given_cell_takes_the_imagenet_stem(tmp_path: pathlib.Path) -> None:
     params = runner.template(s, phases[:1]).variables[PARAMS]
     assert params["stem"]["conv_1"]["conv"]["weight"].shape == (1, 2, 3, 3, 3)
     assert params["head"]["classifier"]["linear"]["weight"].shape == (1, 2, 4 * 4 * 4)
+
+
+def test_a_cell_of_more_nodes_than_the_space_has_is_one_line() -> None:
+    with pytest.raises(UserError) as caught:
+        compose.setting(config.from_dict({"architecture": "dass_99", "space": {"nodes": 2}}))
+    assert one_line(caught).startswith("architecture: nodes = 4; allowed: at most 2, which is space.nodes")

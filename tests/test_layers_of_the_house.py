@@ -34,7 +34,7 @@ FLOORS = [
     ("runner",),
     ("pipeline",),
     ("train", "count", "deploy", "sparsebench"),
-    ("latency",),
+    ("latency", "notebook"),
     ("experiment",),
 ]
 """From the ground up. Rooms on one floor do not know each other. Nothing below `compose` but the configuration itself

@@ -79,34 +79,29 @@ class MixedEdges(nn.Module):
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:
         return SparseWeight((sources, self.targets, *shape), name=f"{operation}_{part}")()
 
-    def _depthwise(self, x: jax.Array, operations: tuple[str, ...], part: str, stride: int, dilation: int) -> jax.Array:
-        """x [sources, 1 or operations·targets, C, H, W, N] → [sources, operations·targets, C, H', W', N]."""
-        widest = max(map(_kernel, operations))
+    def _convolved(self, x: jax.Array, operations: tuple[str, ...], part: int, stride: int, dilation: int) -> jax.Array:
+        """A depthwise and a pointwise convolution: x [sources, 1 or operations·targets, C, H, W, N] → [sources,
+        operations·targets, C, H', W', N]."""
+        channels, widest = x.shape[2], max(map(_kernel, operations))
         weights = []
         for operation in operations:
             k = _kernel(operation)
-            weight = self._weight(operation, part, x.shape[2], k, k, sources=x.shape[0])
+            weight = self._weight(operation, f"depthwise_{part}", channels, k, k, sources=x.shape[0])
             border = (widest - k) // 2
             borders = [(0, 0, 0)] * 3 + [(border, border, 0)] * 2
             weights.append(lax.pad(weight, jnp.zeros((), weight.dtype), borders))
-        return kernels.depthwise(x, jnp.concatenate(weights, axis=1), stride, dilation)
-
-    def _pointwise(self, x: jax.Array, operations: tuple[str, ...], part: str) -> jax.Array:
-        channels = x.shape[2]
-        weights = [self._weight(op, part, channels, channels, sources=x.shape[0]) for op in operations]
-        return kernels.pointwise(x, jnp.concatenate(weights, axis=1))
+        shape = channels, channels
+        dense = [self._weight(operation, f"pointwise_{part}", *shape, sources=x.shape[0]) for operation in operations]
+        return kernels.separable(x, weights, dense, stride, dilation)
 
     def _separable(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
         """Separable convolutions before their last BN: [sources, operations, targets, C, H', W', N]."""
-        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, self.dilation)
-        y = self.norm(name="norm_1")(self._pointwise(y, operations, "pointwise_1"))
-        y = self._depthwise(kernels.relu(y), operations, "depthwise_2", 1, self.dilation)
-        return self._by_operation(self._pointwise(y, operations, "pointwise_2"))
+        y = self.norm(name="norm_1")(self._convolved(relu[:, None], operations, 1, self.stride, self.dilation))
+        return self._by_operation(self._convolved(kernels.relu(y), operations, 2, 1, self.dilation))
 
     def _dilated(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
         """Dilated convolutions before their BN: [sources, operations, targets, C, H', W', N]."""
-        y = self._depthwise(relu[:, None], operations, "depthwise_1", self.stride, 2 * self.dilation)
-        return self._by_operation(self._pointwise(y, operations, "pointwise_1"))
+        return self._by_operation(self._convolved(relu[:, None], operations, 1, self.stride, 2 * self.dilation))
 
     def _by_operation(self, y: jax.Array) -> jax.Array:
         return y.reshape(y.shape[0], -1, self.targets, *y.shape[2:])

@@ -20,6 +20,7 @@ from dass_jax.architectures.darts import (
     reductions,
     skips,
 )
+from dass_jax.errors import UserError
 from dass_jax.nn import layers
 from dass_jax.nn.heads import Scale, halved, head
 from dass_jax.nn.mixed_cell import MixedCell, Rows, rows_of
@@ -160,9 +161,15 @@ def choices(config: SupernetConfig) -> dict[str, Choice]:
 
 def encode(genotype: Genotype, config: SupernetConfig) -> dict[str, np.ndarray]:
     """Edge weights float32 [edges, operations] with which the supernet computes what the network of `genotype` does: 1
-    for each of its operations, 0 for all others, so that an edge that it lacks carries nothing."""
+    for each of its operations, 0 for all others, so that an edge that it lacks carries nothing.
+
+    Raises:
+      UserError: for a genotype with more nodes than the space has.
+    """
     found = {}
     for name, cell in genotype._asdict().items():
+        if len(cell) > config.nodes:
+            raise UserError(f"architecture: nodes = {len(cell)}; allowed: at most {config.nodes}, which is space.nodes")
         found[name] = np.zeros((len(edges(config.nodes)), len(config.operations)), np.float32)
         for node, pairs in enumerate(cell, start=2):
             for operation, source in pairs:

@@ -102,6 +102,31 @@ def test_an_accelerator_takes_the_librarys_forms_at_every_size(
     assert kernels.form(jnp.zeros((1, *size, 1))) is kernels.library
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("stride", "dilation", "k"), [(1, 2, 3), (2, 1, 5)])
+def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one_on_a_tpu_too(
+    monkeypatch: pytest.MonkeyPatch, shared: bool, stride: int, dilation: int, k: int
+) -> None:
+    x = RNG.normal(size=(2, 1 if shared else 3, 4, 6, 5, 2))
+    depthwise = [RNG.normal(size=(2, t, 4, k, k)) for t in (1, 2)]
+    pointwise = [RNG.normal(size=(2, t, 5, 4)) for t in (1, 2)]
+    programs = []
+
+    def values_and_gradients() -> Any:
+        def separable(*own: Any) -> jax.Array:
+            return kernels.separable(*own, stride, dilation)
+
+        programs.append(str(jax.make_jaxpr(separable)(x, depthwise, pointwise)))
+        y, back = jax.vjp(separable, x, depthwise, pointwise)
+        return y, back(jnp.cos(y))
+
+    wanted = values_and_gradients()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    close(values_and_gradients(), wanted)
+    assert programs[1].count("conv_general_dilated[") == 1 and "dot_general" not in programs[1]
+    assert "dot_general" in programs[0]
+
+
 @pytest.mark.parametrize("form", DEPTHWISE)
 @pytest.mark.parametrize(("stride", "dilation", "k"), [(1, 2, 3), (2, 1, 5)])
 def test_depthwise_gradients_agree_with_numerical_differences(form: str, stride: int, dilation: int, k: int) -> None:

@@ -18,30 +18,52 @@ HEIGHTS = (1, 3, 8)
 """A height that no number of slabs divides, one that only three do, one that all do."""
 
 
+BACKENDS = pytest.mark.parametrize("backend", ["cpu", "tpu"], indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums are in the form for that backend."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
 def normal(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape)
 
 
+@BACKENDS
 @pytest.mark.parametrize("height", HEIGHTS)
 @pytest.mark.parametrize("number", [1, 2, 9, 25])
-def test_sums_of_products_equal_numpy(height: int, number: int) -> None:
+def test_sums_of_products_equal_numpy(height: int, number: int, backend: None) -> None:
     views, g = [normal(2, 3, height, 4, 5) for _ in range(number)], normal(2, 3, height, 4, 5)
     wanted = [(view * g).sum((-3, -2, -1)) for view in views]
     found = sums.sums_of_products(tuple(map(jnp.asarray, views)), g)
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_sums_of_products_broadcast_both_ways() -> None:
+@BACKENDS
+def test_sums_of_products_broadcast_both_ways(backend: None) -> None:
     view, g = normal(4, 1, 3, 2, 2, 5), normal(6, 3, 2, 2, 5)
     wanted = np.einsum("schwn,tchwn->stc", view[:, 0], g)
     np.testing.assert_allclose(sums.sums_of_products((view,), g)[0], wanted, rtol=1e-12, atol=1e-12)
 
 
+@BACKENDS
 @pytest.mark.parametrize("height", HEIGHTS)
-def test_product_and_sum_equal_numpy(height: int) -> None:
+def test_product_and_sum_equal_numpy(height: int, backend: None) -> None:
     x, g = normal(2, 3, height, 4, 5), normal(2, 3, height, 4, 5)
     wanted = [(x * g).sum((-3, -2, -1)), g.sum((-3, -2, -1))]
     np.testing.assert_allclose(sums.product_and_sum(x, g), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_backend_chooses_the_form_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(2, 8, 2, 2)
+    programs = []
+    for name in ("cpu", "tpu", "cpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=name: name)
+        programs.append(str(jax.make_jaxpr(lambda a, b: sums.product_and_sum(a, b))(x, x)))
+    assert "reduce_sum" in programs[1] and "reduce[" not in programs[1]
+    assert "reduce[" in programs[0] and programs[0] == programs[2]
 
 
 @pytest.mark.parametrize("targets", [3, 1])

@@ -126,8 +126,14 @@ def test_what_is_called_several_times_is_marked_for_it_or_inlined(x64: None, nam
     assert not {function: count for function, count in plain.items() if count > 1}
 
 
-def test_other_platforms_have_none() -> None:
-    assert compilation.options("gpu") == compilation.options("tpu") == {}
+def test_a_tpu_gets_the_least_effort_unless_the_user_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compilation.options("gpu") == {}
+    compilation.options.cache_clear()
+    assert compilation.options("tpu") == {"exec_time_optimization_effort": -1.0}
+    compilation.options.cache_clear()
+    monkeypatch.setenv("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "0.5")
+    assert compilation.options("tpu") == {}
+    compilation.options.cache_clear()
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -6,8 +6,9 @@ pointwise one is a matrix product. XLA's own grouped convolution is ten and more
 gradient of its max pooling. Leading axes broadcast, so that all edges which leave one node are one operation.
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
-an accelerator both are the library's. A dense convolution on a CPU is a product of tiles (`winograd`) or of windows
-(`patches`), strip by strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
+an accelerator both are the library's; on a TPU a depthwise and a pointwise one after it are a dense one, in a supernet
+(`separable`). A dense convolution on a CPU is a product of tiles (`winograd`) or of windows (`patches`), strip by
+strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
 or with `convolution`.
 `channels_last` is no such form: it has another layout, for `networks.inference`.
@@ -18,6 +19,7 @@ The plain definitions that these forms must equal are in the tests.
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import jax
@@ -104,6 +106,30 @@ def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     x = apart(x[..., ::stride, ::stride, :])
     y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
     return apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
+
+
+def separable(
+    x: jax.Array,
+    depthwise_w: Sequence[jax.Array],
+    pointwise_w: Sequence[jax.Array],
+    stride: int = 1,
+    dilation: int = 1,
+) -> jax.Array:
+    """A depthwise convolution and a pointwise one after it.
+
+    Args:
+      x: [S, T or 1, I, H, W, N].
+      depthwise_w: [S, t, I, k, k], k odd, whose t add up to T; zero padding (k − 1)/2 · dilation.
+      pointwise_w: [S, t, O, I], likewise.
+
+    Returns:
+      [S, T, O, ⌈H/stride⌉, ⌈W/stride⌉, N].
+    """
+    if jax.default_backend() == "tpu":
+        spatial, dense = (jnp.concatenate(parts, axis=1) for parts in (depthwise_w, pointwise_w))
+        return library.separable(x, spatial, dense, stride, dilation)
+    y = depthwise(x, jnp.concatenate(depthwise_w, axis=1), stride, dilation)
+    return pointwise(y, jnp.concatenate(pointwise_w, axis=1))
 
 
 def apart(x: jax.Array) -> jax.Array:

@@ -39,6 +39,27 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Arr
     return jnp.moveaxis(y.reshape(*kernels.shape[:-2], *y.shape[1:]), range(len(order)), order)
 
 
+def separable(x: jax.Array, depthwise_w: jax.Array, pointwise_w: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """`kernels.separable` as one dense convolution, whose weights are the products of both.
+
+    Many more multiplications, of the kind that a TPU has units for, and a map less to write and to read again: a
+    depthwise convolution leaves these units idle, and what it writes has to change its layout for the product after it.
+    """
+    (sources, operations, outputs, inputs), k = pointwise_w.shape, depthwise_w.shape[-1]
+    border = (k - 1) // 2 * dilation
+    weights = pointwise_w[..., None, None] * depthwise_w[:, :, None]
+    y = lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]),
+        weights.astype(x.dtype).reshape(-1, inputs, k, k),
+        (stride, stride),
+        [(border, border)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("CHWN", "OIHW", "CHWN"),
+        feature_group_count=x.shape[0] * x.shape[1],
+    )
+    return y.reshape(sources, operations, outputs, *y.shape[1:])
+
+
 def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int, dilation: int = 1) -> jax.Array:
     """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
     return lax.conv_general_dilated(

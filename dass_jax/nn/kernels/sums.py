@@ -20,14 +20,25 @@ _AT_ONCE = 8
 """Running sums in one pass: enough to hide the time that an addition takes."""
 
 
-@jax.custom_jvp
-@functools.partial(jax.jit, inline=True)
 def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
     """Σ over H, W and N of view · g, for each view and g [..., C, H, W, N]: one [..., C] for each view, in one pass and
     in float32 at least.
 
     The views may lack axes of g or have them with size 1, and g those of the views.
     """
+    return _in_slabs(views, g) if jax.default_backend() == "cpu" else _plain(views, g)
+
+
+def _plain(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+    """What an accelerator's compiler makes one loop of: a reduction of several arrays reads them from memory."""
+    views, g = jax.tree.map(widened, (views, g))
+    return tuple((view * g).sum(PIXELS) for view in views)
+
+
+@jax.custom_jvp
+@functools.partial(jax.jit, inline=True)
+def _in_slabs(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+    """What a CPU's compiler makes one loop of."""
     shape = np.broadcast_shapes(g.shape, *(view.shape for view in views))
     views, g = jax.tree.map(widened, (views, g))
     height, axes = shape[-3], tuple(range(len(shape) - 3, len(shape)))
@@ -40,17 +51,19 @@ def sums_of_products(views: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Ar
     return tuple(functools.reduce(jnp.add, sums[i : i + parts]) for i in range(0, len(sums), parts))
 
 
-@sums_of_products.defjvp
-def _sums_of_products_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+@_in_slabs.defjvp
+def _in_slabs_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # Only second derivatives come here. JAX cannot transpose a reduction of several arrays, so the sums are plain.
     (views, g), (moved_views, moved_g) = jax.tree.map(widened, (primals, tangents))
     moved = ((moved_view * g + view * moved_g).sum(PIXELS) for view, moved_view in zip(views, moved_views, strict=True))
-    return sums_of_products(*primals), tuple(moved)
+    return _in_slabs(*primals), tuple(moved)
 
 
 @compiled_once
 def product_and_sum(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Σ x · g and Σ g over H, W and N: two arrays [..., C] in float32 at least."""
+    if jax.default_backend() != "cpu":
+        return product(x, g), widened(g).sum(PIXELS)
     with_x, alone = sums_of_products((x, jnp.ones_like(x)), g)
     return with_x, alone
 
