@@ -85,7 +85,7 @@ if source.startswith("tfds:"):
 # *Step 1* searches with all weights, *step 2* with pruned ones. Then the network of the found cell is trained, its
 # pruning is learned, and the weights that are left are trained once more.
 #
-# The same cell once more, now or tomorrow in another session, goes on after the last epoch that was finished. A run
+# The same cell once more, now or tomorrow in another session, resumes after the last epoch that was finished. A run
 # that is finished is only read.
 
 # %%

@@ -96,6 +96,7 @@ SPECIAL = {
     "runtime.nonfinite": "skip",
     "runtime.precision": "bfloat16",
     "space.backbone": "cpu",
+    "space.most_budget": "0.5",
     "space.extent": "11",
     "space.filters": "32",
     "space.groups": "4",

@@ -92,7 +92,7 @@ def test_a_search_is_interrupted_resumed_in_another_session_and_compiles_nothing
     assert before
     said = shown(executed(place, "search_on_tpu", words))
     assert "JAX computes on 8 × cpu (cpu)" in said
-    assert "going on after dass · step1, epoch 1" in said
+    assert "resuming after dass · step1, epoch 1" in said
     assert "dass · finetune  epoch 1/1" in said and "dass · step1  epoch" not in said
     assert said.count('<img src="picture"') >= 3  # the curves and both cells
     assert re.search(r"^dass +\d", said, re.MULTILINE)  # the table

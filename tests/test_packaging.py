@@ -130,7 +130,7 @@ def required(section: str) -> set[str]:
 
 MODULES = {"orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tomli_w": "tomli-w", "PIL": "pillow"}
 """Of packages that have another name."""
-EXTRAS = ("data", "onnx", "sparse", "co2")
+EXTRAS = ("data", "onnx", "sparse", "co2", "notebooks")
 WITH_AN_EXTRA = ("dass_jax/deploy/loop.py", "dass_jax/data/pictures.py")
 """Modules that are imported only where their extra is installed."""
 

@@ -128,8 +128,10 @@ def separable(
     if jax.default_backend() == "tpu":
         spatial, dense = (jnp.concatenate(parts, axis=1) for parts in (depthwise_w, pointwise_w))
         return library.separable(x, spatial, dense, stride, dilation)
-    y = depthwise(x, jnp.concatenate(depthwise_w, axis=1), stride, dilation)
-    return pointwise(y, jnp.concatenate(pointwise_w, axis=1))
+    with jax.named_scope("depthwise"):
+        y = depthwise(x, jnp.concatenate(depthwise_w, axis=1), stride, dilation)
+    with jax.named_scope("pointwise"):
+        return pointwise(y, jnp.concatenate(pointwise_w, axis=1))
 
 
 def apart(x: jax.Array) -> jax.Array:
