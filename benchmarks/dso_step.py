@@ -23,15 +23,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from benchmarks import measure
-from dass_jax import bilevel, errors, methods
+from benchmarks import measure, subjects
+from dass_jax import bilevel, errors
 from dass_jax.architectures.dso import BRANCHES, connections, targets
 from dass_jax.methods import dso as method
 from dass_jax.nn.level_blocks import columns
 from dass_jax.runtime import epoch
 from dass_jax.spaces import dso as space_of
 from dass_jax.tasks import Batch
-from dass_jax.tasks.classification import classification
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 OURS, PART, PEERS = "ours", "ours, a part", ("peer NCHW", "peer channels_last")
@@ -61,10 +60,8 @@ class Work(NamedTuple):
 
 
 def examples(work: Work) -> epoch.Examples:
-    """Images [3, H, W, B] of noise and targets [B]: what a step costs does not depend on what is in the images."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, work.pixels, work.pixels, work.batch)).astype(np.float32)
-    return epoch.Examples(images, rng.integers(CLASSES, size=work.batch).astype(np.int32))
+    """What both are trained on."""
+    return subjects.noise(CLASSES, work.pixels, work.batch)
 
 
 def part_of(work: Work) -> dict[str, np.ndarray]:
@@ -77,16 +74,7 @@ def step(work: Work, live: Any = None, remat: bool = False) -> tuple[Callable[[]
     """(the state at first, the search's `update`), of the program of the living connections; None: of all."""
     fields = dataclasses.replace(work.fields, remat=remat)
     whole, space = (space_of.dso(fields, CLASSES, live=own) for own in (None, live))
-    problem = methods.Problem(
-        space=lambda: space,
-        task=classification(CLASSES),
-        image_shape=(work.pixels, work.pixels, 3),
-        keep=1.0,
-        hypergradient=bilevel.first_order(),
-        average=bilevel.levels.same,
-        macs=lambda space: 0,
-        size=lambda architecture: None,
-    )
+    problem = subjects.searched(space, CLASSES, (work.pixels, work.pixels, 3))
     algorithm = method.step(method.Fields(gamma=GAMMA), problem, space)
 
     def init() -> bilevel.State:

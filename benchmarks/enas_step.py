@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, subjects
 from dass_jax import bilevel, errors, methods
 from dass_jax.architectures import enas_macro, enas_micro
 from dass_jax.methods import enas, sampled
@@ -33,7 +33,6 @@ from dass_jax.phases import single
 from dass_jax.runtime import epoch
 from dass_jax.spaces import SPACES
 from dass_jax.tasks import Batch
-from dass_jax.tasks.classification import classification
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
 SHARED, ALONE, PEERS = "shared", "alone", ("peer NCHW", "peer channels_last")
@@ -69,24 +68,13 @@ class Work(NamedTuple):
 
 
 def examples(work: Work) -> epoch.Examples:
-    """Images [3, H, W, B] of noise and targets [B]: what a step costs does not depend on what is in the images."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(COLOURS, work.pixels, work.pixels, work.batch)).astype(np.float32)
-    return epoch.Examples(images, rng.integers(CLASSES, size=work.batch).astype(np.int32))
+    """What ours and the peer are trained on."""
+    return subjects.noise(CLASSES, work.pixels, work.batch)
 
 
 def problem_of(work: Work, space: Any) -> methods.Problem:
     """The search's."""
-    return methods.Problem(
-        space=lambda: space,
-        task=classification(CLASSES),
-        image_shape=(work.pixels, work.pixels, COLOURS),
-        keep=1.0,
-        hypergradient=bilevel.first_order(),
-        average=bilevel.levels.same,
-        macs=lambda space: 0,
-        size=lambda architecture: None,
-    )
+    return subjects.searched(space, CLASSES, (work.pixels, work.pixels, COLOURS))
 
 
 def children(work: Work, number: int) -> list[Any]:

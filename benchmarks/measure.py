@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dass_jax.runtime import compilation
+from dass_jax.runtime import compilation, memory
 
 compilation.copy_calls_late()  # as a run does, before JAX starts
 
@@ -63,12 +63,12 @@ def onward(
     goes on from the state in which the last one ended, and takes its memory.
 
     Args:
-      planned: is told the bytes that the program has at most, by XLA's own plan.
+      planned: is told the bytes that the program has at most, by XLA's own plan, where there is one.
     """
     run = compiled(jax.jit(function, donate_argnums=0).lower(state, *arguments))
-    plan = run.memory_analysis()
-    fixed = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    planned(fixed + plan.temp_size_in_bytes)
+    need = memory.needed(run)
+    if need is not None:
+        planned(need.total)
 
     def call() -> Any:
         nonlocal state

@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, subjects
 from dass_jax import bilevel, errors
 from dass_jax.methods import relaxed
 from dass_jax.nn.skeletons import Sizes
@@ -49,10 +49,8 @@ class Work(NamedTuple):
 
 
 def batch(work: Work) -> epoch.Examples:
-    """Images [3, H, W, B] of noise and targets [B]: what a step costs does not depend on what is in the images."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, work.pixels, work.pixels, work.batch)).astype(np.float32)
-    return epoch.Examples(images, rng.integers(work.sizes.outputs, size=work.batch).astype(np.int32))
+    """What both are trained on."""
+    return subjects.noise(work.sizes.outputs, work.pixels, work.batch)
 
 
 def half() -> dict[str, np.ndarray]:

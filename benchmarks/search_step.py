@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, subjects
 from dass_jax import bilevel, errors, methods, variables
 from dass_jax.methods import darts, dass, relaxed
 from dass_jax.nn import layers
@@ -32,7 +32,6 @@ from dass_jax.runtime import compilation, memory
 from dass_jax.spaces import darts as space
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.tasks import Batch
-from dass_jax.tasks.classification import classification
 from dass_jax.variables import PARAMS, SCORES
 
 
@@ -133,16 +132,7 @@ def search(
 def problem_of(size: Size, dtype: Any = None, average: layers.Average = layers.one_device) -> methods.Problem:
     """What is searched: by first order."""
     supernet = space.darts(size.config, average, dtype)
-    return methods.Problem(
-        space=lambda: supernet,
-        task=classification(size.config.classes),
-        image_shape=size.image,
-        keep=KEEP,
-        hypergradient=bilevel.first_order(),
-        average=average,
-        macs=lambda supernet: 0,
-        size=lambda architecture: None,
-    )
+    return subjects.searched(supernet, size.config.classes, size.image, KEEP, average)
 
 
 def compiled_with_record(function: Callable[..., Any], record: dict[str, Any], *arguments: Any, **named: Any) -> Any:

@@ -19,15 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure
-from dass_jax import bilevel, config, count, errors, methods
+from benchmarks import measure, subjects
+from dass_jax import config, count, errors
 from dass_jax.architectures import smash_sizes
 from dass_jax.methods import smash as method
 from dass_jax.networks.smash import Fields as NetworkFields
 from dass_jax.spaces import smash as space_of
 from dass_jax.spaces import smash_codes, smash_draws
 from dass_jax.tasks import Batch
-from dass_jax.tasks.classification import classification
 from dass_jax.variables import PARAMS, RATES, flatten
 
 CLASSES, COLOURS = 10, 3
@@ -48,16 +47,7 @@ class Work(NamedTuple):
 def compiled(work: Work) -> Any:
     """A step of the hyper-network and the shared weights."""
     space = space_of.smash(work.space, CLASSES)
-    problem = methods.Problem(
-        space=lambda: space,
-        task=classification(CLASSES),
-        image_shape=(work.pixels, work.pixels, COLOURS),
-        keep=1.0,
-        hypergradient=bilevel.first_order(),
-        average=bilevel.levels.same,
-        macs=lambda space: 0,
-        size=lambda architecture: None,
-    )
+    problem = subjects.searched(space, CLASSES, (work.pixels, work.pixels, COLOURS))
     phase = method.training(method.Fields(), problem, space)
 
     def step(state: Any, batch: Batch, key: jax.Array, growth: Any, rate: Any) -> Any:
