@@ -45,12 +45,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_phases")
 LONG += ("test_pipeline", "test_precision", "test_hosts", "test_supernet_accumulation", "test_many_devices")
 LONG += ("test_runner", "test_parallel")
-"""Modules of a minute and more."""
+"""Modules of a minute and more; `-m "not long"` leaves them out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long modules first (setup.cfg has the workers keep this order): else one worker is left alone with them."""
     items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        if item.path.stem in LONG:
+            item.add_marker("long")
 
 
 @pytest.fixture(scope="module", autouse=True)
