@@ -125,7 +125,8 @@ def linked(markdown: str, page: str) -> str:
         text, file, line = found
         href = posixpath.relpath(f"source/{file}.html", posixpath.dirname(page) or ".")
         anchor = f"#__codelineno-0-{line}" if line else ""
-        shown = text.replace("_", "&#95;")  # __call__ is no emphasis
+        # __call__ is no emphasis; long names may be broken, at their dots, where a table is narrow
+        shown = re.sub(r"([./:])(?=\w)", r"\1<wbr>", text.replace("_", "&#95;"))
         return f'<a class="source" href="{href}{anchor}"><code>{shown}</code></a>'
 
     pieces, end = [], 0
