@@ -1,5 +1,5 @@
 """Seconds of ENAS' steps: a child's through the shared program, the same child compiled alone, and PyTorch's; and those
-of the controller's samples with their rewards, beside bare forward passes of the same children.
+of the controller's samples with their rewards, compared with bare forward passes of the same children.
 
     python benchmarks/enas_step.py [--space enas_macro] [--layers 12] [--channels 36] [--batch 32] [--size 32]
                                    [--children 2] [--samples 20] [--repetitions N] [--output FILE.json]

@@ -50,7 +50,7 @@ def measured(name: str, repetitions: int) -> dict[str, Any]:
     child = functools.partial(search_step.child, name, script=__file__)
     compiling, peaks = {}, {}
     for case in CASES:
-        search_step.say(f"{name}: {case}, compiled afresh")
+        search_step.say(f"{name}: {case}, compiled from a cold cache")
         compiling[case] = child([case], 1)[0]["records"][case]
         search_step.say(f"{name}: memory of {case}")
         peaks[case] = child([case], 1)[1]

@@ -200,7 +200,7 @@ def child(
 
 def measured(name: str, repetitions: int, remat: bool) -> dict[str, Any]:
     """All that is known of one size."""
-    say(f"{name}: ours, compiled afresh")
+    say(f"{name}: ours, compiled from a cold cache")
     result, compiling = child(name, [OURS], 1, remat)
     peaks, cases = {}, [OURS, *PEERS]
     if result["skipped"]:

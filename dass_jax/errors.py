@@ -33,7 +33,7 @@ class Stopped(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it."""
-        return ["interrupted: the same cell goes on from the last checkpoint"]
+        return ["interrupted: the same cell resumes from the last checkpoint"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

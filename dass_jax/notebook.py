@@ -71,7 +71,7 @@ def run(words: Sequence[str], path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       UserError: as `train.perform`.
-      Stopped: after "interrupt"; the same call goes on from there.
+      Stopped: after "interrupt"; the same call resumes from there.
     """
     asked = config.parse([*words, "--workdir", str(path)], prog="words").config
     live = Live()
@@ -81,7 +81,7 @@ def run(words: Sequence[str], path: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             results, _ = train.perform(asked, pathlib.Path(path), live)
         except Stopped:
-            live.say("stopped, and everything is kept: the same cell goes on from here")
+            live.say("stopped, and everything is kept: the same cell resumes here")
             raise
         finally:
             live.refresh(draw=True)

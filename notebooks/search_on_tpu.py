@@ -18,7 +18,7 @@
 # choose *Runtime → Change runtime type* first. Every step is shared out over all devices that are found.
 #
 # With the settings below, the digits, it ends within minutes. Interrupt it, close the page, let Colab disconnect: run
-# all cells again, and it goes on where it was.
+# all cells again, and it resumes where it was.
 
 # %% tags=["parameters"]
 # Where the package comes from, if it is not installed: a checkout, a wheel, an address (git+https://…) or its name in

@@ -85,7 +85,7 @@ def programs(place: pathlib.Path, folder: str) -> set[str]:
 
 def test_a_search_is_interrupted_resumed_in_another_session_and_compiles_nothing_twice(place: pathlib.Path) -> None:
     words = f"WORDS = {DASS}"
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="the same cell goes on"):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="the same cell resumes"):
         executed(place, "search_on_tpu", words, INTERRUPT)
     before = programs(place, "runs/notebook")
     times = {name: (place / "runs/notebook/compiled" / name).stat().st_mtime for name in before}

@@ -175,7 +175,7 @@ def _of_file(run: pathlib.Path, config: Config, method: str, seed: int) -> Train
     state = "a finished" if (run / "results.json").is_file() else "an unfinished"
     raise UserError(
         f"{str(run)!r} is {state} run, without the network of {method}, seed {seed}; allowed: a finished run with its "
-        "networks/ (the command that started it goes on), or one of its folders checkpoints/*"
+        "networks/ (the command that started it resumes it), or one of its folders checkpoints/*"
     )
 
 

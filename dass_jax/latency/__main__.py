@@ -25,7 +25,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="which seed's network; needed if a run has several")
     text = "check the networks on the test images of these data first, which must be those of their runs"
     parser.add_argument("--data", metavar="SOURCE", help=text)
-    text = "go on if they are others, of as many classes and of the same size"
+    text = "continue if they are others, of as many classes and of the same size"
     parser.add_argument("--data.accept-changed", dest="accept", action="store_true", help=text)
     parser.add_argument("--warm-up", type=int, default=100, help="untimed runs of each form; default: 100")
     parser.add_argument("--repetitions", type=int, default=1000, help="timed runs of each form; default: 1000")

@@ -119,7 +119,7 @@ def writable(path: pathlib.Path) -> Iterator[None]:
             raise
         raise UserError(
             f"run folder {str(path)!r} cannot be written: {reason}; allowed: a folder with room on a disk in order. "
-            "What was kept before is as it was; the same command goes on from there"
+            "What was kept before is as it was; the same command resumes from there"
         ) from error
 
 

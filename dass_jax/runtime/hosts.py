@@ -137,7 +137,7 @@ def watched() -> Iterator[None]:
             raise
         raise UserError(
             f"process {jax.process_index()} of {jax.process_count()} has lost the others "
-            f"({' '.join(str(error).split())[:200]}); allowed: the same command in all of them, which goes on from the "
+            f"({' '.join(str(error).split())[:200]}); allowed: the same command in all of them, which resumes from the "
             "last checkpoint"
         ) from error
 

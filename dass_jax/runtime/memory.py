@@ -172,5 +172,5 @@ def check(label: str, need: Need | None, there: int | None, batch: Batch, device
     raise UserError(
         f"{label}: {batch.section}.batch_size = {batch.size}{parts} needs {need.total / 1e9:.3g} GB{where} by XLA's "
         f"plan and {there / 1e9:.3g} GB are available; allowed: {' or '.join(fitting)}; "
-        "runtime.memory_check = false to go ahead all the same"
+        "runtime.memory_check = false to run it all the same"
     )

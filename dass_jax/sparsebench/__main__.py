@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a TOML file of the fields, or a shipped one")
-    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FOLDER", help="of the table; goes on there")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FOLDER", help="of the table; resumes there")
     parser.add_argument("--cells", type=int, default=600, help="cells of the sample in all; default: 600")
     parser.add_argument("--limit-seconds", type=float, default=math.inf, help="stop after a cell when they are over")
     given = parser.parse_args(argv)

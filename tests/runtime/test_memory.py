@@ -66,7 +66,7 @@ def test_only_what_the_stage_has_is_proposed() -> None:
             1,
             "dass · step1: method.batch_size = 64 needs 7.4 GB by XLA's plan and 3 GB are available; allowed: "
             "method.batch_size = 20 or method.accumulate = 4 or space.remat = true; runtime.memory_check = false to "
-            "go ahead all the same",
+            "run it all the same",
         ),
         (
             TRAIN._replace(parts=2),
@@ -74,7 +74,7 @@ def test_only_what_the_stage_has_is_proposed() -> None:
             2,
             "dass · step1: train.batch_size = 64 in 2 parts needs 7.4 GB on each of 2 devices by XLA's plan and 1 GB "
             "are available; allowed: a smaller network or a machine with more memory; runtime.memory_check = false to "
-            "go ahead all the same",
+            "run it all the same",
         ),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_run_that_does_not_fit_ends_with_one_line_before_its_first_step(
     assert watched.command("--method", method) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {method} · {stage}: {field} needs ") and not watched.steps
-    assert last in line.split(" or ")[-1] and line.endswith("runtime.memory_check = false to go ahead all the same")
+    assert last in line.split(" or ")[-1] and line.endswith("runtime.memory_check = false to run it all the same")
     assert not (tmp_path / "mine" / "metrics.jsonl").exists()
 
 
