@@ -23,12 +23,12 @@ RULES: variables.Rules = (
 class Model(NamedTuple):
     """A trainable network as pure functions.
 
-    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
-    apply(params, batch_stats, images [C, H, W, N], train, path_scale)
-      → (logits, auxiliary logits or None, batch_stats);
-      path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
-    paths: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual one
-    drops: what the probability that a path is dropped is multiplied by, broadcast over `paths`
+    * `init(key, image_shape [H, W, C])` → {"params", "batch_stats"}
+    * `apply(params, batch_stats, images [C, H, W, N], train, path_scale)` → (logits, auxiliary logits or None,
+      batch_stats); path_scale [*paths, N] multiplies each droppable path (0, or 1/(1 − p)); None: no drop-path.
+    * `paths`: the leading shape of path_scale: (cells, nodes, pairs) of a derived network, (blocks,) of a residual
+      one
+    * `drops`: what the probability that a path is dropped is multiplied by, broadcast over `paths`
     """
 
     init: Callable[..., variables.Variables]

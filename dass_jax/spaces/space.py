@@ -39,10 +39,10 @@ class Choice(NamedTuple):
 class Sampled(NamedTuple):
     """What a space offers whose architectures are integers, drawn one at a time.
 
-    policy: a trainable distribution over the choices
-    uniform(key) → choice
-    moving(params, choice) → a tree like params: bool, each with as many leading axes of the leaf's as it needs, whether
-      that part of the leaf is part of the network of this choice
+    * `policy`: a trainable distribution over the choices
+    * `uniform(key)` → choice
+    * `moving(params, choice)` → a tree like params: bool, each with as many leading axes of the leaf's as it needs,
+      whether that part of the leaf is part of the network of this choice
     """
 
     policy: Policy
@@ -53,13 +53,14 @@ class Sampled(NamedTuple):
 class Written(NamedTuple):
     """What a space offers for whose architectures a hyper-network writes weights.
 
-    draw(key, key of the noise, progress in [0, 1]) → choice, with the noise that the hyper-network sees beside it
-    perturb(choice, key) → a choice near it, of the same noise
-    decays(params) → a tree like params: bool, what is not of the hyper-network
-    kept(choice, share) → the choice with the share of the written weights that are kept, by magnitude, before they are
-      divided by their norm
-    beside: what of a choice is not of its architecture: noise, the share
-    windows: which of the weights that are not written are windows that all architectures share
+    * `draw(key, key of the noise, progress in [0, 1])` → choice, with the noise that the hyper-network sees beside
+      it
+    * `perturb(choice, key)` → a choice near it, of the same noise
+    * `decays(params)` → a tree like params: bool, what is not of the hyper-network
+    * `kept(choice, share)` → the choice with the share of the written weights that are kept, by magnitude, before
+      they are divided by their norm
+    * `beside`: what of a choice is not of its architecture: noise, the share
+    * `windows`: which of the weights that are not written are windows that all architectures share
     """
 
     draw: Callable[[jax.Array, jax.Array, Any], Any]
@@ -73,25 +74,25 @@ class Written(NamedTuple):
 class Space(NamedTuple):
     """A search space.
 
-    init(key, image_shape [H, W, C]) → {"params", "batch_stats"}
-    apply(params, batch_stats, choice, images [C, H, W, N], train) → (outputs [N, O], batch_stats);
-      choice {name: float [rows, columns]}, the weights of every operation of every row
-    encode(architecture) → choice: the supernet then computes what the network of that architecture computes on the
-      weights that the two share
-    decode(choice) → architecture
-    sample(generator) → architecture, drawn uniformly on the host
-    choices: name → labels of the matrix of that name
-    rules: which leaves of params may be pruned
-    settle(choice) → architecture, with every edge that the choice gives to an operation other than none: what a search
-      finds that leaves one operation alive on each edge. As `decode` where that limits no number of edges
-    carried(tree, live, before) → what the program of the living operations `live`, {name: bool [rows, columns]}, keeps
-      of a tree (params, batch_stats, momentum, …) of the program of `before` (None: all operations); None: the space
-      has no smaller programs
-    skips(architecture) → {matrix: how many of the operations chosen there are skip connections}
-    whole: the architecture of everything that the space has; None: its operations exclude each other
-    costs: name → (choice → {matrix: for each entry what it costs, as a factor of at most 1})
-    sampled: None for a relaxed space
-    written: None but for a space with a hyper-network
+    * `init(key, image_shape [H, W, C])` → {"params", "batch_stats"}
+    * `apply(params, batch_stats, choice, images [C, H, W, N], train)` → (outputs [N, O], batch_stats); choice
+      {name: float [rows, columns]}, the weights of every operation of every row
+    * `encode(architecture)` → choice: the supernet then computes what the network of that architecture computes on
+      the weights that the two share
+    * `decode(choice)` → architecture
+    * `sample(generator)` → architecture, drawn uniformly on the host
+    * `choices`: name → labels of the matrix of that name
+    * `rules`: which leaves of params may be pruned
+    * `settle(choice)` → architecture, with every edge that the choice gives to an operation other than none: what a
+      search finds that leaves one operation alive on each edge. As `decode` where that limits no number of edges
+    * `carried(tree, live, before)` → what the program of the living operations `live`, {name: bool [rows,
+      columns]}, keeps of a tree (params, batch_stats, momentum, …) of the program of `before` (None: all
+      operations); None: the space has no smaller programs
+    * `skips(architecture)` → {matrix: how many of the operations chosen there are skip connections}
+    * `whole`: the architecture of everything that the space has; None: its operations exclude each other
+    * `costs`: name → (choice → {matrix: for each entry what it costs, as a factor of at most 1})
+    * `sampled`: None for a relaxed space
+    * `written`: None but for a space with a hyper-network
     """
 
     init: Callable[..., variables.Variables]
