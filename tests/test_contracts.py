@@ -262,7 +262,7 @@ def searched(reduce: Reduce, hypergradient: Any = None) -> methods.Problem:
 
 
 def in_three_turns(reduce: Reduce) -> bilevel.Algorithm:
-    return dass_joint.step(noisy_loss(SPARSE, reduce), dass_joint.Fields(cosine=True), searched(reduce))
+    return dass.in_three_turns(noisy_loss(SPARSE, reduce), dass_joint.Fields(cosine=True), searched(reduce))
 
 
 def under_fixed_masks(reduce: Reduce) -> bilevel.Algorithm:

@@ -212,7 +212,7 @@ EQUATIONS = {
         "dass_jax.methods.darts:step": "def step(",
         "dass_jax.sparsity.scores:init_scores.leaf": "def leaf(",
         "dass_jax.sparsity.masks:topk_masks": "def topk_masks(",
-        "dass_jax.methods.dass_joint:step.turns": "turns = bilevel.in_turn(",
+        "dass_jax.methods.dass:in_three_turns.turns": "turns = bilevel.in_turn(",
         "dass_jax.methods.dass:search.second": "second = Phase(",
         "dass_jax.sparsity.masks:_straight_through_derivative": "def _straight_through_derivative(",
     },

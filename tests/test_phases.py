@@ -206,7 +206,19 @@ def test_dass_joint_trains_everything_with_a_rate_for_each_level(monkeypatch: py
     assert {"upper_loss", "lower_loss", "scores_loss"} <= set(trail.records["search"][0])
 
 
-def test_step_2_goes_on_with_the_architecture_and_starts_the_scores_optimizer_anew(search: Trail) -> None:
+def test_step_2_trains_the_weights_too_where_that_is_asked_for() -> None:
+    s = setting(**LIGHT, method__step2="both")
+    c = s.config.method.fields
+    rates = phases_of(s, "search")[1].rates(np.zeros(1))["learning_rate"]
+    wanted = {"upper": c.alpha_lr, "lower": c.theta_lr, "scores": c.scores_lr}
+    assert {name: float(rate[0]) for name, rate in rates.items()} == wanted
+    trail = follow(s, "search")
+    assert changed(trail, "step2") == {ALPHA, PARAMS, SCORES}
+    before, after = trail.states["step1"][-1].variables, trail.states["step2"][0].variables
+    assert not differing(before[PARAMS], after[PARAMS])
+
+
+def test_step_2_carries_the_architecture_on_and_starts_the_scores_optimizer_anew(search: Trail) -> None:
     before, after = search.states["step1"][-1], search.states["step2"][0]
     for name in (ALPHA, PARAMS, BATCH_STATS):
         assert not differing(before.variables[name], after.variables[name]), name

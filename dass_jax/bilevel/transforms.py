@@ -85,15 +85,18 @@ def under_masks(algorithm: Algorithm) -> Algorithm:
     return Algorithm(algorithm.init, update)
 
 
-def sgd_of_parts(momentum: float, decay: float) -> optax.GradientTransformationExtraArgs:
+def sgd_of_parts(momentum: float, decay: float, clip: float = 0.0) -> optax.GradientTransformationExtraArgs:
     """Nesterov's momentum with the penalty decay·Σw², whose gradient is 2·decay·w, on the parts of leaves that take
-    part in a step: the rest, weights and momenta, stay as they are to the last bit.
+    part in a step: the rest, weights and momenta, stay as they are to the last bit. Before all that the gradient's
+    global norm is cut off at `clip`; 0: it is not.
 
     `update` takes the keyword argument `moving`: a tree like the parameters of bool, each with as many leading axes of
     its leaf's as it needs.
     """
 
     def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, moving: Any, **_: Any) -> Any:
+        if clip:
+            updates = clip_by_global_norm(clip).update(updates, optax.EmptyState())[0]
         gradient = jax.tree.map(lambda g, w: g + 2 * decay * w, updates, params)
         memory = jax.tree.map(lambda g, m, part: select(part, g + momentum * m, m), gradient, state, moving)
 

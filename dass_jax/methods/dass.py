@@ -8,7 +8,7 @@ differ in the lower level's collection and in the weights the supernet sees.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from dass_jax import bilevel, sparsity, variables
 from dass_jax.methods import darts, relaxed
@@ -17,6 +17,9 @@ from dass_jax.methods.relaxed import Bilevel, Weights
 from dass_jax.phases import Phase, Search
 from dass_jax.schema import Count, Rate
 from dass_jax.variables import ALPHA, PARAMS, SCORES, Variables
+
+TURNS = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
+"""By `order`: α, θ, s, or θ, s, α."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Fields(Bilevel):
     """Epochs of Step 2, DASS Algorithm 1."""
     scores_lr: Rate = 0.1
     """First learning rate of the pruning scores s in Step 2 (SGD, cosine)."""
+    step2: Literal["scores", "both"] = "scores"
+    """What Step 2 trains below α: the scores s under fixed weights (the paper), or first θ, again from `theta_lr`, and
+    then s in every iteration, as `dass_joint` does."""
 
 
 def epochs(c: Fields) -> int:
@@ -42,6 +48,22 @@ def sparse_weights(stacks: Any, keep: float, distribution: sparsity.Distribution
 def with_scores(v: Variables, stacks: Any) -> Variables:
     """The variables with pruning scores from θ (Eq. 3)."""
     return {**v, SCORES: sparsity.init_scores(variables.select(v[PARAMS], stacks), stacks)}
+
+
+def in_three_turns(loss: bilevel.Loss, c: Bilevel, problem: Problem) -> bilevel.Algorithm:
+    """One turn of α ("upper"), θ ("lower") and s ("scores"). The last two see one batch, that of "lower"."""
+    transforms = {"upper": relaxed.alpha_transform(c), "lower": relaxed.sgd(c), "scores": relaxed.sgd(c)}
+    collections = {"upper": ALPHA, "lower": PARAMS, "scores": SCORES}
+    levels = {
+        name: bilevel.Level(collections[name], loss, bilevel.with_rate(transform, name))
+        for name, transform in transforms.items()
+    }
+    through = {"upper": bilevel.Through("lower", problem.hypergradient)}
+    turns = bilevel.in_turn(levels, through, TURNS[c.order], problem.average, c.cosine)
+    return bilevel.Algorithm(
+        turns.init,
+        lambda state, batches, key, **extra: turns.update(state, {**batches, "scores": batches["lower"]}, key, **extra),
+    )
 
 
 def begin_step2(state: bilevel.State, step2: bilevel.Algorithm, stacks: Any) -> bilevel.State:
@@ -61,7 +83,10 @@ def search(c: Fields, problem: Problem) -> Search:
         return sparse_weights(stacks(v), problem.keep, problem.distribution)(v)
 
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
-    step2 = darts.step(SCORES, bilevel.accumulated(loss, c.accumulate), c, problem)
+    loss = bilevel.accumulated(loss, c.accumulate)
+    both = c.step2 == "both"
+    step2 = in_three_turns(loss, c, problem) if both else darts.step(SCORES, loss, c, problem)
+    rates = {"lower": c.theta_lr, "scores": c.scores_lr} if both else {"lower": c.scores_lr}
     first = darts.dense_phase(c, problem, space, darts.STEP, "Step 1: search with dense operations", c.epochs)
     second = Phase(
         name="step2",
@@ -70,10 +95,10 @@ def search(c: Fields, problem: Problem) -> Search:
         algorithm=step2,
         begin=lambda key, state: begin_step2(state, step2, stacks(state.variables)),
         feeds=relaxed.feeds(c, "lower"),
-        rates=relaxed.rates(c, c.prune_epochs, lower=c.scores_lr),
+        rates=relaxed.rates(c, c.prune_epochs, **rates),
         curves=first.curves,
         matrices=first.matrices,
         observe=first.observe,
     )
-    first = first._replace(unread=("sparsity", "method.prune_epochs", "method.scores_lr"))
+    first = first._replace(unread=("sparsity", "method.prune_epochs", "method.scores_lr", "method.step2"))
     return Search((first, second), lambda v, seed: space.decode(relaxed.softmax_choice(v)))

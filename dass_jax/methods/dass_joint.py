@@ -11,15 +11,12 @@ import jax
 
 from dass_jax import bilevel, variables
 from dass_jax.methods import darts, relaxed
-from dass_jax.methods.dass import sparse_weights, with_scores
+from dass_jax.methods.dass import in_three_turns, sparse_weights, with_scores
 from dass_jax.methods.method import Problem
 from dass_jax.methods.relaxed import Bilevel
 from dass_jax.phases import Search
 from dass_jax.schema import Rate
-from dass_jax.variables import ALPHA, PARAMS, SCORES, Variables
-
-TURNS = {"upper_first": ("upper", "lower", "scores"), "lower_first": ("lower", "scores", "upper")}
-"""By `order`: α, θ, s, or θ, s, α."""
+from dass_jax.variables import PARAMS, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +25,6 @@ class Fields(Bilevel):
 
     scores_lr: Rate = 0.1
     """First learning rate of the pruning scores s (SGD, cosine)."""
-
-
-def step(loss: bilevel.Loss, c: Fields, problem: Problem) -> bilevel.Algorithm:
-    """One turn of α ("upper"), θ ("lower") and s ("scores"). The last two see one batch, that of "lower"."""
-    transforms = {"upper": relaxed.alpha_transform(c), "lower": relaxed.sgd(c), "scores": relaxed.sgd(c)}
-    collections = {"upper": ALPHA, "lower": PARAMS, "scores": SCORES}
-    levels = {
-        name: bilevel.Level(collections[name], loss, bilevel.with_rate(transform, name))
-        for name, transform in transforms.items()
-    }
-    through = {"upper": bilevel.Through("lower", problem.hypergradient)}
-    turns = bilevel.in_turn(levels, through, TURNS[c.order], problem.average, c.cosine)
-    return bilevel.Algorithm(
-        turns.init,
-        lambda state, batches, key, **extra: turns.update(state, {**batches, "scores": batches["lower"]}, key, **extra),
-    )
 
 
 def search(c: Fields, problem: Problem) -> Search:
@@ -61,7 +42,7 @@ def search(c: Fields, problem: Problem) -> Search:
         return algorithm.init(with_scores(v, stacks(v)))
 
     loss = relaxed.supernet_loss(space.apply, problem.task, relaxed.softmax_choice, weights)
-    algorithm = step(bilevel.accumulated(loss, c.accumulate), c, problem)
+    algorithm = in_three_turns(bilevel.accumulated(loss, c.accumulate), c, problem)
     dense = darts.dense_phase(
         c, problem, space, "search", "Architecture search: α, θ and s in every iteration", c.epochs
     )

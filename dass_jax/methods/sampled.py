@@ -56,6 +56,9 @@ class Fields:
     weight_decay: NotNegative = 2.5e-4
     """λ of the penalty λ·Σw², whose gradient is 2λw, over all variables of the network that is trained in a step, BN's
     scales and offsets too. What is not part of it rests."""
+    clip: NotNegative = 0.0
+    """Largest global norm of θ's gradient; 0 = any, as the published code's clipping is without effect. Where most
+    weights are pruned gradients explode without it."""
     candidates: Count = 100
     """Architectures that are drawn at the end and scored on the whole validation split, of which the best is found."""
 
@@ -93,7 +96,7 @@ def child(
       weights: variables → the θ that the network sees.
       project: what follows the step, see `bilevel.Level`.
     """
-    transform = bilevel.with_rate(bilevel.sgd_of_parts(c.momentum, c.weight_decay), CHILD)
+    transform = bilevel.with_rate(bilevel.sgd_of_parts(c.momentum, c.weight_decay, c.clip), CHILD)
     level = bilevel.Level(PARAMS, child_loss(space, problem.task, weights), transform, project=project)
     descent = bilevel.descend(level, problem.average)
 

@@ -5,7 +5,9 @@ a column of the space's matrix; and with columns float [N] of accuracies in per 
 "test". Columns that differ in a last "_s0", "_s1", … only are seeds, and are averaged. NaN is a missing value.
 
 With "cells", int [N], it is the table of a sample: each row stands for so many architectures that are the same network,
-and there may be architectures of which it knows nothing (`python -m dass_jax.sparsebench` makes such tables).
+and there may be architectures of which it knows nothing (`python -m dass_jax.sparsebench` makes such tables). With
+"order", int [N], the sample is 0, 1, … up to the first number that is missing. What comes after was trained because a
+search had found it: it has a value, and nothing is compared with it.
 """
 
 import pathlib
@@ -21,6 +23,7 @@ from dass_jax.phases import Curve
 PREFIX = "table_"
 FIELD = "space.table"
 CELLS = "cells"
+ORDER = "order"
 
 
 class Entry(NamedTuple):
@@ -29,13 +32,13 @@ class Entry(NamedTuple):
     value: float
     """Per cent."""
     rank: int
-    """1 = the best of all."""
+    """1 = none is better."""
     of: int
-    """Architectures that the column knows."""
+    """Architectures that the column knows, of a sample those in it."""
     regret: float
-    """Points below the best."""
+    """Points below the best of these; 0 for what is better."""
     percentile: float
-    """Per cent of the architectures that are worse; those that are as good, itself too, count half."""
+    """Per cent of them that are worse; those that are as good, itself too, count half."""
 
 
 class Lookup(NamedTuple):
@@ -70,7 +73,7 @@ def read(
     arrays = _opened(path)
     ops, columns = _checked(arrays, path, places, operations)
     index = {tuple(row): number for number, row in enumerate(ops.tolist())}
-    weights = arrays.get(CELLS, np.ones(len(ops)))
+    weights = np.where(_sampled(arrays.get(ORDER, np.arange(len(ops)))), arrays.get(CELLS, 1), 0)
 
     def number_of(architecture: Any) -> int | None:
         row = tuple(int(operation) for operation in row_of(architecture))
@@ -88,7 +91,8 @@ def read(
         if number_of(architecture) is not None:
             return ""
         row = "".join(str(int(operation)) for operation in row_of(architecture))
-        return f"{FIELD} = {path!r}, a sample of {len(ops)} networks, does not have the architecture {row}"
+        what = f"a sample of {int((weights > 0).sum())} networks, does not have the architecture {row}"
+        return f"{FIELD} = {path!r}, {what} (python -m dass_jax.sparsebench --also adds it)"
 
     def metrics(architecture: Any) -> dict[str, float]:
         return {PREFIX + name: entry.value for name, entry in entries(architecture).items()}
@@ -101,10 +105,19 @@ def read(
 
 
 def _entry(values: np.ndarray, weights: np.ndarray, value: Any) -> Entry:
-    known, best = np.isfinite(values), np.nanmax(values)
+    known = np.isfinite(values) & (weights > 0)
+    values, weights = values[known], weights[known]
     worse = weights[values < value].sum() + weights[values == value].sum() / 2
-    rank, share = 1 + int((values > value).sum()), 100 * worse / weights[known].sum()
-    return Entry(round(float(value), 4), rank, int(known.sum()), round(float(best - value), 4), round(float(share), 2))
+    rank, regret = 1 + int((values > value).sum()), max(0.0, float(values.max() - value))
+    share = 100 * worse / weights.sum()
+    return Entry(round(float(value), 4), rank, len(values), round(regret, 4), round(float(share), 2))
+
+
+def _sampled(order: np.ndarray) -> np.ndarray:
+    """bool [N]: whose number follows from 0 without a gap."""
+    numbers = np.sort(order)
+    first = int(np.argmin(np.append(numbers, -1) == np.arange(len(numbers) + 1)))
+    return order < first
 
 
 def _opened(path: str) -> dict[str, np.ndarray]:

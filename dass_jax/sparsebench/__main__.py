@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax import config
+from dass_jax import architectures, config
 from dass_jax.config import shipped
 from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.sparsebench.fields import Fields
@@ -19,7 +19,7 @@ from dass_jax.sparsebench.fields import Fields
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0. Raises UserError, or Stopped after a signal."""
     given = parse(argv)
-    c = fields(given.config)
+    c, also = fields(given.config), [architectures.load(text) for text in given.also]
     # What the run needs is imported once the arguments are known to be right.
     from dass_jax.runtime import compilation, folder, signals
     from dass_jax.runtime.progress import Progress
@@ -31,14 +31,16 @@ def main(argv: Sequence[str]) -> int:
     folder.make(given.out, "--out")
     with folder.claimed(given.out, "--out"), folder.writable(given.out), signals.noted() as noted:
         begin(given.out, c)
-        from dass_jax.sparsebench import bench
+        from dass_jax.sparsebench import bench, sample
 
+        places = sample.places(c.sample, also, given.cells)
         with progress.busy("data and shapes"):
             found = bench.bench(c)
         jax.config.update("jax_compilation_cache_dir", str(given.out.absolute() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         progress.say(f"programs are compiled with the first cell, or found in {given.out / 'programs'}")
-        rows = bench.extend(found, given.out, given.cells, given.limit_seconds, progress.say, noted.check)
+        stop = bench.Stop(given.limit_seconds, noted.check)
+        rows = bench.extend(found, given.out, places, progress.say, stop)
     print(f"{number_of(len(rows), 'cell')}: {given.out / 'table.npz'}")
     return 0
 
@@ -63,10 +65,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", required=True, metavar="FILE", help="a TOML file of the fields, or a shipped one")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FOLDER", help="of the table; resumes there")
     parser.add_argument("--cells", type=int, default=600, help="cells of the sample in all; default: 600")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        metavar="ARCHITECTURE",
+        default=[],
+        help="cells that are trained too, first: a published name, |op~0|+…, or a run's architecture.json",
+    )
     parser.add_argument("--limit-seconds", type=float, default=math.inf, help="stop after a cell when they are over")
     given = parser.parse_args(argv)
-    if given.cells < 1:
-        raise UserError(f"--cells = {given.cells}; allowed: a number of at least 1")
+    if given.cells < (0 if given.also else 1):
+        raise UserError(f"--cells = {given.cells}; allowed: a number of at least 1, or 0 with --also")
     if not given.limit_seconds > 0:
         raise UserError(f"--limit-seconds = {given.limit_seconds}; allowed: a number above 0")
     return given

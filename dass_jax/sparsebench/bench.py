@@ -1,8 +1,9 @@
-"""The loop over the cells, which can stop after any of them and go on later."""
+"""The loop over the cells, which can stop after any of them and resumes with the next."""
 
+import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ def bench(c: Fields) -> Bench:
     )
 
 
-def of_cell(b: Bench, cell: Cell, check: Check = lambda: None) -> dict[str, list[float]]:
+def of_cell(b: Bench, cell: Cell, check: Check) -> dict[str, list[float]]:
     """The figures of one cell: `Row.figures`. Between two programs `check` is called."""
     number, found = jnp.asarray(numbers(cell)), dict[str, list[float]]()
     rates, tests = training.rates(b.fields), len(b.data.test_labels)
@@ -78,25 +79,41 @@ def of_cell(b: Bench, cell: Cell, check: Check = lambda: None) -> dict[str, list
     return found
 
 
+class Stop(NamedTuple):
+    """When it ends before all is done."""
+
+    seconds: float = math.inf
+    """No cell is begun after so many, nor one that would probably not end before."""
+    check: Check = lambda: None
+
+
+WHEN_DONE = Stop()
+
+
 def extend(
-    b: Bench, path: pathlib.Path, cells: int, seconds: float, say: Callable[[str], None], check: Check
+    b: Bench, path: pathlib.Path, places: Sequence[int], say: Callable[[str], None], stop: Stop = WHEN_DONE
 ) -> list[Row]:
-    """Trains the first `cells` of the sample that the folder's table lacks, and writes it after each. After `seconds`
-    no other is begun, nor one that would probably not end before."""
-    rows, wanted = table.read(path), sample.order(b.fields.sample)[:cells]
-    start, first = time.monotonic(), len(rows)
-    for place in range(first, len(wanted)):
+    """Trains those that the folder's table lacks, and writes it after each; returns all of its rows.
+
+    Args:
+      places: of cells in the order of the sample.
+    """
+    rows, order = table.read(path), sample.order(b.fields.sample)
+    there = {row.order for row in rows}
+    missing = [place for place in places if place not in there]
+    start = time.monotonic()
+    for done, place in enumerate(missing):
         begun = time.monotonic()
-        spent, done = begun - start, place - first
-        if spent + spent / max(1, done) > seconds:
+        spent = begun - start
+        if spent + spent / max(1, done) > stop.seconds:
             break
-        cell, count = wanted[place]
-        found = of_cell(b, cell, check)
-        took = time.monotonic() - begun
-        rows.append(Row(cell, count, place, took, found))
+        cell, count = order[place]
+        found = of_cell(b, cell, stop.check)
+        rows = sorted([*rows, Row(cell, count, place, time.monotonic() - begun, found)], key=lambda row: row.order)
         table.write(path, rows)
-        each = (time.monotonic() - start) / (done + 1)
+        left = (time.monotonic() - start) / (done + 1) * (len(missing) - done - 1)
         means = " ".join(f"{np.mean(v):.1f}" for name, v in found.items() if name.startswith("test"))
-        left = each * (len(wanted) - place - 1)
-        say(f"cell {place + 1}/{len(wanted)}  {to_text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
+        took = time.monotonic() - begun
+        number = len(places) - len(missing) + done + 1
+        say(f"cell {number}/{len(places)}  {to_text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
     return rows

@@ -85,6 +85,17 @@ def test_parts_that_do_not_move_keep_their_bits_and_their_momenta() -> None:
         params, state = moved, after
 
 
+def test_gradients_are_clipped_before_weights_decay() -> None:
+    params, gradient = {"a": jnp.array([3.0]), "b": jnp.array([1.0])}, {"a": jnp.array([6.0]), "b": jnp.array([8.0])}
+    moving = {"a": jnp.asarray(True), "b": jnp.asarray(True)}
+    for clip, shrunk in ((0.0, 1.0), (20.0, 1.0), (5.0, 0.5)):
+        transform = bilevel.sgd_of_parts(0.0, 0.1, clip)
+        step, _ = transform.update(
+            gradient, transform.init(params), params, learning_rate=jnp.float32(1), moving=moving
+        )
+        np.testing.assert_allclose([step["a"][0], step["b"][0]], [-6 * shrunk - 0.6, -8 * shrunk - 0.2], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("x64")
 def test_adam_is_tensorflows_whose_first_steps_are_smaller() -> None:
     lr, b2, eps, w, mean, square = 0.1, 0.999, 1e-3, np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)

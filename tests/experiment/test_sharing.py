@@ -37,7 +37,14 @@ def tables(c: Config, *names: str) -> set[str]:
 
 TRAINED = tables(Config(), "network", "train") | {"data.cutout"}
 UNREAD = {
-    ("dass", "step1"): {"sparsity.keep", "sparsity.distribution", "method.prune_epochs", "method.scores_lr", *TRAINED},
+    ("dass", "step1"): {
+        "sparsity.keep",
+        "sparsity.distribution",
+        "method.prune_epochs",
+        "method.scores_lr",
+        "method.step2",
+        *TRAINED,
+    },
     ("darts", "search"): {"sparsity.keep", "sparsity.distribution", *TRAINED},
     ("entmax", "warmup"): {"sparsity.keep", "sparsity.distribution", *TRAINED},
     ("dass", "pretrain"): {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dass_jax.methods import dass_joint
+from dass_jax.methods import dass, dass_joint
 from dass_jax.variables import ALPHA, PARAMS, SCORES
 from tests import supernets
 
@@ -20,7 +20,8 @@ def product(v: Any, batch: jax.Array, key: jax.Array) -> Any:
 def test_each_level_sees_its_batch_and_what_those_before_it_have_done(order: str) -> None:
     # Without momentum and decay θ and s take plain gradient steps, and Adam's first one is its rate, down the slope.
     still = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9, "alpha_weight_decay": 0.0}
-    search = dass_joint.step(product, dass_joint.Fields(order=order, **still), supernets.problem(None, 2, (1, 1, 1)))
+    c = dass_joint.Fields(order=order, **still)
+    search = dass.in_three_turns(product, c, supernets.problem(None, 2, (1, 1, 1)))
     alpha, theta, scores, validation, training = 1.5, 0.5, 2.0, 3.0, 0.25
     rates = {"upper": 0.1, "lower": 2.0, "scores": 4.0}
     state = search.init({ALPHA: jnp.float32(alpha), PARAMS: jnp.float32(theta), SCORES: jnp.float32(scores)})

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dass_jax import count
+from dass_jax.architectures.darts import PUBLISHED
 from dass_jax.architectures.nasbench201 import OPERATIONS, Cell, from_text, key, of_key
 from dass_jax.architectures.nasbench201_alike import alike, kinds
 from dass_jax.errors import Stopped, UserError
@@ -80,12 +81,12 @@ def untrained() -> bench.Bench:
     return bench.Bench(C, programs, WHOLE, data, keys)
 
 
-def test_a_table_goes_on_where_it_stopped_and_ends_as_in_one_go(tmp_path: pathlib.Path) -> None:
+def test_a_table_resumes_where_it_stopped_and_ends_as_in_one_go(tmp_path: pathlib.Path) -> None:
     b, said = untrained(), list[str]()
     one, parts = tmp_path / "one", tmp_path / "parts"
     for path in (one, parts):
         path.mkdir()
-    bench.extend(b, one, 5, np.inf, said.append, lambda: None)
+    bench.extend(b, one, range(5), said.append)
     assert len(said) == 5 and "cell 5/5" in said[-1] and "0 min left" in said[-1]
 
     def check() -> None:
@@ -95,18 +96,18 @@ def test_a_table_goes_on_where_it_stopped_and_ends_as_in_one_go(tmp_path: pathli
 
     calls: list[int] = []
     with pytest.raises(Stopped):
-        bench.extend(b, parts, 5, np.inf, said.append, check)
+        bench.extend(b, parts, range(5), said.append, bench.Stop(check=check))
     assert len(table.read(parts)) == 2
-    assert len(bench.extend(b, parts, 4, np.inf, said.append, lambda: None)) == 4
-    assert len(bench.extend(b, parts, 5, 1e-9, said.append, lambda: None)) == 4  # there is no time left
-    bench.extend(b, parts, 5, np.inf, said.append, lambda: None)
+    assert len(bench.extend(b, parts, range(4), said.append)) == 4
+    assert len(bench.extend(b, parts, range(5), said.append, bench.Stop(1e-9))) == 4  # there is no time left
+    bench.extend(b, parts, range(5), said.append)
     timeless = [[row._replace(seconds=0.0) for row in table.read(path)] for path in (one, parts)]
     assert timeless[0] == timeless[1] and [row.order for row in timeless[0]] == [0, 1, 2, 3, 4]
     assert (one / "table.csv").read_text() == (parts / "table.csv").read_text()
 
 
 def test_the_csv_has_a_row_for_each_cell_and_seed(tmp_path: pathlib.Path) -> None:
-    rows = bench.extend(untrained(), tmp_path, 2, np.inf, str, lambda: None)
+    rows = bench.extend(untrained(), tmp_path, range(2), str)
     with (tmp_path / "table.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [(row["order"], row["seed"]) for row in found] == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
@@ -117,7 +118,7 @@ def test_the_csv_has_a_row_for_each_cell_and_seed(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_table_is_a_yardstick_for_any_cell_of_its_kinds(tmp_path: pathlib.Path) -> None:
-    rows = bench.extend(untrained(), tmp_path, 30, np.inf, str, lambda: None)
+    rows = bench.extend(untrained(), tmp_path, range(30), str)
     space = SPACES["nasbench201"]
     known = space.lookup(space.schema(table=str(tmp_path / "table.npz")))
     row = next(row for row in rows if row.cells > 1)
@@ -135,7 +136,36 @@ def test_a_table_is_a_yardstick_for_any_cell_of_its_kinds(tmp_path: pathlib.Path
         )
     outside, _ = sample.order(5)[30]
     assert known.entries(outside) == {} and known.metrics(outside) == {}
-    assert known.unknown(outside).endswith(f"a sample of 30 networks, does not have the architecture {key(outside)}")
+    assert f"a sample of 30 networks, does not have the architecture {key(outside)} (" in known.unknown(outside)
+
+
+def test_cells_outside_of_the_sample_are_trained_on_demand_and_nothing_is_compared_with_them(
+    tmp_path: pathlib.Path,
+) -> None:
+    b, space = untrained(), SPACES["nasbench201"]
+    before = bench.extend(b, tmp_path, range(20), str)
+    file = space.schema(table=str(tmp_path / "table.npz"))
+    sampled = space.lookup(file).entries(before[3].cell)
+    others = [cell for cell, _ in sample.order(C.sample)[22:]]
+    best, worst = (extreme(others, key=lambda cell: int(numbers(cell).sum())) for extreme in (max, min))
+    places = sample.places(C.sample, [best, worst, best], 0)
+    rows = bench.extend(b, tmp_path, places, str)
+    assert len(places) == 2 and [row.order for row in rows] == [*range(20), *sorted(places)]
+    known = space.lookup(file)
+    assert known.entries(before[3].cell) == sampled
+    above, below = (known.entries(cell)["test_dense"] for cell in (best, worst))
+    assert (above.rank, above.of, above.regret, above.percentile) == (1, 20, 0.0, 100.0)
+    assert (below.rank, below.of, below.percentile) == (21, 20, 0.0) and below.regret > 0
+    # A sample that grows as far takes them in.
+    bench.extend(b, tmp_path, sample.places(C.sample, [best], 22), str)
+    assert space.lookup(file).entries(best)["test_dense"].of == 22
+
+
+def test_what_cannot_be_trained_on_demand_is_said_in_a_line() -> None:
+    for architecture, part in ((of_key("000000"), "none~0"), (PUBLISHED["dass_99"], "dass_99")):
+        with pytest.raises(UserError, match="allowed: cells of nasbench201 that an image") as error:
+            sample.places(0, [architecture], 3)
+        assert part in str(error.value)
 
 
 CONFIG = '[data]\nsource = "digits"\nlimit = 0\n'
@@ -152,6 +182,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: pathlib.Path) -> None:
     file.write_text(CONFIG)
     given = ["--config", str(file), "--out", str(out)]
     refused([*given, "--cells", "0"], "--cells = 0", "at least 1")
+    refused([*given, "--cells", "0", "--also", "nb201_resnot"], "nb201_resnet")
     refused([*given, "--limit-seconds", "0"], "--limit-seconds = 0", "above 0")
     refused(["--config", str(tmp_path / "none.toml"), "--out", str(out)], "sparsebench file", "shipped: cifar10")
     for text, parts in (
