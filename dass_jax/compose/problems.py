@@ -53,6 +53,7 @@ def setting(c: Config, dataset: arrays.Dataset | None = None) -> Setting:
     for method in methods(c):
         _check_feeds(found, method)
     trained = c.train.fields
+    found.task.smoothed(trained.label_smoothing)  # raises if it has no classes
     _check_batch(found, "train", trained.batch_size, trained.accumulate, dataset.train.size, "the training images")
     NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
     if NETWORKS[c.network.name].of_architecture:
@@ -184,7 +185,7 @@ def training(s: Setting, architecture: Any) -> Training:
     entry = NETWORKS[chosen.name]
     problem = TrainingProblem(
         net=model(s, architecture, True, average),
-        task=s.task,
+        task=s.task.smoothed(s.config.train.fields.label_smoothing),
         image_shape=s.image_shape,
         keep=s.config.sparsity.keep,
         average=average,
