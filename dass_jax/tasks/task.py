@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dass_jax.errors import UserError
 from dass_jax.phases import Curve
 
 
@@ -95,19 +94,6 @@ class Task(NamedTuple):
     """Of the first outputs, for people."""
     smoothed_loss: Callable[[jax.Array, jax.Array, float], jax.Array] | None = None
     """(outputs, targets, share of each target that is spread over all classes) → `loss`; None: they are no classes."""
-
-    def smoothed(self, share: float) -> "Task":
-        """The task with label smoothing in its loss, and nowhere else.
-
-        Raises:
-          UserError: if its targets are no classes.
-        """
-        loss = self.smoothed_loss
-        if not share:
-            return self
-        if loss is None:
-            raise UserError(f"train.label_smoothing = {share:g} with task.name = {self.name!r}; allowed: 0")
-        return self._replace(loss=lambda outputs, targets: loss(outputs, targets, share))
 
     def curves(self, seen: str, unseen: str | None = None, line: str = "") -> tuple[Curve, ...]:
         """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid

@@ -235,10 +235,13 @@ def test_a_run_smooths_its_labels_where_it_trains_and_not_where_it_searches_or_e
         recipes.RECIPES, "dense", recipes.RECIPES["dense"]._replace(train=lambda c, problem: seen.append(problem))
     )
     s = compose.setting(config.from_dict(SMOOTHED))
-    compose.training(s, compose.search(s, "whole").found(None, 0))
-    (problem,), logits, labels = seen, jnp.arange(6.0).reshape(2, 3), jnp.array([0, 2])
-    assert float(problem.task.loss(logits, labels)) == pytest.approx(float(cross_entropy(logits, labels, 0.3)))
-    assert s.task.loss is cross_entropy and problem.task.sums is s.task.sums
+    plain = config.from_dict({**SMOOTHED, "train": {"recipe": "dense"}})
+    for one in (s, s._replace(config=plain)):
+        compose.training(one, compose.search(s, "whole").found(None, 0))
+    smoothed, usual = (problem.task for problem in seen)
+    logits, labels = jnp.arange(6.0).reshape(2, 3), jnp.array([0, 2])
+    assert float(smoothed.loss(logits, labels)) == pytest.approx(float(cross_entropy(logits, labels, 0.3)))
+    assert usual.loss is s.task.loss is cross_entropy and smoothed.sums is s.task.sums
     monkeypatch.setattr(compose.Setting, "task", classification(10)._replace(smoothed_loss=None))
     with pytest.raises(UserError, match=r"train\.label_smoothing = 0\.3 with .*; allowed: 0"):
         compose.setting(config.from_dict(SMOOTHED))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dass_jax.errors import UserError
 from dass_jax.phases import Curve
 from dass_jax.tasks import TASKS
 from dass_jax.tasks.classification import accuracy, classification, cross_entropy
@@ -29,20 +28,14 @@ def test_the_loss_is_the_mean_surprise_and_accuracy_is_in_per_cent(x64: None) ->
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_smoothed_targets_are_pytorchs_in_the_loss_and_nowhere_else(x64: None, share: float) -> None:
+def test_smoothed_targets_are_pytorchs(x64: None, share: float) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    logits, smoothed = torch.tensor(LOGITS, requires_grad=True), TASK.smoothed(share)
+    logits = torch.tensor(LOGITS, requires_grad=True)
     wanted = torch.nn.CrossEntropyLoss(label_smoothing=share)(logits, torch.tensor(LABELS))
     wanted.backward()
-    value, gradient = jax.value_and_grad(smoothed.loss)(jnp.asarray(LOGITS), LABELS)
+    value, gradient = jax.value_and_grad(TASK.smoothed_loss)(jnp.asarray(LOGITS), LABELS, share)
     assert float(value) == pytest.approx(wanted.item(), rel=1e-12)
     np.testing.assert_allclose(gradient, logits.grad, rtol=1e-10, atol=1e-14)
-    assert smoothed._replace(loss=TASK.loss) == TASK and TASK.smoothed(0.0) is TASK
-
-
-def test_targets_that_are_no_classes_are_not_smoothed() -> None:
-    with pytest.raises(UserError, match=r"^train.label_smoothing = 0.1 with task.name = 'classification'; allowed: 0$"):
-        TASK._replace(smoothed_loss=None).smoothed(0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

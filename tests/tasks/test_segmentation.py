@@ -88,7 +88,7 @@ def test_the_runner_adds_matrices_of_steps_and_seeds() -> None:
 def test_the_loss_does_not_depend_on_how_a_batch_is_parted(x64: None) -> None:
     whole = float(TASK.loss(jnp.asarray(OUTPUTS), jnp.asarray(TARGETS)))
     assert whole == pytest.approx(torch_loss(np.arange(IMAGES)), rel=1e-12)
-    smoothed = float(TASK.smoothed(0.2).loss(jnp.asarray(OUTPUTS), jnp.asarray(TARGETS)))
+    smoothed = float(TASK.smoothed_loss(jnp.asarray(OUTPUTS), jnp.asarray(TARGETS), 0.2))
     assert smoothed == pytest.approx(torch_loss(np.arange(IMAGES), 0.2), rel=1e-12)
     singles = [[jnp.asarray(x[..., n : n + 1]) for x in (OUTPUTS, TARGETS)] for n in range(IMAGES)]
     parts = [float(TASK.loss(*single)) for single in singles]
