@@ -28,6 +28,20 @@ def by_epoch(schedule: Schedule, epochs: int) -> Schedule:
     return lambda progress: schedule(np.floor(progress * epochs + 1e-6) / epochs)
 
 
+def warmed(schedule: Schedule, share: float, initial: float) -> Schedule:
+    """From `initial` linearly to the schedule's first value within the first `share` of progress, then the schedule in
+    what is left. Source: Goyal et al. (arXiv 1706.02677) Section 2.2."""
+    if not share:
+        return schedule
+    first = schedule(np.zeros(1))[0]
+
+    def at(progress: np.ndarray) -> np.ndarray:
+        rising = initial + (first - initial) * progress / share
+        return np.where(progress < share, rising, schedule(np.maximum(progress - share, 0) / (1 - share)))
+
+    return at
+
+
 def restarted(schedule: Schedule, epochs: int, first: int, factor: int) -> Schedule:
     """The schedule from its beginning in each cycle of `first`, `first`·`factor`, `first`·`factor`², … epochs, as it is
     at the beginning of each epoch of `epochs`; the last cycle may be cut short. Source: SGDR (arXiv 1608.03983)

@@ -110,7 +110,7 @@ def test_the_files_of_the_paper_have_its_sizes_and_else_its_schedule(name: str) 
     if name.startswith("imagenet"):
         assert (found.architecture, title(found), found.controls) == ("dass_99", "dass_99", ())
         free |= {"method.name", "architecture", "controls", "network.stem", "network.drop_path"}
-        free |= {"train.pretrain_epochs", "train.pretrain_lr", "train.weight_decay"}
+        free |= {"train.pretrain_epochs", "train.pretrain_lr", "train.weight_decay", "train.label_smoothing"}
         free |= {f"data.{name}" for name in IMAGENET_DATA}
         data = dataclasses.asdict(found.data)
         assert {name: data[name] for name in IMAGENET_DATA} == IMAGENET_DATA

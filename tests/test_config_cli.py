@@ -106,6 +106,7 @@ SPECIAL = {
     "space.stem": "imagenet",
     "space.unit": "16",
     "sparsity.distribution": "erk",
+    "train.decay": "linear",
 }
 """Other values of fields that take only some texts."""
 LEAVES = sorted({name for name, _ in config.leaves()} - {f"{axis}.{its.tag}" for axis, its in AXES.items()})

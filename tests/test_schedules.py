@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dass_jax.schedules import by_epoch, constant, cosine, linear
+from dass_jax.schedules import by_epoch, constant, cosine, linear, warmed
 
 
 def progress(epoch: int, epochs: int, steps: int) -> np.ndarray:
@@ -19,6 +19,13 @@ def test_they_start_and_end_where_they_say_and_keep_the_shape() -> None:
     np.testing.assert_allclose(linear(1.0, 3.0)(at), [[1.0, 1.5], [2.0, 3.0]], rtol=1e-15)
     falling = [0.8, 0.2 + 0.6 * 0.5 * (1 + math.sqrt(0.5)), 0.5, 0.2]
     np.testing.assert_allclose(cosine(0.8, 0.2)(at), np.reshape(falling, (2, 2)), rtol=1e-15)
+
+
+def test_a_warm_up_rises_to_where_the_schedule_begins_and_takes_its_share_of_it() -> None:
+    schedule = warmed(linear(3.0, 1.0), 0.2, 0.5)
+    np.testing.assert_allclose(schedule(np.array([0.0, 0.1, 0.2, 0.6, 1.0])), [0.5, 1.75, 3.0, 2.0, 1.0], rtol=1e-15)
+    falling = cosine(0.8, 0.2)
+    assert warmed(falling, 0.0, 0.5) is falling
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 7, 8, 50, 600])

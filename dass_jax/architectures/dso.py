@@ -101,6 +101,18 @@ def whole(scope: str, levels: int, operations: tuple[str, ...], blocks: int, red
     return Blocks(scope, levels, operations, (block,) * (1 if scope == "share" else blocks), (BRANCHES,) * reductions)
 
 
+def placed(a: Blocks, reductions: int) -> Blocks:
+    """An architecture in a network of so many reductions: a shared block is at home in any. Its own reductions are the
+    network's first ones; those beyond have both branches, as before a search. One of scope `full` stays as it is.
+
+    The paper takes CIFAR-10's block to ImageNet and does not say what the third reduction has there; its code cannot
+    build one that was not searched.
+    """
+    if a.scope != "share":
+        return a
+    return a._replace(reductions=(a.reductions + (BRANCHES,) * reductions)[:reductions])
+
+
 def to_json(a: Blocks) -> Json:
     """`{"scope": "share", "levels": 4, "operations": ["sep3", …], "blocks": [[["in", "2.0"], …]], "reductions":
     [["1x1"], …]}`."""

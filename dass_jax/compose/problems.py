@@ -26,7 +26,7 @@ from dass_jax.recipes import Problem as TrainingProblem
 from dass_jax.runtime import parallel
 from dass_jax.spaces import SPACES, Space
 from dass_jax.spaces.lookup import Lookup
-from dass_jax.tasks import Pixels
+from dass_jax.tasks import Pixels, Task
 from dass_jax.variables import BATCH_STATS, PARAMS, Variables
 
 
@@ -53,6 +53,7 @@ def setting(c: Config, dataset: arrays.Dataset | None = None) -> Setting:
     for method in methods(c):
         _check_feeds(found, method)
     trained = c.train.fields
+    training_task(found)  # raises if it has no labels to smooth
     _check_batch(found, "train", trained.batch_size, trained.accumulate, dataset.train.size, "the training images")
     NETWORKS[c.network.name].check(c.network.fields, found.image_shape)
     if NETWORKS[c.network.name].of_architecture:
@@ -178,13 +179,27 @@ def model(s: Setting, architecture: Any, auxiliary: bool, average: Average) -> M
     return NETWORKS[chosen.name].make(architecture, chosen.fields, s.task.outputs, auxiliary, average, s.activations)
 
 
+def training_task(s: Setting) -> Task:
+    """The task with label smoothing, if it is asked for, in its loss and nowhere else.
+
+    Raises:
+      UserError: for targets that are no classes.
+    """
+    share, loss = s.config.train.fields.label_smoothing, s.task.smoothed_loss
+    if not share:
+        return s.task
+    if loss is None:
+        raise UserError(f"train.label_smoothing = {share:g} with task.name = {s.task.name!r}; allowed: 0")
+    return s.task._replace(loss=lambda outputs, targets: loss(outputs, targets, share))
+
+
 def training(s: Setting, architecture: Any) -> Training:
     """How the configuration trains `model`'s network."""
     chosen, average = s.config.network, s.layout.over_devices(parallel.mean)
     entry = NETWORKS[chosen.name]
     problem = TrainingProblem(
         net=model(s, architecture, True, average),
-        task=s.task,
+        task=training_task(s),
         image_shape=s.image_shape,
         keep=s.config.sparsity.keep,
         average=average,

@@ -181,19 +181,24 @@ def _network(run: Config) -> str:
 
 def apart(runs: tuple[Planned, ...]) -> tuple[Planned, ...]:
     """The runs, in whose networks' names stands what tells them from others that would be averaged with them: an
-    average is over seeds, and over nothing else."""
+    average is over seeds, and over nothing else. Each seed may have an architecture of its own, as after a search."""
     fields = [config.flatten(run.config) for run in runs]
     averaged: dict[Any, list[dict[str, Any]]] = {}
     for run, own in zip(runs, fields, strict=True):
         averaged.setdefault((run.network, run.config.method.name, run.keep), []).append(own)
     names = dict.fromkeys(name for own in fields for name in own if name != "seed")
-    differing = [
-        name for name in names if any(len({repr(own.get(name)) for own in group}) > 1 for group in averaged.values())
-    ]
+    differing = [name for name in names if any(_differs(name, group) for group in averaged.values())]
     return tuple(
         run._replace(network=", ".join([run.network, *_told(own, differing)]))
         for run, own in zip(runs, fields, strict=True)
     )
+
+
+def _differs(name: str, group: list[dict[str, Any]]) -> bool:
+    """Whether a field differs between runs that would be averaged; architectures, between those of one seed."""
+    of_one = [own["seed"] if name == "architecture" else None for own in group]
+    found = {(seed, repr(own.get(name))) for seed, own in zip(of_one, group, strict=True)}
+    return len(found) > len(set(of_one))
 
 
 def _told(fields: dict[str, Any], differing: list[str]) -> Iterator[str]:

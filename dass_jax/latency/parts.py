@@ -181,6 +181,11 @@ def main(argv: Sequence[str]) -> int:
     for name, value in table.entries.items():
         print(f"{name:<50}{value:>10.4f} ms")
     print(f"{'everything else':<50}{table.rest:>10.4f} ms")
+    if odd := sum(value < 0 for value in table.entries.values()):
+        print(
+            f"{odd} of {number_of(len(table.entries), 'part')} measured as less than nothing: the differences drown in "
+            "noise; a quiet machine or more --repetitions help"
+        )
     if off:
         said = f"mean relative error {100 * off['mean_relative_error']:.1f} %"
         print(f"{number_of(given.check, 'random network')}: {said}, rank correlation {off['rank_correlation']}")

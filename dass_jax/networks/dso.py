@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 
-from dass_jax.architectures.dso import OUT, Blocks, living
+from dass_jax.architectures.dso import OUT, Blocks, living, placed
 from dass_jax.errors import UserError
 from dass_jax.networks.model import Model, check_auxiliary, of_module
 from dass_jax.nn import layers
@@ -199,19 +199,23 @@ def dso(
 ) -> Model:
     """The model of the given blocks and fields; its paths are (blocks, connections of the largest one).
 
+    A shared block fits any stages, as one that is found on CIFAR-10 and trained on ImageNet: `architectures.dso.placed`
+    says what reductions it has then.
+
     Args:
       average: averages BN statistics over devices.
       dtype: of the activations; None: as the images. All variables and the outputs are float32 at least.
       auxiliary: whether with an auxiliary head, for training.
 
     Raises:
-      UserError: if the architecture has blocks or reductions for another number of stages.
+      UserError: if the architecture has blocks of their own for other stages.
     """
     blocks, reductions = sum(c.stages), len(c.stages) - 1
+    a = placed(a, reductions)
     if len(a.blocks) != (1 if a.scope == "share" else blocks) or len(a.reductions) != reductions:
         raise UserError(
             f"network.stages = {c.stages} with an architecture of {len(a.blocks)} blocks in scope {a.scope!r} and "
-            f"{len(a.reductions)} reductions; allowed: stages of so many"
+            f"{len(a.reductions)} reductions; allowed: stages of so many, or one of scope 'share'"
         )
     check_auxiliary(outputs, auxiliary)
     paths = blocks, max(1, *map(len, a.blocks))

@@ -5,7 +5,6 @@ import dataclasses
 from dass_jax.phases import Training
 from dass_jax.recipes import recipe
 from dass_jax.recipes.recipe import Problem
-from dass_jax.schedules import cosine
 from dass_jax.schema import Count, Rate
 from dass_jax.variables import PARAMS
 
@@ -17,7 +16,7 @@ class Fields(recipe.Fields):
     epochs: Count = 600
     """Epochs of the training."""
     lr: Rate = 0.025
-    """First learning rate (SGD, cosine)."""
+    """Learning rate of SGD, before it falls."""
 
 
 def train(c: Fields, problem: Problem) -> Training:
@@ -27,7 +26,7 @@ def train(c: Fields, problem: Problem) -> Training:
         c,
         problem,
         PARAMS,
-        cosine(c.lr, c.final_lr),
+        recipe.learning_rate(c, c.lr, c.epochs),
         name="train",
         title="Training of the dense network",
         epochs=c.epochs,

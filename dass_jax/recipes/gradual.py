@@ -18,7 +18,7 @@ from dass_jax import bilevel, sparsity
 from dass_jax.phases import Curve, Observation, Training
 from dass_jax.recipes import recipe
 from dass_jax.recipes.recipe import Problem
-from dass_jax.schedules import Schedule, cosine, restarted
+from dass_jax.schedules import Schedule, restarted
 from dass_jax.schema import Count, CountOrZero, Rate
 from dass_jax.variables import MASKS, PARAMS, Variables
 
@@ -30,14 +30,12 @@ class Fields(sparsity.Gradual, recipe.Fields):
     epochs: Count = 600
     """Epochs of the training."""
     lr: Rate = 0.025
-    """First learning rate (SGD, cosine), of each cycle."""
+    """Learning rate of SGD, before it falls, of each cycle."""
     restart_epochs: CountOrZero = 0
-    """Epochs of the cosine's first cycle; each ends at `final_lr`, and the next begins with `lr`. 0 = one cycle. ENAS
-    has 10."""
+    """Epochs of the learning rate's first cycle; each ends at `final_lr`, and the next begins with `lr`. 0 = one cycle.
+    ENAS has 10."""
     restart_factor: Count = 2
-    """How many times longer each cycle of the cosine is than the one before it. ENAS."""
-    nesterov: bool = False
-    """Nesterov's momentum in the place of the plain one. ENAS."""
+    """How many times longer each cycle is than the one before it. ENAS."""
 
 
 def train_weights(c: Fields, problem: Problem) -> bilevel.Algorithm:
@@ -54,9 +52,11 @@ def fresh(c: Fields, problem: Problem, key: jax.Array) -> Variables:
 
 
 def learning_rate(c: Fields) -> Schedule:
-    """One cosine, or one in each cycle."""
-    falling = cosine(c.lr, c.final_lr)
-    return restarted(falling, c.epochs, c.restart_epochs, c.restart_factor) if c.restart_epochs else falling
+    """It falls once, or in each cycle."""
+    if not c.restart_epochs:
+        return recipe.learning_rate(c, c.lr, c.epochs)
+    cycles = functools.partial(restarted, first=c.restart_epochs, factor=c.restart_factor)
+    return recipe.learning_rate(c, c.lr, c.epochs, cycles)
 
 
 def train(c: Fields, problem: Problem) -> Training:

@@ -14,7 +14,7 @@ from dass_jax import bilevel, sparsity, variables
 from dass_jax.phases import Training
 from dass_jax.recipes import recipe
 from dass_jax.recipes.recipe import Problem
-from dass_jax.schedules import cosine
+from dass_jax.schedules import by_epoch, cosine
 from dass_jax.schema import Count, Rate
 from dass_jax.variables import MASKS, PARAMS, SCORES, Variables
 
@@ -30,7 +30,7 @@ class Fields(recipe.Fields):
     finetune_epochs: Count = 200
     """Epochs of fine-tuning of the kept weights under the final masks."""
     pretrain_lr: Rate = 0.025
-    """First learning rate of pre-training (SGD, cosine)."""
+    """Learning rate of pre-training (SGD), before it falls."""
     scores_lr: Rate = 0.1
     """First learning rate of the scores (SGD, cosine)."""
     finetune_lr: Rate = 0.01
@@ -66,7 +66,7 @@ def train(c: Fields, problem: Problem) -> Training:
         c,
         problem,
         PARAMS,
-        cosine(c.pretrain_lr, c.final_lr),
+        recipe.learning_rate(c, c.pretrain_lr, c.pretrain_epochs),
         name="pretrain",
         title="Training of the dense network",
         epochs=c.pretrain_epochs,
@@ -80,7 +80,7 @@ def train(c: Fields, problem: Problem) -> Training:
         c,
         problem,
         SCORES,
-        cosine(c.scores_lr, c.final_lr),
+        by_epoch(cosine(c.scores_lr, c.final_lr), c.score_epochs),
         name="scores",
         title="Learning of the pruning scores",
         epochs=c.score_epochs,
@@ -93,7 +93,7 @@ def train(c: Fields, problem: Problem) -> Training:
         c,
         problem,
         PARAMS,
-        cosine(c.finetune_lr, c.final_lr),
+        by_epoch(cosine(c.finetune_lr, c.final_lr), c.finetune_epochs),
         name="finetune",
         title="Fine-tuning of the sparse network",
         epochs=c.finetune_epochs,

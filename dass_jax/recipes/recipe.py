@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import optax
 from dass_jax import bilevel, sparsity, variables
 from dass_jax.networks.model import Model
 from dass_jax.phases import WHOLE, Feed, Phase, Training, single
-from dass_jax.schedules import Schedule, by_epoch, linear
+from dass_jax.schedules import Schedule, by_epoch, cosine, linear, warmed
 from dass_jax.schema import Count, CountOrZero, Decay, NotNegative, Rate
 from dass_jax.tasks import Batch, Task
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, Variables
@@ -27,9 +27,22 @@ class Fields:
     """Equal parts of each device's batch that are worked through one after the other, for about the memory of one: a
     step uses the mean of their gradients. Evaluations take as many images at once as there are in a part."""
     final_lr: NotNegative = 0.0
-    """Last learning rate of the cosine schedule, in each phase."""
+    """Last learning rate, in each phase."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls while fresh weights are trained; in later phases along a cosine. DSO-NAS has `linear`
+    for ImageNet."""
+    warmup_epochs: CountOrZero = 0
+    """Epochs in which the learning rate of fresh weights rises from `warmup_lr`, step by step, before it falls; at most
+    all but one. DSO-NAS has 5 for ImageNet."""
+    warmup_lr: Rate = 0.1
+    """First learning rate of these epochs. DSO-NAS."""
+    label_smoothing: Decay = 0.0
+    """Share of each target that is spread over all classes alike, in what is minimised; evaluations know nothing of it.
+    DARTS and DSO-NAS have 0.1 for ImageNet."""
     momentum: Decay = 0.9
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum in the place of the plain one, for the weights. ENAS and DSO-NAS."""
     weight_decay: NotNegative = 3e-4
     """Weight decay of SGD, as L2 in the gradient."""
     clip: Rate = 5.0
@@ -116,21 +129,37 @@ def descending(
 
 def train_weights(c: Fields, problem: Problem) -> bilevel.Algorithm:
     """θ's kept entries under the masks in `variables["masks"]`."""
-    transform = optax.chain(bilevel.sgd(c.momentum, c.weight_decay, c.clip), bilevel.freeze_pruned())
+    transform = optax.chain(bilevel.sgd(c.momentum, c.weight_decay, c.clip, c.nesterov), bilevel.freeze_pruned())
     loss = network_loss(problem, sparsity.masked_weights, c.accumulate)
     return bilevel.under_masks(descending(PARAMS, loss, transform, problem))
 
 
-def phase(c: Fields, problem: Problem, collection: str, falling: Schedule, **given: Any) -> Phase:
+DECAYS = {"cosine": cosine, "linear": linear}
+
+
+def learning_rate(
+    c: Fields, first: float, epochs: int, cycles: Callable[[Schedule, int], Schedule] = lambda falling, epochs: falling
+) -> Schedule:
+    """Progress → learning rate of fresh weights: step by step while it rises, then by epochs.
+
+    Args:
+      first: from which it falls.
+      cycles: (how it falls, epochs of that) → how it does so several times.
+    """
+    rising = min(c.warmup_epochs, epochs - 1)
+    falling = cycles(DECAYS[c.decay](first, c.final_lr), epochs - rising)
+    return warmed(by_epoch(falling, epochs - rising), rising / epochs, c.warmup_lr)
+
+
+def phase(c: Fields, problem: Problem, collection: str, rate: Schedule, **given: Any) -> Phase:
     """A phase of a network's training on all training images.
 
     Args:
       collection: which is trained, by `descending`.
-      falling: progress → learning rate; it changes by epochs.
+      rate: progress → learning rate.
       given: fields of the phase.
     """
-    epochs = given["epochs"]
-    rate, dropped = by_epoch(falling, epochs), by_epoch(linear(0.0, problem.drop_path), epochs)
+    dropped = by_epoch(linear(0.0, problem.drop_path), given["epochs"])
     drops = problem.drop_path > 0
     paths = {"paths": problem.net.paths, "drops": problem.net.drops} if drops else {}
 

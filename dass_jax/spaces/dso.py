@@ -25,6 +25,7 @@ from dass_jax.architectures.dso import (
     Connections,
     connections,
     living,
+    placed,
     swept,
     targets,
     whole,
@@ -181,11 +182,14 @@ def everything(c: Fields) -> Blocks:
 
 
 def encode(c: Fields, a: Blocks) -> dict[str, np.ndarray]:
-    """Factors float32: 1 for each connection of an architecture. One of scope `share` has them in every block.
+    """Factors float32: 1 for each connection of an architecture. One of scope `share` has them in every block, and is
+    `placed` in the space's stages.
 
     Raises:
-      UserError: for an architecture with other levels, operations, blocks or reductions than the space has.
+      UserError: for an architecture with other levels or operations than the space has, or other blocks or reductions
+        in scope `full`.
     """
+    a = placed(a, len(c.stages) - 1)
     blocks = a.blocks * len(names(c)) if a.scope == "share" else a.blocks
     sizes = a.levels, a.operations, len(blocks), len(a.reductions)
     wanted = c.levels, c.operations, len(names(c)), len(c.stages) - 1

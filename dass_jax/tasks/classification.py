@@ -2,17 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dass_jax.schema import Empty
-from dass_jax.tasks.task import Metric, Task
+from dass_jax.tasks.task import Metric, Task, cross_entropies
 
 METRICS = (Metric("accuracy", "%"), Metric("loss", "nats", higher_is_better=False))
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats of logits [N, classes]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Mean cross-entropy in nats of logits [N, classes]; `smoothing` as in `cross_entropies`."""
+    return cross_entropies(logits, labels, smoothing).mean()
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -22,7 +21,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def sums(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:
     """{"loss", "right", "examples"} over the examples with counted = 1."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    loss = cross_entropies(logits, labels)
     right = (logits.argmax(-1) == labels).astype(logits.dtype)
     return {"loss": (loss * counted).sum(), "right": (right * counted).sum(), "examples": counted.sum()}
 
@@ -41,4 +40,5 @@ def classification(classes: int, fields: Empty | None = None) -> Task:
         },
         metrics=METRICS,
         predictions=lambda logits: logits.argmax(-1),
+        smoothed_loss=cross_entropy,
     )

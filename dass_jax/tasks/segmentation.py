@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dass_jax.schema import Range, Text
-from dass_jax.tasks.task import Metric, Pixels, Task
+from dass_jax.tasks.task import Metric, Pixels, Task, cross_entropies
 
 METRICS = (Metric("mIoU", "%"), Metric("pixel_accuracy", "%"), Metric("loss", "nats", higher_is_better=False))
 
@@ -47,10 +46,10 @@ def segmentation(labels: int, fields: Fields = Fields()) -> Task:
     def counted_pixels(targets: jax.Array) -> jax.Array:
         return (targets < classes) & (targets != c.ignore)
 
-    def losses(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def losses(outputs: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
         """[N]: the mean over each image's pixels that count; 0 without any."""
         counts = counted_pixels(targets)
-        each = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.where(counts, targets, 0), axis=0)
+        each = cross_entropies(outputs, jnp.where(counts, targets, 0), smoothing, axis=0)
         return (each * counts).sum((0, 1)) / jnp.maximum(counts.sum((0, 1)), 1)
 
     def confusion(outputs: jax.Array, targets: jax.Array, counted: jax.Array) -> jax.Array:
@@ -85,6 +84,7 @@ def segmentation(labels: int, fields: Fields = Fields()) -> Task:
         metrics=METRICS,
         predictions=lambda outputs: outputs.argmax(0),
         names=c.names,
+        smoothed_loss=lambda outputs, targets, smoothing: losses(outputs, targets, smoothing).mean(),
     )
 
 

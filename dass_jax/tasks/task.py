@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dass_jax.phases import Curve
 
@@ -57,6 +58,19 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
 
 
+def cross_entropies(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0, axis: int = -1) -> jax.Array:
+    """Cross-entropy in nats of each label, classes along `axis` of the logits.
+
+    Args:
+      smoothing: share of each target that is spread over all classes alike, its label's too. Source: Szegedy et al.
+        (arXiv 1512.00567) Section 7.
+    """
+    found = optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis)
+    if not smoothing:
+        return found
+    return (1 - smoothing) * found - smoothing * jax.nn.log_softmax(logits, axis).mean(axis)
+
+
 class Task(NamedTuple):
     """The meaning of a network's outputs for targets: [N, O] for [N], or [O, H, W, N] for [H, W, N]."""
 
@@ -78,6 +92,8 @@ class Task(NamedTuple):
 
     names: tuple[str, ...] = ()
     """Of the first outputs, for people."""
+    smoothed_loss: Callable[[jax.Array, jax.Array, float], jax.Array] | None = None
+    """(outputs, targets, share of each target that is spread over all classes) → `loss`; None: they are no classes."""
 
     def curves(self, seen: str, unseen: str | None = None, line: str = "") -> tuple[Curve, ...]:
         """How the figures of a phase are drawn: those on what the weights see (metrics with the prefix `seen`) solid

@@ -85,6 +85,34 @@ def test_blocks_of_levels_lose_what_their_parts_take(fake: list[Any], tmp_path: 
     )
 
 
+@pytest.mark.parametrize(("lost", "said"), [(0.0, ""), (1e6, "2 of 6 parts measured as less than nothing")])
+def test_differences_below_zero_are_said_and_kept(
+    fake: list[Any],
+    lost: float,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: pathlib.Path,
+) -> None:
+    """As a machine that is at other work while the shorter chains of pools are timed."""
+    usual, file = clock.in_turns, tmp_path / "table.json"
+
+    def disturbed(*given: Any) -> dict[str, clock.Times]:
+        found = usual(*given)
+        slow = {name for name in found if name.startswith("max3") and name.endswith("/1")}
+        return {name: each._replace(median=each.median + lost * (name in slow)) for name, each in found.items()}
+
+    monkeypatch.setattr(clock, "in_turns", disturbed)
+    parts.main([*DSO, "--check", "0", "--out", str(file)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "nothing" in line]
+    assert [line.partition(":")[0] for line in lines] == ([said] if said else [])
+    assert all("quiet machine or more --repetitions" in line for line in lines)
+    entries = json.loads(file.read_text(encoding="utf-8"))["entries"]
+    assert {name for name, value in entries.items() if value < 0} == {
+        name for name in entries if lost and name.startswith("max3")
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -131,6 +131,15 @@ def test_what_tells_runs_apart_but_for_their_seed_is_in_the_names_of_their_netwo
     }
 
 
+def test_architectures_of_different_seeds_are_averaged_and_of_one_seed_are_not(tmp_path: pathlib.Path) -> None:
+    def networks(*given: tuple[int, str]) -> list[str]:
+        tables = [f'[[runs]]\nname = "found"\nseed = {seed}\narchitecture = "{name}"' for seed, name in given]
+        return [run.network for run in read(tmp_path, "\n".join(['base = "run.toml"', *tables])).runs]
+
+    assert networks((0, "dass_99"), (1, "dass_95")) == ["found", "found"]
+    assert networks((0, "dass_99"), (0, "dass_95")) == ["found, dass_99", "found, dass_95"]
+
+
 def test_a_recipe_that_prunes_nothing_keeps_everything_whatever_the_search_keeps(tmp_path: pathlib.Path) -> None:
     text = 'base = "run.toml"\n[set]\nrecipe = "dense"\n[axes]\nsparsity.keep = [0.1, 0.01]\n'
     found = read(tmp_path, text).runs

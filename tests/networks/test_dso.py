@@ -17,6 +17,7 @@ from dass_jax.errors import UserError
 from dass_jax.networks import dso
 from dass_jax.networks.dso import Fields
 from dass_jax.nn.level_blocks import Sizes
+from dass_jax.tasks import Pixels
 from dass_jax.tasks.classification import cross_entropy
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
 
@@ -106,16 +107,50 @@ def test_the_network_has_the_width_of_its_budget() -> None:
     assert count(a, Fields(stages=(1,), weights=budget + 3), (8, 8, 3)).prunable == budget
 
 
+@pytest.mark.parametrize("stages", [(1, 1), (2, 1), (1, 1, 1)])
+def test_blocks_of_their_own_for_other_stages_are_refused(stages: tuple[int, ...]) -> None:
+    a = whole("full", 1, ("sep3",), 3, 1)
+    message = (
+        f"network.stages = {stages} with an architecture of 3 blocks in scope 'full' and 1 reductions; allowed: stages "
+        "of so many, or one of scope 'share'"
+    )
+    if stages == (2, 1):
+        dso.dso(a, Fields(stages=stages), 10)
+        return
+    with pytest.raises(UserError) as caught:
+        dso.dso(a, Fields(stages=stages), 10)
+    assert str(caught.value) == message
+
+
+CIFAR = whole("share", 2, ("sep3", "max3"), 24, 2)._replace(reductions=(("1x1",), ("3x3",)))
+"""Of CIFAR-10's three stages."""
+
+
 @pytest.mark.parametrize(
-    ("a", "stages"),
+    ("stages", "reductions"),
     [
-        (whole("full", 1, ("sep3",), 3, 1), (1, 1)),
-        (whole("share", 1, ("sep3",), 3, 1), (1, 1, 1)),
+        ((1, 2, 1, 1), (("1x1",), ("3x3",), ("1x1", "3x3"))),
+        ((1, 2), (("1x1",),)),
+        ((3,), ()),
     ],
 )
-def test_an_architecture_for_other_stages_is_refused(a: Blocks, stages: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"network.stages = \(1, 1.*; allowed: stages of so many"):
-        dso.dso(a, Fields(stages=stages), 10)
+def test_a_shared_block_goes_to_other_stages_with_its_reductions(stages: Any, reductions: Any) -> None:
+    """As one that CIFAR-10 has found to ImageNet; a reduction that it lacks has both branches."""
+    by_hand = CIFAR._replace(reductions=reductions)
+    c = Fields(stages=stages, channels=4, stem="imagenet")
+    assert count(CIFAR, c, (32, 32, 3)) == count(by_hand, c, (32, 32, 3))
+    found, wanted = (dso.dso(a, c, 10).init(jax.random.key(0), (32, 32, 3)) for a in (CIFAR, by_hand))
+    assert list(flatten(found[PARAMS])) == list(flatten(wanted[PARAMS]))
+
+
+@pytest.mark.parametrize("stages", [(1, 1, 1), (1, 1, 1, 1)])
+def test_a_block_that_classification_found_is_a_backbone_of_segmentation(stages: Any) -> None:
+    model = dso.dso(CIFAR, Fields(stages=stages, channels=4, stem="imagenet"), Pixels(5, 8, (1, 2), 4))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), (32, 48, 3)))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    images = np.zeros((3, 32, 48, 2), np.float32)
+    outputs = jax.eval_shape(lambda: model.apply(ones[PARAMS], ones[BATCH_STATS], images, False)[0])
+    assert outputs.shape == (5, 32, 48, 2)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import bilevel, recipes, sparsity
+from dass_jax import bilevel, compose, config, recipes, sparsity
+from dass_jax.errors import UserError
 from dass_jax.networks.model import Model
 from dass_jax.phases import WHOLE, Feed
-from dass_jax.recipes import dense, prune, recipe
+from dass_jax.recipes import dense, gradual, prune, recipe
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import classification, cross_entropy
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES
@@ -78,6 +79,55 @@ def test_rates_fall_by_epochs_and_paths_are_dropped_more_and_more() -> None:
             falling = 0.5 * first * (1 + np.cos(np.pi * epoch / phase.epochs))
             np.testing.assert_allclose(at["learning_rate"][collection], falling, rtol=1e-12)
             np.testing.assert_allclose(at["drop_path"], 0.2 * epoch / phase.epochs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("train", [dense.train, gradual.train, prune.train])
+def test_fresh_weights_can_warm_up_step_by_step_and_then_learn_along_a_line(train: Any) -> None:
+    """As DSO-NAS' published code for ImageNet, which adds to its rate and takes from it after each of its steps."""
+    steps, epochs, rising, first, top = 7, 12, 5, 0.1, 0.5
+    fields = {"decay": "linear", "warmup_epochs": rising, "warmup_lr": first}
+    if train is prune.train:
+        own: recipe.Fields = prune.Fields(pretrain_lr=top, pretrain_epochs=epochs, **fields)
+    else:
+        own = {dense.train: dense.Fields, gradual.train: gradual.Fields}[train](lr=top, epochs=epochs, **fields)
+    published, rate = [], first
+    for step in range(steps * epochs):
+        published.append(rate)
+        warm = step < steps * rising
+        rate += (top - first) / (steps * rising) if warm else -top / (steps * (epochs - rising))
+    fresh, *later = train(own, PROBLEM).phases
+    found = [fresh.rates((epoch + np.arange(steps) / steps) / epochs) for epoch in range(epochs)]
+    rates = np.concatenate([each["learning_rate"][PARAMS] for each in found])
+    np.testing.assert_allclose(rates[: steps * rising], published[: steps * rising], rtol=1e-12)
+    by_epochs = np.repeat(published[steps * rising :: steps], steps)
+    np.testing.assert_allclose(rates[steps * rising :], by_epochs, rtol=1e-12)
+    for phase, usual in zip(later, prune.train(prune.Fields(), PROBLEM).phases[1:], strict=bool(later)):
+        at = np.linspace(0, 1, 9)
+        chex.assert_trees_all_equal(phase.rates(at), usual.rates(at))
+
+
+def test_a_warm_up_leaves_an_epoch_to_what_follows_it_and_cycles_come_after_it() -> None:
+    c = dense.Fields(epochs=3, lr=0.5, warmup_epochs=5, warmup_lr=0.2)
+    (phase,) = dense.train(c, PROBLEM).phases
+    rates = phase.rates(np.arange(6) / 6)["learning_rate"][PARAMS]
+    np.testing.assert_allclose(rates, [0.2, 0.275, 0.35, 0.425, 0.5, 0.5], rtol=1e-12)
+    cycles = gradual.Fields(epochs=5, lr=0.4, warmup_epochs=1, warmup_lr=0.2, restart_epochs=2, restart_factor=1)
+    (phase,) = gradual.train(cycles, PROBLEM).phases
+    np.testing.assert_allclose(
+        phase.rates(np.arange(5) / 5)["learning_rate"][PARAMS], [0.2, 0.4, 0.2, 0.4, 0.2], rtol=1e-12
+    )
+
+
+def test_nesterovs_momentum_looks_ahead() -> None:
+    def moved(nesterov: bool) -> Any:
+        (phase,) = dense.train(dense.Fields(batch_size=8, nesterov=nesterov, clip=1e6), PROBLEM).phases
+        state = phase.begin(KEY, None)
+        rate = {"learning_rate": {PARAMS: jnp.float32(0.1)}}
+        after = phase.algorithm.update(state, {PARAMS: batch()}, KEY, **rate)[0]
+        return after.variables[PARAMS]["linear"]["bias"] - 1
+
+    # The first step is g, and g + 0.9 g.
+    np.testing.assert_allclose(moved(True), 1.9 * moved(False), rtol=1e-5, atol=1e-6)
 
 
 def test_without_paths_to_drop_nothing_is_drawn_for_them() -> None:
@@ -165,3 +215,33 @@ def test_outputs_are_those_of_the_kept_weights_in_evaluation() -> None:
     found = prune.train(FIELDS, PROBLEM).outputs(v, batch().images)
     kept = {"linear": {**v[PARAMS]["linear"], "weight": v[PARAMS]["linear"]["weight"] * mask}}
     np.testing.assert_array_equal(found, apply(kept, v[BATCH_STATS], batch().images, False)[0])
+
+
+SMOOTHED = {
+    "controls": [],
+    "data": {"source": "digits", "crop_padding": 1},
+    "space": {"name": "dso", "levels": 1, "operations": ["sep3"], "stages": [1], "channels": 2},
+    "method": {"name": "whole"},
+    "network": {"stages": [1], "channels": 2},
+    "train": {"recipe": "dense", "batch_size": 8, "label_smoothing": 0.3},
+}
+
+
+def test_a_run_smooths_its_labels_where_it_trains_and_not_where_it_searches_or_evaluates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setitem(
+        recipes.RECIPES, "dense", recipes.RECIPES["dense"]._replace(train=lambda c, problem: seen.append(problem))
+    )
+    s = compose.setting(config.from_dict(SMOOTHED))
+    plain = config.from_dict({**SMOOTHED, "train": {"recipe": "dense"}})
+    for one in (s, s._replace(config=plain)):
+        compose.training(one, compose.search(s, "whole").found(None, 0))
+    smoothed, usual = (problem.task for problem in seen)
+    logits, labels = jnp.arange(6.0).reshape(2, 3), jnp.array([0, 2])
+    assert float(smoothed.loss(logits, labels)) == pytest.approx(float(cross_entropy(logits, labels, 0.3)))
+    assert usual.loss is s.task.loss is cross_entropy and smoothed.sums is s.task.sums
+    monkeypatch.setattr(compose.Setting, "task", classification(10)._replace(smoothed_loss=None))
+    with pytest.raises(UserError, match=r"train\.label_smoothing = 0\.3 with .*; allowed: 0"):
+        compose.setting(config.from_dict(SMOOTHED))

@@ -60,6 +60,15 @@ def test_one_shared_architecture_encodes_as_equal_blocks() -> None:
     assert all((equal[name] == space_of.encode(c, a)["block"]).all() for name in space_of.names(FULL))
 
 
+def test_a_shared_architecture_of_other_stages_encodes_with_both_branches_where_it_has_no_reduction() -> None:
+    c = dataclasses.replace(FULL, scope="share")
+    a = space_of.everything(c)._replace(reductions=(("3x3",),))
+    longer = space_of.encode(dataclasses.replace(c, stages=(1, 1, 2)), a)
+    np.testing.assert_array_equal(longer["reductions"], [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(longer["block"], space_of.encode(c, a)["block"])
+    assert "reductions" not in space_of.encode(dataclasses.replace(c, stages=(3,)), a)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,5 +1,6 @@
 """Classification: loss and figures against NumPy, sums that add up over padded batches, and how they are drawn."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,17 @@ def test_the_loss_is_the_mean_surprise_and_accuracy_is_in_per_cent(x64: None) ->
     assert 0 < right.sum() < 11
     assert float(accuracy(jnp.asarray(LOGITS), LABELS)) == pytest.approx(100 * right.mean(), rel=1e-12)
     assert (TASK.loss, list(TASK.measured(jnp.asarray(LOGITS), LABELS))) == (cross_entropy, ["accuracy"])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_smoothed_targets_are_pytorchs(x64: None, share: float) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    wanted = torch.nn.CrossEntropyLoss(label_smoothing=share)(logits, torch.tensor(LABELS))
+    wanted.backward()
+    value, gradient = jax.value_and_grad(TASK.smoothed_loss)(jnp.asarray(LOGITS), LABELS, share)
+    assert float(value) == pytest.approx(wanted.item(), rel=1e-12)
+    np.testing.assert_allclose(gradient, logits.grad, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

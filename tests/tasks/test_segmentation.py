@@ -39,7 +39,7 @@ def expected() -> tuple[float, float]:
     return 100 * np.mean(right / (matrix.sum(0) + matrix.sum(1) - right)), 100 * right.sum() / matrix.sum()
 
 
-def torch_loss(rows: np.ndarray) -> float:
+def torch_loss(rows: np.ndarray, smoothing: float = 0.0) -> float:
     """The mean over the images of PyTorch's mean over their pixels."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     targets = torch.tensor(np.where(TARGETS < CLASSES, TARGETS, -1), dtype=torch.long)
@@ -47,7 +47,10 @@ def torch_loss(rows: np.ndarray) -> float:
         np.mean(
             [
                 torch.nn.functional.cross_entropy(
-                    torch.tensor(OUTPUTS[None, ..., n]), targets[None, ..., n], ignore_index=-1
+                    torch.tensor(OUTPUTS[None, ..., n]),
+                    targets[None, ..., n],
+                    ignore_index=-1,
+                    label_smoothing=smoothing,
                 )
                 for n in rows
             ]
@@ -85,6 +88,8 @@ def test_the_runner_adds_matrices_of_steps_and_seeds() -> None:
 def test_the_loss_does_not_depend_on_how_a_batch_is_parted(x64: None) -> None:
     whole = float(TASK.loss(jnp.asarray(OUTPUTS), jnp.asarray(TARGETS)))
     assert whole == pytest.approx(torch_loss(np.arange(IMAGES)), rel=1e-12)
+    smoothed = float(TASK.smoothed_loss(jnp.asarray(OUTPUTS), jnp.asarray(TARGETS), 0.2))
+    assert smoothed == pytest.approx(torch_loss(np.arange(IMAGES), 0.2), rel=1e-12)
     singles = [[jnp.asarray(x[..., n : n + 1]) for x in (OUTPUTS, TARGETS)] for n in range(IMAGES)]
     parts = [float(TASK.loss(*single)) for single in singles]
     assert np.mean(parts) == pytest.approx(whole, rel=1e-12)
