@@ -104,6 +104,8 @@ def avg_pool(x: jax.Array, stride: int = 1, padded: bool = False) -> jax.Array:
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """1×1 convolution: x [..., I, H, W, N], w [..., O, I] with the same leading axes → [..., O, ⌈H/s⌉, ⌈W/s⌉, N]."""
     x = apart(x[..., ::stride, ::stride, :])
+    if jax.default_backend() != "cpu":
+        return library.pointwise(x, w.astype(x.dtype))
     y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
     return apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
 

@@ -60,6 +60,12 @@ def separable(x: jax.Array, depthwise_w: jax.Array, pointwise_w: jax.Array, stri
     return y.reshape(sources, operations, outputs, *y.shape[1:])
 
 
+def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
+    """A product over the channels, which leaves the pixels' axes as they are: to make them one, XLA would have to bring
+    them into one order."""
+    return jnp.einsum("...oi,...ihwn->...ohwn", w, x)
+
+
 def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int, dilation: int = 1) -> jax.Array:
     """Dense convolution: x [I, H, W, N], w [O, I, k, k] → [O, H', W', N]."""
     return lax.conv_general_dilated(
