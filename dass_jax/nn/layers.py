@@ -62,9 +62,8 @@ class BatchNorm(nn.Module):
         if self.is_initializing():
             return x  # whose shape is all that is asked for
         if not self.train:
-            inverse = kernels.inverse_deviation(var.value, self.epsilon)
-            own = (leaf.reshape(features) for leaf in (mean.value, inverse))
-            return kernels.scaled(x, *kernels.scale_and_shift(*own, affine))
+            inverse = kernels.inverse_deviation(var.value.reshape(features), self.epsilon)
+            return kernels.scaled(x, *kernels.scale_and_shift(mean.value.reshape(features), inverse, affine))
         y, now = kernels.normalised(x, affine, self._average(), self.epsilon)
         self._move(running, now)
         return y

@@ -87,7 +87,7 @@ def _shared(x: jax.Array, y: jax.Array, moved: jax.Array, stride: int) -> jax.Ar
     return (lax.optimization_barrier(functools.reduce(jnp.add, parts)) / tied).astype(y.dtype)
 
 
-def _spread(y: jax.Array, tap: tuple[int, int], stride: int, size: tuple[int, int], outside: float = 0.0) -> jax.Array:
+def _spread(y: jax.Array, tap: tuple[int, ...], stride: int, size: tuple[int, ...], outside: float = 0.0) -> jax.Array:
     """For every pixel what the window says in which it has the given place, or `outside` if there is none:
     [..., C, h, w, N] → [..., C, H, W, N]."""
     borders = [
