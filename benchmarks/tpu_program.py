@@ -207,7 +207,8 @@ def in_this_process(options: argparse.Namespace) -> list[dict[str, Any]]:
             file = folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())[:80]}-{precision}-{count}.hlo"
             file.write_text(program.as_text(), encoding="utf-8")
         found.append({"program": name, "precision": precision, "devices": count, "effort": effort, **facts})
-        say(f"  compiled in {facts['compile_seconds']:.1f} s")
+        gigabytes = (facts["fixed_bytes"] + facts["temporary_bytes"]) / 1e9
+        say(f"  compiled in {facts['compile_seconds']:.1f} s, takes {gigabytes:.2f} GB of a device")
     return found
 
 

@@ -44,8 +44,11 @@ class BatchNorm(nn.Module):
     none would be any one's."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        """`weights` [...]: what the normalised maps are multiplied by, in the place of a learned scale and offset."""
+    def __call__(
+        self, x: jax.Array, weights: jax.Array | None = None, shape: tuple[int, ...] | None = None
+    ) -> jax.Array:
+        """`weights` [...]: what the normalised maps are multiplied by, in the place of a learned scale and offset.
+        `shape`: of the statistics, where it is not [...] itself but an equal number."""
         features, affine = x.shape[:-3], None
         if weights is not None:
             affine = jnp.broadcast_to(weights[..., None], features), jnp.zeros(features, weights.dtype)
@@ -55,21 +58,22 @@ class BatchNorm(nn.Module):
             affine = scale, self.param("bias", nn.initializers.zeros, features)
         if not self.running:
             return kernels.normalised(x, affine, self._average(), self.epsilon)[0]
-        running = mean, var = self._running(features)
+        running = mean, var = self._running(shape or features)
         if self.is_initializing():
             return x  # whose shape is all that is asked for
         if not self.train:
-            inverse = kernels.inverse_deviation(var.value, self.epsilon)
-            return kernels.scaled(x, *kernels.scale_and_shift(mean.value, inverse, affine))
+            inverse = kernels.inverse_deviation(var.value.reshape(features), self.epsilon)
+            return kernels.scaled(x, *kernels.scale_and_shift(mean.value.reshape(features), inverse, affine))
         y, now = kernels.normalised(x, affine, self._average(), self.epsilon)
         self._move(running, now)
         return y
 
     @nn.compact
     def mixed(self, x: jax.Array, mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Σ over sources and operations of the normalised maps times mixing, for x [S, O, T or 1, C, H, W, N] and
-        mixing [S, O, T]: the sum [T, C, H, W, N] without its shift, and that shift [T, C]."""
-        running = mean, var = self._running(x.shape[:-3])
+        """Σ over sources and operations of the normalised maps times mixing, for x [S, O, T or 1, C, H, W, N] or
+        [S, O·T·C, H, W, N] and mixing [S, O, T]: the sum [T, C, H, W, N] without its shift, and that shift [T, C]."""
+        shape = x.shape[:-3] if x.ndim > 5 else (*mixing.shape, x.shape[1] // (mixing.shape[1] * mixing.shape[2]))
+        running = mean, var = self._running(shape)
         if not self.train:
             inverse = kernels.inverse_deviation(var.value, self.epsilon)
             weight, shift = kernels.weight_and_shift(mean.value, inverse, mixing)
@@ -89,7 +93,7 @@ class BatchNorm(nn.Module):
     def _move(self, running: tuple[nn.Variable, ...], now: tuple[jax.Array, ...]) -> None:
         if not self.is_initializing():
             for old, new in zip(running, now, strict=True):
-                moved = self.momentum * old.value + (1 - self.momentum) * new
+                moved = self.momentum * old.value + (1 - self.momentum) * new.reshape(old.value.shape)
                 old.value = moved.astype(old.value.dtype)
 
 

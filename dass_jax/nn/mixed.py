@@ -79,10 +79,12 @@ class MixedEdges(nn.Module):
     def _weight(self, operation: str, part: str, *shape: int, sources: int) -> jax.Array:
         return SparseWeight((sources, self.targets, *shape), name=f"{operation}_{part}")()
 
-    def _convolved(self, x: jax.Array, operations: tuple[str, ...], part: int, stride: int, dilation: int) -> jax.Array:
+    def _convolved(
+        self, x: jax.Array, channels: int, operations: tuple[str, ...], part: int, stride: int, dilation: int
+    ) -> jax.Array:
         """A depthwise and a pointwise convolution: x [sources, 1 or operations·targets, C, H, W, N] → [sources,
-        operations·targets, C, H', W', N]."""
-        channels, widest = x.shape[2], max(map(_kernel, operations))
+        operations·targets, C, H', W', N], or side by side (`kernels.separable`)."""
+        widest = max(map(_kernel, operations))
         weights = []
         for operation in operations:
             k = _kernel(operation)
@@ -95,16 +97,19 @@ class MixedEdges(nn.Module):
         return kernels.separable(x, weights, dense, stride, dilation)
 
     def _separable(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
-        """Separable convolutions before their last BN: [sources, operations, targets, C, H', W', N]."""
-        y = self.norm(name="norm_1")(self._convolved(relu[:, None], operations, 1, self.stride, self.dilation))
-        return self._by_operation(self._convolved(kernels.relu(y), operations, 2, 1, self.dilation))
+        """Separable convolutions before their last BN: [sources, operations, targets, C, H', W', N] or side by side."""
+        sources, channels = relu.shape[:2]
+        y = self._convolved(relu[:, None], channels, operations, 1, self.stride, self.dilation)
+        y = self.norm(name="norm_1")(y, shape=(sources, len(operations) * self.targets, channels))
+        return self._by_operation(self._convolved(kernels.relu(y), channels, operations, 2, 1, self.dilation))
 
     def _dilated(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
-        """Dilated convolutions before their BN: [sources, operations, targets, C, H', W', N]."""
-        return self._by_operation(self._convolved(relu[:, None], operations, 1, self.stride, 2 * self.dilation))
+        """Dilated convolutions before their BN: [sources, operations, targets, C, H', W', N] or side by side."""
+        channels, dilation = relu.shape[1], 2 * self.dilation
+        return self._by_operation(self._convolved(relu[:, None], channels, operations, 1, self.stride, dilation))
 
     def _by_operation(self, y: jax.Array) -> jax.Array:
-        return y.reshape(y.shape[0], -1, self.targets, *y.shape[2:])
+        return y if y.ndim == 5 else y.reshape(y.shape[0], -1, self.targets, *y.shape[2:])
 
     def _reduced_skip(self, relu: jax.Array, operations: tuple[str, ...]) -> jax.Array:
         """The factorized reduce of every edge before its BN: [sources, 1, targets, C, H', W', N]."""

@@ -102,19 +102,21 @@ def test_an_accelerator_takes_the_librarys_forms_at_every_size(
     assert kernels.form(jnp.zeros((1, *size, 1))) is kernels.library
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("shared", "widest"), [(True, 512), (False, 512), (False, 8), (False, 1)])
 @pytest.mark.parametrize(("stride", "dilation", "k"), [(1, 2, 3), (2, 1, 5)])
 def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one_on_a_tpu_too(
-    monkeypatch: pytest.MonkeyPatch, shared: bool, stride: int, dilation: int, k: int
+    monkeypatch: pytest.MonkeyPatch, shared: bool, widest: int, stride: int, dilation: int, k: int
 ) -> None:
-    x = RNG.normal(size=(2, 1 if shared else 3, 4, 6, 5, 2))
-    depthwise = [RNG.normal(size=(2, t, 4, k, k)) for t in (1, 2)]
-    pointwise = [RNG.normal(size=(2, t, 5, 4)) for t in (1, 2)]
+    """There the operations are side by side, all in one matrix, in two, or each in its own."""
+    x = RNG.normal(size=(2, 1 if shared else 4, 4, 6, 5, 2))
+    depthwise = [RNG.normal(size=(2, t, 4, k, k)) for t in (1, 3)]
+    pointwise = [RNG.normal(size=(2, t, 5, 4)) for t in (1, 3)]
     programs = []
 
     def values_and_gradients() -> Any:
         def separable(*own: Any) -> jax.Array:
-            return kernels.separable(*own, stride, dilation)
+            y = kernels.separable(*own, stride, dilation)
+            return y.reshape(2, 4, 5, *y.shape[-3:])
 
         programs.append(str(jax.make_jaxpr(separable)(x, depthwise, pointwise)))
         y, back = jax.vjp(separable, x, depthwise, pointwise)
@@ -122,7 +124,10 @@ def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one_on_a_tpu_too
 
     wanted = values_and_gradients()
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(kernels.blocks, "_WIDEST", widest)
     close(values_and_gradients(), wanted)
+    groups = 2 if shared else {512: 2, 8: 4, 1: 8}[widest]
+    assert f"feature_group_count={groups}\n" in programs[1]
     assert programs[1].count("conv_general_dilated[") == 1 and "dot_general" not in programs[1]
     assert "dot_general" in programs[0]
 
@@ -399,6 +404,18 @@ def test_channels_last_kernels_equal_the_definitions(
         jnp.concatenate(halves).reshape(4, *(windows.output_size(s, 2) for s in size), 2),
     ]
     close(found(x), [y.transpose(3, 1, 2, 0) for y in wanted])
+
+
+def test_a_product_over_channels_is_the_same_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = RNG.normal(size=(2, 1, 3, 5, 4, 2)), RNG.normal(size=(2, 3, 4, 3))
+
+    def values_and_gradients() -> Any:
+        y, back = jax.vjp(lambda x, w: kernels.pointwise(x, w, 2), x, w)
+        return y, back(jnp.cos(y))
+
+    wanted = values_and_gradients()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    close(values_and_gradients(), wanted)
 
 
 def test_the_librarys_forms_over_a_batch_of_seeds_are_those_of_each_seed() -> None:

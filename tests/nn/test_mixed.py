@@ -58,12 +58,17 @@ def edge(operation: str, stride: int, params: Any, x: jax.Array, upstream: jax.A
 
 
 @pytest.mark.parametrize(
-    ("operations", "stride", "size"),
-    [(PRIMITIVES, 1, (4, 3)), (OPERATIONS, 2, (5, 4))],
-    ids=["with none, stride 1", "without none, stride 2"],
+    ("operations", "stride", "size", "backend"),
+    [(PRIMITIVES, 1, (4, 3), "cpu"), (OPERATIONS, 2, (5, 4), "cpu"), (OPERATIONS, 2, (5, 4), "tpu")],
+    ids=["with none, stride 1", "without none, stride 2", "without none, stride 2, as on a TPU"],
 )
 def test_fused_edges_and_all_their_gradients_equal_the_sum_of_primitives(
-    random_like: Any, operations: tuple[str, ...], stride: int, size: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch,
+    random_like: Any,
+    operations: tuple[str, ...],
+    stride: int,
+    size: tuple[int, int],
+    backend: str,
 ) -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(SOURCES, C, *size, N))
@@ -81,7 +86,9 @@ def test_fused_edges_and_all_their_gradients_equal_the_sum_of_primitives(
         output, back = jax.vjp(apply, params, x, weights)
         return output, *back(upstream)
 
-    output, params_gradient, x_gradient, weights_gradient = fused(params, x, weights, upstream)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: backend)
+        output, params_gradient, x_gradient, weights_gradient = fused(params, x, weights, upstream)
 
     wanted, wanted_x, wanted_weights = np.zeros(shape), np.zeros(x.shape), np.zeros(weights.shape)
     wanted_params = {}
@@ -102,6 +109,19 @@ def test_fused_edges_and_all_their_gradients_equal_the_sum_of_primitives(
     close(weights_gradient, wanted_weights)
     close(x_gradient, wanted_x)
     close(flatten(params_gradient), fuse(wanted_params))
+
+
+def test_with_running_averages_edges_are_the_same_on_a_tpu(monkeypatch: pytest.MonkeyPatch, random_like: Any) -> None:
+    x, weights = (np.random.default_rng(2).normal(size=shape) for shape in ((1, C, 4, 3, N), (1, 2, len(PRIMITIVES))))
+    module = MixedEdges(2, 1, PRIMITIVES, batch_norm(train=False, affine=False))
+    v = random_like(jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights)))
+    v = {**v, "batch_stats": jax.tree.map(np.abs, v["batch_stats"])}
+    found = []
+    for backend in ("cpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert jax.tree.map(np.shape, module.init(jax.random.key(0), x, weights)) == jax.tree.map(np.shape, v)
+        found.append(jax.jit(lambda *given: module.apply(*given))(v, x, weights))  # traced anew
+    chex.assert_trees_all_close(*found, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

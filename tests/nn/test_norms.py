@@ -49,10 +49,11 @@ def test_normalised_equals_numpy(affine: bool) -> None:
 @pytest.mark.parametrize("maps", [3, 1])
 def test_a_sum_of_normalised_maps_equals_einsum(maps: int) -> None:
     x, mixing = normal(2, 2, maps, 4, 3, 2, 5), normal(2, 2, 3)
-    (found, shift), moments = norms.normalised_sum(x, mixing, same, EPSILON)
     wanted = np.einsum("sotchwn,sot->tchwn", np.broadcast_to(by_numpy(x), (2, 2, 3, 4, 3, 2, 5)), mixing)
-    np.testing.assert_allclose(found + shift[..., None, None, None], wanted, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(moments, statistics(x), rtol=1e-9)
+    for given in (x, x.reshape(2, -1, 3, 2, 5)) if maps > 1 else (x,):  # and side by side
+        (found, shift), moments = norms.normalised_sum(given, mixing, same, EPSILON)
+        np.testing.assert_allclose(found + shift[..., None, None, None], wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(moments, statistics(x), rtol=1e-9)
 
 
 def test_a_constant_map_has_no_variance_and_no_gradient_through_it() -> None:
@@ -75,6 +76,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "normalised_sum": (
         lambda x, mixing: norms.normalised_sum(x, mixing, same, EPSILON)[0],
         (normal(2, 2, 3, 2, 4, 2, 2), normal(2, 2, 3)),
+    ),
+    "normalised_sum side by side": (
+        lambda x, mixing: norms.normalised_sum(x, mixing, same, EPSILON)[0],
+        (normal(2, 12, 4, 2, 2), normal(2, 2, 3)),
     ),
     "normalised_sum of shared maps": (
         lambda x, mixing: norms.normalised_sum(x, mixing, same, EPSILON)[0],

@@ -71,6 +71,8 @@ def test_a_weighted_sum_equals_einsum(targets: int) -> None:
     x, w = normal(2, 2, targets, 4, 3, 2, 5), normal(2, 2, 3, 4)
     wanted = np.einsum("sotchwn,sotc->tchwn", np.broadcast_to(x, (2, 2, 3, 4, 3, 2, 5)), w)
     np.testing.assert_allclose(sums.weighted_sum(x, w), wanted, rtol=1e-12, atol=1e-12)
+    if targets > 1:  # side by side
+        np.testing.assert_allclose(sums.weighted_sum(x.reshape(2, -1, 3, 2, 5), w), wanted, rtol=1e-12, atol=1e-12)
 
 
 CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
@@ -80,6 +82,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     ),
     "weighted_sum": (sums.weighted_sum, (normal(2, 2, 3, 2, 4, 2, 2), normal(2, 2, 3, 2))),
     "combination": (lambda x, y, w: sums.combination((x, y), w), (*2 * (normal(3, 4, 2, 2),), normal(2))),
+    "weighted_sum side by side": (sums.weighted_sum, (normal(2, 12, 4, 2, 2), normal(2, 2, 3, 2))),
     "weighted_sum of shared maps": (sums.weighted_sum, (normal(2, 2, 1, 2, 4, 2, 2), normal(2, 2, 3, 2))),
 }
 

@@ -6,9 +6,10 @@ pointwise one is a matrix product. XLA's own grouped convolution is ten and more
 gradient of its max pooling. Leading axes broadcast, so that all edges which leave one node are one operation.
 
 On a small image a depthwise convolution is better written as the matrix between input and output pixels that it is. On
-an accelerator both are the library's; on a TPU a depthwise and a pointwise one after it are a dense one, in a supernet
-(`separable`). A dense convolution on a CPU is a product of tiles (`winograd`) or of windows (`patches`), strip by
-strip, or with holes of shifted images (`dilated`). Products are the library's everywhere.
+an accelerator both are the library's; on a TPU a depthwise and a pointwise one after it are a dense one, in a supernet,
+for the channels of all operations side by side (`blocks`). A dense convolution on a CPU is a product of tiles
+(`winograd`) or of windows (`patches`), strip by strip, or with holes of shifted images (`dilated`). Products are the
+library's everywhere.
 The form is chosen here and nowhere else: each is a module with the functions `depthwise`, `max_pool` and `avg_pool`,
 or with `convolution`.
 `channels_last` is no such form: it has another layout, for `networks.inference`.
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dass_jax.nn.kernels import dilated, library, matrix, patches, shifts, taps, winograd
+from dass_jax.nn.kernels import blocks, dilated, library, matrix, patches, shifts, taps, winograd
 from dass_jax.nn.kernels.norms import Average as Average
 from dass_jax.nn.kernels.norms import inverse_deviation as inverse_deviation
 from dass_jax.nn.kernels.norms import normalised as normalised
@@ -104,6 +105,8 @@ def avg_pool(x: jax.Array, stride: int = 1, padded: bool = False) -> jax.Array:
 def pointwise(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """1×1 convolution: x [..., I, H, W, N], w [..., O, I] with the same leading axes → [..., O, ⌈H/s⌉, ⌈W/s⌉, N]."""
     x = apart(x[..., ::stride, ::stride, :])
+    if jax.default_backend() != "cpu":
+        return library.pointwise(x, w.astype(x.dtype))
     y = jnp.matmul(w.astype(x.dtype), x.reshape(*x.shape[:-3], -1))
     return apart(y.reshape(*y.shape[:-1], *x.shape[-3:]))
 
@@ -117,21 +120,24 @@ def separable(
 ) -> jax.Array:
     """A depthwise convolution and a pointwise one after it.
 
+    On a TPU the maps of all operations are side by side, see `blocks`: what one such call has made goes into the next
+    as it is, and into `normalised_sum` and `weighted_sum`.
+
     Args:
-      x: [S, T or 1, I, H, W, N].
+      x: [S, T or 1, I, H, W, N]; or [S, T·I, H, W, N].
       depthwise_w: [S, t, I, k, k], k odd, whose t add up to T; zero padding (k − 1)/2 · dilation.
       pointwise_w: [S, t, O, I], likewise.
 
     Returns:
-      [S, T, O, ⌈H/stride⌉, ⌈W/stride⌉, N].
+      [S, T, O, ⌈H/stride⌉, ⌈W/stride⌉, N]; or [S, T·O, ⌈H/stride⌉, ⌈W/stride⌉, N].
     """
+    spatial, dense = (jnp.concatenate(parts, axis=1) for parts in (depthwise_w, pointwise_w))
     if jax.default_backend() == "tpu":
-        spatial, dense = (jnp.concatenate(parts, axis=1) for parts in (depthwise_w, pointwise_w))
-        return library.separable(x, spatial, dense, stride, dilation)
+        return blocks.separable(x.reshape(len(x), -1, *x.shape[-3:]), spatial, dense, stride, dilation)
     with jax.named_scope("depthwise"):
-        y = depthwise(x, jnp.concatenate(depthwise_w, axis=1), stride, dilation)
+        y = depthwise(x, spatial, stride, dilation)
     with jax.named_scope("pointwise"):
-        return pointwise(y, jnp.concatenate(pointwise_w, axis=1))
+        return pointwise(y, dense)
 
 
 def apart(x: jax.Array) -> jax.Array:

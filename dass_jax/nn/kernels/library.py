@@ -4,6 +4,7 @@ Leading axes become channels. XLA brings [C, H, W, N] into the layout that its c
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -39,25 +40,10 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, dilation: int) -> jax.Arr
     return jnp.moveaxis(y.reshape(*kernels.shape[:-2], *y.shape[1:]), range(len(order)), order)
 
 
-def separable(x: jax.Array, depthwise_w: jax.Array, pointwise_w: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """`kernels.separable` as one dense convolution, whose weights are the products of both.
-
-    Many more multiplications, of the kind that a TPU has units for, and a map less to write and to read again: a
-    depthwise convolution leaves these units idle, and what it writes has to change its layout for the product after it.
-    """
-    (sources, operations, outputs, inputs), k = pointwise_w.shape, depthwise_w.shape[-1]
-    border = (k - 1) // 2 * dilation
-    weights = pointwise_w[..., None, None] * depthwise_w[:, :, None]
-    y = lax.conv_general_dilated(
-        x.reshape(-1, *x.shape[-3:]),
-        weights.astype(x.dtype).reshape(-1, inputs, k, k),
-        (stride, stride),
-        [(border, border)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("CHWN", "OIHW", "CHWN"),
-        feature_group_count=x.shape[0] * x.shape[1],
-    )
-    return y.reshape(sources, operations, outputs, *y.shape[1:])
+def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`kernels.pointwise` of every pixel. Height, width and images stay axes of their own: to make them one, XLA may
+    have to change the layout of x."""
+    return jnp.einsum("...oi,...ihwn->...ohwn", w, x)
 
 
 def convolution(x: jax.Array, w: jax.Array, stride: int, padding: int, dilation: int = 1) -> jax.Array:
@@ -85,11 +71,30 @@ def max_pool(x: jax.Array, stride: int) -> jax.Array:
 def _max_pool_jvp(stride: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (moved,) = primals, tangents
     y = max_pool(x, stride)
-    largest = [view == y for view in _views(x, stride, -jnp.inf)]
-    moved = widened(moved)
-    tied = functools.reduce(jnp.add, [each.astype(moved.dtype) for each in largest])
-    shares = [jnp.where(each, view, 0) for each, view in zip(largest, _views(moved, stride, 0.0), strict=True)]
-    return y, (functools.reduce(jnp.add, shares) / tied).astype(y.dtype)
+    # Kept for the transpose are x and y; which pixels are equal would be nine maps too.
+    return y, jax.checkpoint(_shared, prevent_cse=False, static_argnums=(3,))(x, y, moved, stride)
+
+
+def _shared(x: jax.Array, y: jax.Array, moved: jax.Array, stride: int) -> jax.Array:
+    """The tangent of y = max_pool(x) for that of x. Written so that its transpose is one pass, in which every pixel
+    asks the nine windows that it is in; windows that gave to their pixels would be nine maps to write and to read."""
+    tied = functools.reduce(jnp.add, [(view == y).astype(widened(y).dtype) for view in _views(x, stride, -jnp.inf)])
+    parts = []
+    for tap in itertools.product(range(3), repeat=2):
+        spread = functools.partial(_spread, tap=tap, stride=stride, size=x.shape[-3:-1])
+        own = jnp.where(x == spread(y, outside=jnp.inf), widened(moved), 0)
+        parts += jax.linear_transpose(spread, tied)(own)
+    return (lax.optimization_barrier(functools.reduce(jnp.add, parts)) / tied).astype(y.dtype)
+
+
+def _spread(y: jax.Array, tap: tuple[int, ...], stride: int, size: tuple[int, ...], outside: float = 0.0) -> jax.Array:
+    """For every pixel what the window says in which it has the given place, or `outside` if there is none:
+    [..., C, h, w, N] → [..., C, H, W, N]."""
+    borders = [
+        (place - 1, whole - (windows - 1) * stride - place, stride - 1)
+        for place, whole, windows in zip(tap, size, y.shape[-3:-1], strict=True)
+    ]
+    return lax.pad(y, jnp.asarray(outside, y.dtype), [(0, 0, 0)] * (y.ndim - 3) + borders + [(0, 0, 0)])
 
 
 def _views(x: jax.Array, stride: int, outside: float) -> list[jax.Array]:

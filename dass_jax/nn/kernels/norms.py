@@ -77,8 +77,9 @@ normalised.defvjp(_normalised_forward, _normalised_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def normalised_sum(x: jax.Array, mixing: jax.Array, average: Average, epsilon: float) -> tuple[Pair, Pair]:
-    """Σ over sources and operations of the normalised maps times mixing, for x [S, O, T or 1, C, H, W, N] and mixing
-    [S, O, T]: (the sum [T, C, H, W, N] without its shift, that shift [T, C]) and (mean, variance).
+    """Σ over sources and operations of the normalised maps times mixing, for x [S, O, T or 1, C, H, W, N] or, side by
+    side (`blocks`), [S, O·T·C, H, W, N], and mixing [S, O, T]: (the sum [T, C, H, W, N] without its shift, that shift
+    [T, C]) and (mean, variance), each [S, O, T or 1, C].
 
     The normalised maps themselves are never made: their scales are multiplied with the mixing weights.
     """
@@ -86,19 +87,25 @@ def normalised_sum(x: jax.Array, mixing: jax.Array, average: Average, epsilon: f
 
 
 def _normalised_sum_forward(x: jax.Array, mixing: jax.Array, average: Average, epsilon: float) -> tuple[Any, tuple]:
-    sums = average(product_and_sum(x, x))
+    sums = average(_rows(product_and_sum(x, x), x, mixing))
     (weight, shift), inverse = _coefficients(weight_and_shift, _pixels(x), epsilon, sums, mixing)
     return ((weighted_terms(x, weight), shift), _statistics(_pixels(x), sums)), (x, mixing, sums, inverse, weight)
 
 
 def _normalised_sum_backward(average: Average, epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
     (x, mixing, sums, inverse, weight), ((g, to_shift), _) = residuals, cotangents
-    to_coefficients = product(x, g), to_shift
+    to_coefficients = product(x, g).reshape(weight.shape), to_shift
     to_sums, to_mixing = _gradient_per_channel(weight_and_shift, _pixels(x), sums, inverse, mixing, to_coefficients)
     return _gradient_of_summed_maps(x, g, weight, average(to_sums)), to_mixing
 
 
 normalised_sum.defvjp(_normalised_sum_forward, _normalised_sum_backward)
+
+
+def _rows(per_channel: Pair, x: jax.Array, mixing: jax.Array) -> Pair:
+    """What is per channel of x of `normalised_sum`, as [S, O, T or 1, C]."""
+    shape = (*mixing.shape, -1) if x.ndim == 5 else x.shape[:-3]
+    return jax.tree.map(lambda leaf: leaf.reshape(shape), per_channel)
 
 
 def _pixels(x: jax.Array) -> int:
@@ -144,5 +151,5 @@ def _gradient_of_summed_maps(x: jax.Array, g: jax.Array, weight: jax.Array, to_s
 
 
 def _through_sums(x: jax.Array, to_sums: Pair) -> jax.Array:
-    to_square, to_sum = to_sums
+    to_square, to_sum = (leaf.reshape(x.shape[:-3]) for leaf in to_sums)
     return x * spread(2 * to_square) + spread(to_sum)

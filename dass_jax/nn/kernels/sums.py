@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dass_jax.nn.kernels import blocks
 from dass_jax.nn.kernels.once import compiled_once
 from dass_jax.nn.precision import widened
 
@@ -62,8 +63,6 @@ def _in_slabs_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 @compiled_once
 def product_and_sum(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Σ x · g and Σ g over H, W and N: two arrays [..., C] in float32 at least."""
-    if jax.default_backend() != "cpu":
-        return product(x, g), widened(g).sum(PIXELS)
     with_x, alone = sums_of_products((x, jnp.ones_like(x)), g)
     return with_x, alone
 
@@ -75,8 +74,8 @@ def spread(per_channel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def weighted_sum(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Σ over the first two axes of x · w: x [S, O, T or 1, C, H, W, N], w [S, O, T, C] → [T, C, H, W, N]. The
-    sum has the dtype of w, if that is the wider one.
+    """Σ over sources and operations of x · w: x [S, O, T or 1, C, H, W, N] or, side by side (`blocks`), [S, O·T·C, H,
+    W, N]; w [S, O, T, C] → [T, C, H, W, N]. The sum has the dtype of w, if that is the wider one.
     """
     return weighted_terms(x, w)
 
@@ -88,18 +87,24 @@ def _weighted_sum_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]
 @compiled_once
 def weighted_terms(x: jax.Array, w: jax.Array) -> jax.Array:
     """`weighted_sum`, for functions that have a gradient of their own."""
+    if x.ndim == 5:
+        return blocks.weighted_terms(x, w)
     # Term by term: for a reduction XLA on a CPU would write w to memory at the size of x.
     return functools.reduce(jnp.add, [x[index] * spread(w[index]) for index in np.ndindex(x.shape[:2])])
 
 
 @compiled_once
 def product(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Σ x · g over H, W and N."""
+    """Σ x · g over H, W and N, for x as in `weighted_sum` and g as its result: x.shape[:-3], or [S, O, T, C]."""
+    if x.ndim == 5:
+        g = blocks.repeated(x, g)
     return sums_of_products((x,), g)[0]
 
 
 def through_terms(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
     """The gradient of `weighted_terms` by x, before it is rounded to the dtype of x."""
+    if x.ndim == 5:
+        return blocks.through_terms(w, g)
     if x.shape[2] == w.shape[2]:
         return spread(w) * g
     # One map for all targets.
@@ -109,7 +114,7 @@ def through_terms(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, inline=True)
 def _weighted_sum_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    return through_terms(x, w, g).astype(x.dtype), product(x, g).astype(w.dtype)
+    return through_terms(x, w, g).astype(x.dtype), product(x, g).reshape(w.shape).astype(w.dtype)
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)

@@ -15,8 +15,9 @@ def pad(x: jax.Array, low: int, high: tuple[int, int], value: float = 0.0, inter
     """Pads H and W of x [..., C, H, W, N]."""
     spatial = [(low, amount, interior) for amount in high]
     # Changes no value: a padding that XLA fuses with another operation compiles in a third of the time on a CPU.
-    precision = jnp.finfo(x.dtype)
-    x = lax.reduce_precision(x, precision.nexp, precision.nmant)
+    if jax.default_backend() == "cpu":
+        precision = jnp.finfo(x.dtype)
+        x = lax.reduce_precision(x, precision.nexp, precision.nmant)
     return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0)] * (x.ndim - 3) + spatial + [(0, 0, 0)])
 
 
