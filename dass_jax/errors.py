@@ -73,10 +73,10 @@ def check_new_folder(folder: pathlib.Path, flag: str) -> None:
 
 
 def check_whole(given: argparse.Namespace, ranges: Mapping[str, tuple[int, int]]) -> None:
-    """Raises UserError if an argument is not in its range, both ends of which are allowed."""
+    """Raises UserError if an argument that was given is not in its range, both ends of which are allowed."""
     for name, (low, high) in ranges.items():
         value = getattr(given, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
 
 

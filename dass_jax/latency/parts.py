@@ -22,7 +22,13 @@ CHAIN = 4
 REFERENCES, FIRST_REFERENCE = 4, 10**6
 """How many random architectures say what is common to all, and the first one's seed: far from those that errors are
 of."""
-RANGES = {"batch": (1, 65_536), "check": (0, 1000), "warm_up": (0, 10**6), "repetitions": (1, 10**6)}
+RANGES = {
+    "image_size": (1, 4096),
+    "batch": (1, 65_536),
+    "check": (0, 1000),
+    "warm_up": (0, 10**6),
+    "repetitions": (1, 10**6),
+}
 
 
 class Table(NamedTuple):
@@ -149,6 +155,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--space", metavar="NAME", required=True)
     parser.add_argument("--dataset", choices=count.DATASETS, default="cifar10", help="whose images; default: cifar10")
+    parser.add_argument("--image-size", type=int, help="height and width in pixels; default: the data set's")
     parser.add_argument("--batch", type=int, default=1, help="images in a call; default: 1")
     parser.add_argument("--runtime", choices=("onnx", "xla"), default="xla", help="default: xla")
     parser.add_argument("--check", type=int, default=20, help="random networks to measure the error on; default: 20")
@@ -172,6 +179,7 @@ def main(argv: Sequence[str]) -> int:
     from dass_jax.spaces import SPACES
 
     images, progress = count.DATASETS[given.dataset], Progress()
+    images = images._replace(size=given.image_size or images.size)
     entry = count.member("space", given.space, SPACES)
     fields = count.fields_of(rest, entry.schema, images.usual, given.space)
     entry.check(fields)

@@ -67,7 +67,7 @@ def test_blocks_of_levels_lose_what_their_parts_take(fake: list[Any], tmp_path: 
         "sep3, 8 channels, 4×4", "max3, 8 channels, 4×4", "output, 8 channels, 4×4",
     ]  # fmt: skip
     assert found["entries"]["output, 8 channels, 4×4"] == 8 * 8 * 16
-    assert found["check"]["predicted_ms"] == found["check"]["measured_ms"]
+    assert found["check"]["predicted_ms"] == found["check"]["measured_ms"] and found["image"] == [8, 8, 1]
     fields = dataclasses.replace(spaces.SPACES["dso"].schema(**found["fields"]), latency=str(file))
     fields = dataclasses.replace(fields, stages=tuple(fields.stages), operations=tuple(fields.operations))
     spaces.SPACES["dso"].fits(fields, 10, (8, 8, 1))
@@ -83,6 +83,13 @@ def test_blocks_of_levels_lose_what_their_parts_take(fake: list[Any], tmp_path: 
             }
         )
     )
+
+
+def test_images_may_be_smaller_than_the_data_sets(fake: list[Any], tmp_path: pathlib.Path) -> None:
+    colour, file = [value if value != "digits" else "cifar10" for value in DSO], tmp_path / "table.json"
+    assert parts.main([*colour, "--image-size", "12", "--check", "0", "--out", str(file)]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["image"] == [12, 12, 3] and "max3, 8 channels, 6×6" in found["entries"]
 
 
 @pytest.mark.parametrize(("lost", "said"), [(0.0, ""), (1e6, "2 of 6 parts measured as less than nothing")])
@@ -119,6 +126,7 @@ def test_differences_below_zero_are_said_and_kept(
         (["--space", "darts"], "--space = 'darts'; allowed: dso, mobile"),
         (["--space", "moble"], "--space = 'moble' (did you mean 'mobile'?); allowed: darts, "),
         ([*MOBILE, "--batch", "0"], "--batch = 0; allowed: a whole number from 1 to 65536"),
+        ([*MOBILE, "--image-size", "0"], "--image-size = 0; allowed: a whole number from 1 to 4096"),
         ([*MOBILE, "--cells", "3"], "unknown flag '--cells'"),
         ([*MOBILE, "--stages", *"1111111"], "space.stages = (1, 1, 1, 1, 1, 1, 1); allowed: 1 to 6 numbers of blocks"),
     ],
