@@ -93,6 +93,7 @@ SPECIAL = {
     "network.backbone": "cpu",
     "network.stem": "imagenet",
     "parallel.axis": "seeds",
+    "method.step2": "both",
     "runtime.nonfinite": "skip",
     "runtime.precision": "bfloat16",
     "space.backbone": "cpu",
