@@ -115,9 +115,7 @@ def _entry(values: np.ndarray, weights: np.ndarray, value: Any) -> Entry:
 
 def _sampled(order: np.ndarray) -> np.ndarray:
     """bool [N]: whose number follows from 0 without a gap."""
-    numbers = np.sort(order)
-    first = int(np.argmin(np.append(numbers, -1) == np.arange(len(numbers) + 1)))
-    return order < first
+    return order < (np.sort(order) == np.arange(len(order))).cumprod().sum()
 
 
 def _opened(path: str) -> dict[str, np.ndarray]:

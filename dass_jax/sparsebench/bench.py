@@ -109,11 +109,11 @@ def extend(
             break
         cell, count = order[place]
         found = of_cell(b, cell, stop.check)
-        rows = sorted([*rows, Row(cell, count, place, time.monotonic() - begun, found)], key=lambda row: row.order)
+        took = time.monotonic() - begun
+        rows = sorted([*rows, Row(cell, count, place, took, found)], key=lambda row: row.order)
         table.write(path, rows)
         left = (time.monotonic() - start) / (done + 1) * (len(missing) - done - 1)
         means = " ".join(f"{np.mean(v):.1f}" for name, v in found.items() if name.startswith("test"))
-        took = time.monotonic() - begun
         number = len(places) - len(missing) + done + 1
         say(f"cell {number}/{len(places)}  {to_text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
     return rows
