@@ -169,6 +169,7 @@ def test_the_version_is_one() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\nversion: {dass_jax.__version__}\n" in citation
+    # Without such a line the test fails here, as it should.
     assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == dass_jax.__version__  # type: ignore[index]
 
 

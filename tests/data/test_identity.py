@@ -47,6 +47,7 @@ def pictures(folder: pathlib.Path) -> pathlib.Path:
 
 def told(source: Any, **wanted: Any) -> Fingerprint:
     found = load.fingerprint(Wanted(str(source), **wanted))
+    # Data that were loaded have a record; only made-up ones have none.
     assert load.load(Wanted(str(source), **wanted)).record.fingerprint == found  # type: ignore[union-attr]
     return found
 
@@ -121,6 +122,7 @@ def test_the_name_of_data_for_what_runs_share() -> None:
 
 def test_what_was_read_is_said_in_one_line(tmp_path: pathlib.Path) -> None:
     def said(source: Any, **wanted: Any) -> str:
+        # As in `told`.
         return load.load(Wanted(str(source), **wanted)).record.said  # type: ignore[union-attr]
 
     assert said(npz(tmp_path)) == "8 + 4 images, 6×6×3, 3 classes (0, 1, 2), rarest: 2 with 2 images"
