@@ -73,6 +73,19 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> Interval:
     return _interval(lambda rows: spearman(one[rows], other[rows]), len(one))
 
 
+def rank_correlation_beyond(given: np.ndarray, one: np.ndarray, other: np.ndarray) -> Interval:
+    """The partial rank correlation of two figures: of what is left of their ranks once that which follows from the
+    ranks of a third, in a straight line, is taken off. NaN where nothing is left."""
+
+    def partial(rows: np.ndarray) -> float:
+        both = spearman(one[rows], other[rows])
+        first, second = spearman(one[rows], given[rows]), spearman(other[rows], given[rows])
+        left = (1 - first**2) * (1 - second**2)
+        return (both - first * second) / left**0.5 if left > 1e-9 else np.nan
+
+    return _interval(partial, len(one))
+
+
 def kept_best(one: np.ndarray, other: np.ndarray, share: float = 0.1) -> Interval:
     """How many of the best by `one`, a share of the cells, are among as many best by `other`: a fraction, which is
     `share` by chance."""
@@ -90,7 +103,7 @@ def kept_best(one: np.ndarray, other: np.ndarray, share: float = 0.1) -> Interva
 def _interval(figure: Callable[[np.ndarray], float], cells: int) -> Interval:
     rng = np.random.default_rng(0)
     drawn = [figure(rng.integers(cells, size=cells)) for _ in range(RESAMPLED)]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return Interval(float(figure(np.arange(cells))), float(low), float(high))
 
 

@@ -76,18 +76,27 @@ def premise(rows: Sequence[Row]) -> Table:
     found = {stage: values.mean(1) for stage, values in analysis.accuracies(rows).items()}
     trust = {stage: analysis.spread(values).reliability for stage, values in analysis.accuracies(rows).items()}
     dense = found.pop(DENSE)
+    weights = analysis.predictors(rows)["weights"]
     header = [("network", ""), ("rank correlation", "with dense"), ("95 % interval", ""), ("most possible", "")]
-    header += [("best tenth dense", "in the sparse one [%]"), ("95 % interval", "[%]")]
+    header += [
+        ("beyond weights", ""),
+        ("95 % interval", ""),
+        ("best tenth dense", "in the sparse one [%]"),
+        ("95 % interval", "[%]"),
+    ]
     lines = []
     for stage, values in found.items():
         rho, kept = analysis.rank_correlation(dense, values), analysis.kept_best(dense, values)
+        beyond = analysis.rank_correlation_beyond(weights, dense, values)
         most = (trust[DENSE] * trust[stage]) ** 0.5
         shares = [f"{100 * value:.0f}" for value in kept]
         line = [f"{rho.value:.2f}", f"{rho.low:.2f} to {rho.high:.2f}", f"{most:.2f}"]
+        line += [f"{beyond.value:.2f}", f"{beyond.low:.2f} to {beyond.high:.2f}"]
         lines.append([said(stage), *line, shares[0], f"{shares[1]} to {shares[2]}"])
     caption = (
         "Spearman's, of the means over the seeds; intervals by the bootstrap over cells. Most possible: what the noise "
-        "of the seeds would leave of a perfect one, √(reliability · reliability). By chance a tenth of the best tenth."
+        "of the seeds would leave of a perfect one, √(reliability · reliability). Beyond weights: the partial "
+        "correlation, once what the number of weights foretells is taken off both. By chance a tenth of the best tenth."
     )
     return Table("Are cells that are good dense good sparse?", caption, header, lines)
 

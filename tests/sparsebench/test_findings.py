@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dass_jax.architectures.nasbench201 import of_key
 from dass_jax.errors import UserError
@@ -29,6 +30,20 @@ def test_a_rank_correlation_lies_in_its_interval_and_that_of_noise_around_zero()
     np.testing.assert_allclose(same, (1, 1, 1))
     found = analysis.rank_correlation(one, noise)
     assert found.low < 0 < found.high and found.low < found.value < found.high and found.high - found.low > 0.2
+
+
+def test_what_follows_from_a_third_figure_is_not_counted() -> None:
+    rng = np.random.default_rng(4)
+    size, first, second = rng.normal(size=(3, 400))
+    one, other = 3 * size + first, 2 * size + second
+    assert analysis.spearman(one, other) > 0.8
+    found = analysis.rank_correlation_beyond(size, one, other)
+    assert found.low < 0 < found.high
+    # The correlation of what regressions of the ranks leave.
+    known, *ranks = (stats.rankdata(each) for each in (size, one, other))
+    left = [values - np.polyval(np.polyfit(known, values, 1), known) for values in ranks]
+    np.testing.assert_allclose(found.value, np.corrcoef(*left)[0, 1], rtol=1e-9)
+    assert np.isnan(analysis.rank_correlation_beyond(size, size, other).value)
 
 
 def test_of_the_best_a_tenth_is_among_the_best_by_chance() -> None:
