@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, subjects
-from dass_jax import bilevel, errors, methods
+from dass_jax import bilevel, errors, methods, schema
 from dass_jax.architectures import enas_macro, enas_micro
 from dass_jax.methods import enas, sampled
 from dass_jax.methods.enas import CONTROLLER
 from dass_jax.methods.sampled import ARCHITECTURE, CHILD, SAMPLED
 from dass_jax.phases import single
 from dass_jax.runtime import epoch
+from dass_jax.schema import Range
 from dass_jax.spaces import SPACES
 from dass_jax.tasks import Batch
 from dass_jax.variables import BATCH_STATS, PARAMS, flatten
@@ -234,7 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name, value in zip(("layers", "channels"), DEFAULTS[options.space], strict=True):
         setattr(options, name, getattr(options, name) or value)
-    errors.check_whole(options, {"children": (1, 100), "samples": (2, 1000), "repetitions": (1, 10**6)})
+    schema.check_arguments(
+        options, {"children": Range(1, 100), "samples": Range(2, 1000), "repetitions": Range(1, 10**6)}
+    )
     work = Work(options.space, options.layers, options.channels, options.size, options.batch, options.samples)
     seconds = measured(work, options.children, options.repetitions)
     print(measure.table([{"case": c, "median s": statistics.median(s), "least s": min(s)} for c, s in seconds.items()]))

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, subjects
-from dass_jax import config, count, errors
+from dass_jax import config, count, errors, schema
 from dass_jax.architectures import smash_sizes
 from dass_jax.methods import smash as method
 from dass_jax.networks.smash import Fields as NetworkFields
+from dass_jax.schema import Range
 from dass_jax.spaces import smash as space_of
 from dass_jax.spaces import smash_codes, smash_draws
 from dass_jax.tasks import Batch
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", type=int, default=10, help="of these so many are counted without masks")
     parser.add_argument("--output", help="a JSON file with machine, versions and all figures")
     options = parser.parse_args(arguments)
-    errors.check_whole(options, {"size": (4, 4096), "draws": (1, 10**6), "networks": (1, 1000)})
+    schema.check_arguments(options, {"size": Range(4, 4096), "draws": Range(1, 10**6), "networks": Range(1, 1000)})
     c = config.load(config.find(options.config))
     if c.space.name != "smash":
         raise errors.UserError(f"--config = {options.config!r}, of the space {c.space.name!r}; allowed: of 'smash'")

@@ -14,7 +14,7 @@ from dass_jax.errors import Parser, UserError, guarded, nearest, show
 from dass_jax.networks import NETWORKS
 from dass_jax.nn import layers
 from dass_jax.runtime import settings
-from dass_jax.schema import Range
+from dass_jax.schema import Range, check_arguments
 from dass_jax.spaces import SPACES
 from dass_jax.sparsity import Distribution
 from dass_jax.variables import Rules
@@ -92,10 +92,7 @@ def _count(
 def main(argv: Sequence[str]) -> int:
     """The command line; prints a table or, with --json, one JSON object."""
     given, rest = _parser().parse_known_args(argv)
-    for name, rule in (("keep", FRACTION), ("classes", COUNT), ("image_size", PIXELS)):
-        value = getattr(given, name)
-        if value is not None and value not in rule:
-            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a number {rule}")
+    check_arguments(given, {"keep": FRACTION, "classes": COUNT, "image_size": PIXELS})
     config.imported(given.plugins)
     images = DATASETS[given.dataset]
     images = images._replace(size=given.image_size or images.size, classes=given.classes or images.classes)

@@ -12,7 +12,7 @@ import pathlib
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 
@@ -70,14 +70,6 @@ def check_new_folder(folder: pathlib.Path, flag: str) -> None:
         raise UserError(f"{flag} = {str(folder)!r} {what}; allowed: a new or an empty folder")
     if not os.access(there, os.W_OK):
         raise UserError(f"{flag} = {str(folder)!r}: {str(there)!r} takes no files; allowed: a folder to write in")
-
-
-def check_whole(given: argparse.Namespace, ranges: Mapping[str, tuple[int, int]]) -> None:
-    """Raises UserError if an argument that was given is not in its range, both ends of which are allowed."""
-    for name, (low, high) in ranges.items():
-        value = getattr(given, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a whole number from {low} to {high}")
 
 
 def number_of(number: int, noun: str) -> str:

@@ -5,8 +5,12 @@ it). The docstring of a field is its text in `--help`. A member of an axis (a sp
 table in its own file.
 """
 
+import argparse
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated
+
+from dass_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,14 @@ CountOrZero = Annotated[int, Range(0, 1_000_000)]
 Rate = Annotated[float, Range(0, open_low=True)]
 NotNegative = Annotated[float, Range(0)]
 Decay = Annotated[float, Range(0, 1, open_high=True)]
+
+
+def check_arguments(given: argparse.Namespace, rules: Mapping[str, Range]) -> None:
+    """Raises UserError if an argument that a command was given breaks its rule."""
+    for name, rule in rules.items():
+        value = getattr(given, name)
+        if value is not None and value not in rule:
+            raise UserError(f"--{name.replace('_', '-')} = {value}; allowed: a number {rule}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -427,3 +427,10 @@ def test_epochs_phases_and_levels_have_draws_of_their_own() -> None:
         assert (jax.random.key_data(first.keys) != jax.random.key_data(other.keys)).any()
     upper, lower = first.indices["upper"], first.indices["lower"]
     assert not set(upper.ravel()) & set(lower.ravel()), "the two levels never see the same image"
+
+
+def test_on_one_level_both_see_all_images_each_in_an_order_of_its_own() -> None:
+    s = setting(method__one_level=True)
+    for phase in phases_of(s, "search"):
+        upper, lower = (feed.inputs(s, phase, 0).indices[level] for level in ("upper", "lower"))
+        assert set(upper.ravel()) == set(lower.ravel()) == set(range(64)) and (upper != lower).any()

@@ -30,7 +30,8 @@ class Config:
     """Seed of everything random in the run."""
     seeds: Annotated[int, Range(1, 1000)] = 1
     """Searches that run in one program, with the seeds `seed`, `seed` + 1, …; each has the numbers of a run with its
-    seed alone, up to rounding. Networks of equal architecture are then trained so too."""
+    seed alone, up to rounding. Networks of equal architecture are then trained so too. A search that ends by a rule
+    of its own (a budget, no more operations to remove) ends when all seeds are through."""
     controls: tuple[str, ...] = ("darts", "random")
     """Methods run after the main one at the same budget, for comparison; `--controls` without a value = none. If they
     are not given: `darts`, or `shared_random` in a sampled space, and `random`, but for the main one, and none where

@@ -27,7 +27,7 @@ from dass_jax.errors import UserError
 from dass_jax.recipes import RECIPES
 from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
-TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "drop", "kendall"]
+TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests", "drop", "kendall"]
 FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "lookup", "kendall", "tsne"]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
@@ -39,7 +39,9 @@ TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 class Report:
     """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
-    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds", "lookup")
+    tables: tuple[TableName, ...] = (
+        *("methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests"),
+    )
     figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds", "lookup")
     keep: Annotated[float, Range(0, 1)] = 0.0
     """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""

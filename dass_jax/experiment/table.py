@@ -9,7 +9,7 @@ from typing import Any
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
-from dass_jax.spaces.lookup import PREFIX
+from dass_jax.spaces.lookup import PERCENTILE, PREFIX
 
 FIRST = ("run", "network", "method", "keep", "seed", "status")
 REST = (
@@ -18,7 +18,8 @@ REST = (
     *("seconds_compile", "seconds_search", "seconds_training"),
     *("seconds", "seconds_shared", "co2_g", "latency_ms", "architecture", "error"),
 )
-"""Between the two what a table of published results says of the architecture, and a column for each evaluation of the
+"""Between the two what a table of published results says of the architecture, each value and how many per cent of the
+table's architectures are worse, and a column for each evaluation of the
 recipes (dense, sparse), with the task's main metric; `final` is the last of them. Seconds are what the run would cost
 alone, `seconds_shared` the part of them that another run of the experiment has spent; CO2 in grams, of `seconds`;
 latency of one image in milliseconds, where it was measured."""
@@ -65,7 +66,10 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     found = json.loads((own / "results.json").read_text(encoding="utf-8"))
     task, metric = found["task"], found["task"]["metric"]
     results = {name: figures[metric] for name, figures in found["evaluations"].items()}
-    row |= {PREFIX + name: entry["value"] for name, entry in found.get("table", {}).items()}
+    for prefix, member in ((PREFIX, "value"), (PERCENTILE, "percentile")):
+        # Older runs have no percentiles.
+        known = {name: entry.get(member) for name, entry in found.get("table", {}).items()}
+        row |= {prefix + name: value for name, value in known.items() if value is not None}
     row |= {**results, "final": list(results.values())[-1], "metric": metric, "unit": task["unit"]}
     row |= {"higher_is_better": task["higher_is_better"], "test_examples": task["examples"]}
     row |= {name: found["parameters"][name] for name in ("total", "prunable", "kept", "kept_with_bn_bias")}

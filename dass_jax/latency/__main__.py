@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax.errors import Parser, UserError, check_new_file, check_whole, guarded, show
+from dass_jax.errors import Parser, UserError, check_new_file, guarded, show
 from dass_jax.latency import clock
+from dass_jax.schema import check_arguments
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     text = "also leave latency.json in each run's folder, where an experiment's table looks for it"
     parser.add_argument("--record", action="store_true", help=text)
     found = parser.parse_args(argv)
-    check_whole(found, {"warm_up": (0, 10**6), "repetitions": (1, 10**6)})
+    check_arguments(found, clock.TIMES)
     for flag in ("out", "page"):
         check_new_file(getattr(found, flag), f"--{flag}")
     for place in found.sources if found.record else []:

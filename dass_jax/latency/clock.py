@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dass_jax.schema import Range
+
+TIMES = {"warm_up": Range(0, 10**6), "repetitions": Range(1, 10**6)}
+"""What the arguments of `in_turns` may be."""
 REST = 0.002
 """Seconds before each call, in which the threads of the call before stop waiting for more work."""
 

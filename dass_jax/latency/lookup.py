@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dass_jax.architectures.darts import OPERATIONS, Genotype, reductions
-from dass_jax.errors import Parser, check_new_file, check_whole, guarded, number_of, show
+from dass_jax.errors import Parser, check_new_file, guarded, number_of, show
 from dass_jax.latency import parts
+from dass_jax.latency.clock import TIMES
+from dass_jax.schema import Range, check_arguments
 
 CHAIN = 4
 """Operations in a row in the longer of the two chains whose difference is an entry of stride 1."""
@@ -175,9 +177,8 @@ def errors(
     return parts.compared(there, [predicted(table, one, sizes) for one in found])
 
 
-RANGES = {"cells": (1, 200), "channels": (1, 4096), "nodes": (1, 8), "image": (1, 4096), "classes": (1, 10**6)}
-RANGES |= {"check": (0, 1000), "warm_up": (0, 10**6), "repetitions": (1, 10**6)}
-"""Of whole numbers on the command line."""
+RANGES = {"cells": Range(1, 200), "channels": Range(1, 4096), "nodes": Range(1, 8), "image": Range(1, 4096)}
+RANGES |= {"classes": Range(1, 10**6), "check": Range(0, 1000), **TIMES}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -194,7 +195,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=100, help="timed runs; default: 100")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found = parser.parse_args(argv)
-    check_whole(found, RANGES)
+    check_arguments(found, RANGES)
     check_new_file(found.out, "--out")
     return found
 

@@ -15,20 +15,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dass_jax.errors import Parser, UserError, check_new_file, check_whole, guarded, number_of
+from dass_jax.errors import Parser, UserError, check_new_file, guarded, number_of
+from dass_jax.latency.clock import TIMES
+from dass_jax.schema import Range, check_arguments
 
 CHAIN = 4
 """Parts in a row in the longer of two chains."""
 REFERENCES, FIRST_REFERENCE = 4, 10**6
 """How many random architectures say what is common to all, and the first one's seed: far from those that errors are
 of."""
-RANGES = {
-    "image_size": (1, 4096),
-    "batch": (1, 65_536),
-    "check": (0, 1000),
-    "warm_up": (0, 10**6),
-    "repetitions": (1, 10**6),
-}
+RANGES = {"image_size": Range(1, 4096), "batch": Range(1, 65_536), "check": Range(0, 1000), **TIMES}
 
 
 class Table(NamedTuple):
@@ -163,7 +159,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--repetitions", type=int, default=100, help="timed runs; default: 100")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the table as JSON")
     found, rest = parser.parse_known_args(argv)
-    check_whole(found, RANGES)
+    check_arguments(found, RANGES)
     check_new_file(found.out, "--out")
     return found, rest
 

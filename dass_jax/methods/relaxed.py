@@ -13,7 +13,7 @@ import numpy as np
 from dass_jax import bilevel, relaxation
 from dass_jax.errors import UserError
 from dass_jax.methods.method import Problem
-from dass_jax.phases import TRAINING, VALIDATION, Curve, Feed, Matrix, Observation
+from dass_jax.phases import TRAINING, VALIDATION, WHOLE, Curve, Feed, Matrix, Observation
 from dass_jax.schedules import by_epoch, cosine
 from dass_jax.schema import Count, CountOrZero, Decay, NotNegative, Rate
 from dass_jax.tasks import Batch, Task
@@ -60,6 +60,9 @@ class Relaxed:
 class Bilevel(Relaxed):
     """Fields of a bi-level search: α on the validation images, everything else on the training images."""
 
+    one_level: bool = False
+    """α and what is below it see all training images instead, each in batches of its own: a search on one level, with
+    as many more steps in an epoch. Not in the paper; `entmax` searches so."""
     order: Literal["upper_first", "lower_first"] = "upper_first"
     """Which level steps first in an iteration: `upper_first` (α, then θ or s; DARTS and the authors' code) or
     `lower_first` (as DASS Algorithm 1 writes it)."""
@@ -117,9 +120,10 @@ def rates(c: Relaxed, epochs: int, **firsts: float) -> Callable[[np.ndarray], di
     return at
 
 
-def feeds(c: Relaxed, *lower: str) -> Mapping[str, Feed]:
-    """The level "upper" sees the validation images, all others the training images."""
-    return {"upper": Feed(VALIDATION, c.batch_size), **{level: Feed(TRAINING, c.batch_size) for level in lower}}
+def feeds(c: Bilevel, *lower: str) -> Mapping[str, Feed]:
+    """The level "upper" sees the validation images, all others the training images; on one level all see all."""
+    above, below = (WHOLE, WHOLE) if c.one_level else (VALIDATION, TRAINING)
+    return {"upper": Feed(above, c.batch_size), **{level: Feed(below, c.batch_size) for level in lower}}
 
 
 def fresh(problem: Problem, space: Any, key: jax.Array) -> Variables:
@@ -154,10 +158,11 @@ def choice_curves(space: Any) -> tuple[Curve, ...]:
     )
 
 
-def bilevel_curves(space: Any, task: Task) -> tuple[Curve, ...]:
+def bilevel_curves(c: Bilevel, space: Any, task: Task) -> tuple[Curve, ...]:
     """How a bi-level phase is drawn."""
     turned = Curve("upper_cosine", "α's gradient against its first-order part", "cosine")
-    return (*task.curves("lower_", "upper_", "validation"), turned, *choice_curves(space))
+    line = "batches of α" if c.one_level else "validation"
+    return (*task.curves("lower_", "upper_", line), turned, *choice_curves(space))
 
 
 def matrices(space: Any) -> dict[str, Matrix]:

@@ -65,9 +65,7 @@ def search(c: Fields, problem: Problem) -> Search:
 
     phase = dense._replace(
         algorithm=algorithm,
-        begin=lambda key, _: algorithm.init(
-            sparsity.unpruned(relaxed.fresh(problem, space, key), space.rules, c.regrow)
-        ),
+        begin=begin,
         rates=rates,
         program="",
         curves=(*dense.curves, Curve("sparsity", "pruned weights", "", "%")),

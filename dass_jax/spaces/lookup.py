@@ -20,7 +20,8 @@ import numpy as np
 from dass_jax.errors import UserError
 from dass_jax.phases import Curve
 
-PREFIX = "table_"
+PREFIX, PERCENTILE = "table_", "percentile_"
+"""Of the names of metrics and columns: a column's value, and `Entry.percentile`."""
 FIELD = "space.table"
 CELLS = "cells"
 ORDER = "order"

@@ -125,8 +125,8 @@ def test_differences_below_zero_are_said_and_kept(
     [
         (["--space", "darts"], "--space = 'darts'; allowed: dso, mobile"),
         (["--space", "moble"], "--space = 'moble' (did you mean 'mobile'?); allowed: darts, "),
-        ([*MOBILE, "--batch", "0"], "--batch = 0; allowed: a whole number from 1 to 65536"),
-        ([*MOBILE, "--image-size", "0"], "--image-size = 0; allowed: a whole number from 1 to 4096"),
+        ([*MOBILE, "--batch", "0"], "--batch = 0; allowed: a number in [1, 65536]"),
+        ([*MOBILE, "--image-size", "0"], "--image-size = 0; allowed: a number in [1, 4096]"),
         ([*MOBILE, "--cells", "3"], "unknown flag '--cells'"),
         ([*MOBILE, "--stages", *"1111111"], "space.stages = (1, 1, 1, 1, 1, 1, 1); allowed: 1 to 6 numbers of blocks"),
     ],

@@ -14,7 +14,7 @@ from scipy import stats
 from dass_jax.errors import UserError
 from dass_jax.report import experiment
 from dass_jax.report.__main__ import main
-from dass_jax.report.experiment import data, figures, published, rows, savings, statistics, tables
+from dass_jax.report.experiment import data, figures, percentiles, published, rows, savings, statistics, tables
 from tests.report.folders import PHASES, Page, training_epoch
 
 ACCURACY = {
@@ -140,7 +140,7 @@ def test_the_page_the_tables_and_the_figures_are_written(
     assert "This experiment is unfinished" in page.words and "no memory" in page.words and "<Orderings>" in page.words
     assert "9.17 h spent on them; each alone 11.00 h" in page.words
     assert f"{65 * 9.1666667 / 1000 * 475:.1f} g of the time spent" in page.words
-    there = set(tables.TABLES) - {"lookup"}  # it would have no rows
+    there = set(tables.TABLES) - {"lookup", "percentiles", "percentile_tests"}  # they would have no rows
     assert {path.name for path in (folder / "tables").iterdir()} == {f"{n}.{e}" for n in there for e in ("csv", "md")}
     names = {"accuracy_by_pruning_ratio", "learning_finetune_loss", "learning_finetune_accuracy"}
     names |= {"gap_finetune_accuracy", "accuracy_macs"}
@@ -238,6 +238,32 @@ def test_what_a_table_of_published_results_says(tmp_path: pathlib.Path) -> None:
     (drawing,) = figures.lookup(read)
     assert drawing.name == "lookup_c10_test"
     assert [list(line.get_ydata()) for line in drawing.figure.axes[0].lines] == [[52.0, 53.5], [51.5, 53.0]]
+
+
+def test_found_cells_have_their_places_among_all_cells(tmp_path: pathlib.Path) -> None:
+    def placed(row: dict[str, str]) -> dict[str, str]:
+        """At 90 % pruned DASS' cells are at 97, 98 and 99; at other ratios, and by other columns, at 1."""
+        cut = list(row).index("dense")
+        before, after = dict(list(row.items())[:cut]), dict(list(row.items())[cut:])
+        best = 97 + int(row["seed"]) if row["method"] == "dass" else 50 - int(row["seed"])
+        own = {"percentile_test_erk_10": str(best), "percentile_test_erk_1": "1", "percentile_test_dense": "1"}
+        return before | (own if row["status"] == "finished" else dict.fromkeys(own, "")) | after
+
+    read = rewritten(written(tmp_path / "out"), placed)
+    assert read.evaluations == ("dense", "sparse") and read.lookups == ()
+    found = percentiles.table(read)
+    assert [row[:4] for row in found.rows[:2]] == [
+        ["90 %", "test_erk_10", "dass", "3"],
+        ["90 %", "test_erk_10", "darts_sparse", "3"],
+    ]
+    assert found.rows[0][4:8] == ["98.0", "97.0", "99.0", "98.0"] and found.rows[0][9] == "< 0.001"
+    assert float(found.rows[1][9]) > 0.9, "49 in the mean"
+    assert {row[1] for row in found.rows if row[0] == "99 %"} == {"test_erk_1"}
+    assert {len(row) for row in found.rows} == {len(found.header)}
+    tests = percentiles.tests(read)
+    assert tests.rows[0][2:5] == ["dass − darts_sparse", "3", "+49.0"] and tests.rows[0][6] == "< 0.001"
+    assert {len(row) for row in tests.rows} == {len(tests.header)}
+    assert percentiles.table(data.read(written(tmp_path / "none"))).rows == []
 
 
 def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> None:

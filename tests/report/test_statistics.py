@@ -70,3 +70,16 @@ def test_of_costs_the_front_is_what_nothing_undercuts() -> None:
     assert statistics.pareto(points, higher=False) == [3, 1]
     mirrored = [(cost, -value) for cost, value in points]
     assert statistics.pareto(mirrored) == statistics.pareto(points, higher=False)
+
+
+def test_the_chance_of_a_mean_is_that_of_numbers_drawn_evenly() -> None:
+    # Of one number the distribution function is x, of two that sum to 1.8 it is 1 − 0.2²/2, and it is symmetrical.
+    assert statistics.chance([0.98]) == pytest.approx(0.04) == statistics.chance([0.02])
+    assert statistics.chance([1.0, 0.8]) == pytest.approx(0.04)
+    assert statistics.chance([0.3, 0.7, 0.5]) == pytest.approx(1) and math.isnan(statistics.chance([]))
+    # Where sums of floats would have no right digit left: the normal distribution is near for so many.
+    many = [0.5 + 2.5 / math.sqrt(12 * 60)] * 60
+    assert statistics.chance(many) == pytest.approx(2 * stats.norm.sf(2.5), rel=0.06)
+    drawn = np.random.default_rng(2).random((4000, 8))
+    found = [statistics.chance(values) for values in drawn.tolist()]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.011)

@@ -65,8 +65,8 @@ class Experiment(NamedTuple):
 Group = tuple[str, str]
 """(network, method): what has a line in a figure and a row in a table."""
 
-LOOKUP = "table_"
-"""What the names of the columns of published results begin with."""
+LOOKUP, PERCENTILE = "table_", "percentile_"
+"""What the names of the columns of published results begin with, and those of how many per cent are worse."""
 NUMBERS = (
     *("keep", "seed", "final", "test_examples", "total", "prunable", "kept", "kept_with_bn_bias", "macs_dense"),
     *("macs_nonzero", "nid", "compression", "seconds", "seconds_shared", "co2_g", "latency_ms"),
@@ -92,7 +92,7 @@ def read(folder: pathlib.Path) -> Experiment:
         folder=folder,
         title=name(about, "title", str(file)),
         rows=rows,
-        evaluations=tuple(each for each in known if not each.startswith(LOOKUP)),
+        evaluations=tuple(each for each in known if not each.startswith((LOOKUP, PERCENTILE))),
         lookups=tuple(each for each in known if each.startswith(LOOKUP)),
         tables=tuple(report.get("tables", ())),
         figures=tuple(report.get("figures", ())),

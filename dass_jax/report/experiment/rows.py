@@ -42,5 +42,10 @@ def pruned(keep: float) -> str:
     return MISSING if math.isnan(keep) else f"{round(100 * (1 - keep), 6):g} %"
 
 
+def probability(p: float) -> str:
+    """A p value with three decimals, `< 0.001` below them."""
+    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "", 1).lstrip("+-").isdecimal()

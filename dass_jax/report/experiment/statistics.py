@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,19 @@ def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
     ranked = differences.round(6)
     p_wilcoxon = float(stats.wilcoxon(ranked).pvalue) if ranked.any() else math.nan
     return Comparison(found, p_t, p_wilcoxon)
+
+
+def chance(values: Sequence[float]) -> float:
+    """The two-sided p value of the mean of numbers that would be drawn evenly from 0 to 1: twice the smaller tail of
+    the distribution of Irwin and Hall, that of their sum; NaN without any."""
+    count = len(values)
+    if not count:
+        return math.nan
+    total = sum(map(Fraction, values))
+    # In fractions: of many numbers the terms cancel each other to more digits than a float has.
+    terms = ((-1) ** k * math.comb(count, k) * (total - k) ** count for k in range(math.floor(total) + 1))
+    below = float(sum(terms) / math.factorial(count))
+    return min(1.0, 2 * min(below, 1 - below))
 
 
 def pareto(points: Sequence[tuple[float, float]], higher: bool = True) -> list[int]:

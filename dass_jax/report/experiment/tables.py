@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from dass_jax.report import curves
-from dass_jax.report.experiment import features, published, savings, statistics
+from dass_jax.report.experiment import features, percentiles, published, savings, statistics
 from dass_jax.report.experiment.data import (
     LOOKUP,
     Experiment,
@@ -22,7 +22,7 @@ from dass_jax.report.experiment.data import (
     measure,
     titled,
 )
-from dass_jax.report.experiment.rows import MISSING, Table, pruned
+from dass_jax.report.experiment.rows import MISSING, Table, probability, pruned
 from dass_jax.report.tables import decimal, in_brackets
 
 _INTERVAL = (
@@ -168,15 +168,12 @@ TABLES: dict[str, Callable[[Experiment], Table]] = {
     "tests": tests,
     "seeds": seeds,
     "lookup": lookup,
+    "percentiles": percentiles.table,
+    "percentile_tests": percentiles.tests,
     "drop": savings.table,
     "kendall": kendall,
 }
 """By the names that `[report] tables` gives them; the last shows what only an experiment that asks for it has."""
-
-
-def probability(p: float) -> str:
-    """A p value with three decimals, `< 0.001` below them."""
-    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _published_header(experiment: Experiment, unit: str) -> list[tuple[str, str]]:

@@ -1,0 +1,73 @@
+"""How good the found architectures are among all of their space, by a table of sparse networks, each at the pruning
+ratio of its run."""
+
+import itertools
+import math
+from statistics import median
+
+from dass_jax.report.experiment import statistics
+from dass_jax.report.experiment.data import PERCENTILE, Experiment, Group, finished, groups, keeps, titled
+from dass_jax.report.experiment.rows import Table, probability, pruned
+from dass_jax.report.tables import decimal
+
+
+def table(experiment: Experiment) -> Table:
+    """Every method at every ratio, against chance."""
+    header = [("pruned", ""), ("column", ""), ("method", ""), ("seeds", ""), ("percentile", "median"), ("lowest", "")]
+    header += [("highest", ""), ("mean", ""), ("95 % interval", "±"), ("chance", "p")]
+    rows = []
+    for share, column, group in _places(experiment):
+        values = list(_by_seed(experiment, group, share, column).values())
+        if values:
+            found, spread = statistics.summary(values), (median(values), min(values), max(values))
+            shown = [decimal(each, 1) for each in (*spread, found.mean, found.half)]
+            chance = probability(statistics.chance([value / 100 for value in values]))
+            name = titled(experiment, group)
+            rows.append([pruned(share), column.removeprefix(PERCENTILE), name, str(found.size), *shown, chance])
+    caption = (
+        "How many per cent of all cells are worse than the found one, at the ratio for which it was searched. A cell "
+        "drawn at random is at 50 in the mean, and as often at any place; p: two-sided, of the hypothesis that the "
+        "method draws like that, by the mean (Irwin and Hall's distribution). The interval is Student's."
+    )
+    return Table("Found cells among all cells", caption, header, rows)
+
+
+def tests(experiment: Experiment) -> Table:
+    """Differences between the methods in what `table` shows, seed by seed."""
+    header = [("pruned", ""), ("column", ""), ("methods", ""), ("seeds", "in both"), ("difference", "mean [points]")]
+    header += [("95 % interval", "± [points]"), ("paired t", "p"), ("Wilcoxon", "p")]
+    rows = []
+    for share, column in _columns(experiment):
+        for one, other in itertools.combinations(groups(experiment), 2):
+            pair = [_by_seed(experiment, group, share, column) for group in (one, other)]
+            found = statistics.compare(*pair)
+            if found.difference.size:
+                name = f"{titled(experiment, one)} − {titled(experiment, other)}"
+                values = [f"{found.difference.mean:+.1f}", decimal(found.difference.half, 1)]
+                p = [probability(each) for each in (found.p_t, found.p_wilcoxon)]
+                place = [pruned(share), column.removeprefix(PERCENTILE), name]
+                rows.append([*place, str(found.difference.size), *values, *p])
+    caption = (
+        "Differences of the percentiles of runs with equal seeds; p two-sided, not corrected for the number of rows."
+    )
+    return Table("Paired tests between the places of found cells", caption, header, rows)
+
+
+def _columns(experiment: Experiment) -> list[tuple[float, str]]:
+    """(pruning ratio, a column of the table for it)."""
+    names = [each for each in (experiment.rows[0].numbers if experiment.rows else ()) if each.startswith(PERCENTILE)]
+
+    def belongs(name: str, share: float) -> bool:
+        return name.endswith("_dense") if share == 1 else name.endswith(f"_{100 * share:g}")
+
+    return [(share, name) for share in keeps(experiment) for name in names if belongs(name, share)]
+
+
+def _places(experiment: Experiment) -> list[tuple[float, str, Group]]:
+    return [(*place, group) for place in _columns(experiment) for group in groups(experiment)]
+
+
+def _by_seed(experiment: Experiment, group: Group, share: float, column: str) -> dict[int, float]:
+    """Seed → percentile, of the runs that have one."""
+    found = {row.seed: row.numbers[column] for row in finished(experiment, group, share)}
+    return {seed: value for seed, value in found.items() if not math.isnan(value)}
