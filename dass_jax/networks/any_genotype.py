@@ -89,9 +89,9 @@ def slots(operation: str, stride: int) -> dict[str, str]:
     return found
 
 
-def _shapes(channels: int, reduction: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(channels: int, stride: int) -> dict[str, tuple[int, ...]]:
     """The slots of an edge that are weights, and their shapes."""
-    found: dict[str, tuple[int, ...]] = {"factorized": (2, channels // 2, channels)} if reduction else {}
+    found: dict[str, tuple[int, ...]] = {"factorized": (2, channels // 2, channels)} if stride == 2 else {}
     for part in PARTS:
         found |= {f"depthwise_{part}_{k}x{k}": (channels, k, k) for k in WINDOWS}
         found[f"pointwise_{part}"] = (channels, channels)
@@ -117,7 +117,7 @@ def _branches(stride: int) -> list[Branch]:
     """What each of `PRIMITIVES` does until its first BN, x [C, H, W, N] → [C, ⌈H/stride⌉, ⌈W/stride⌉, N]."""
     own: dict[str, Branch] = {
         "none": lambda x, w: jnp.zeros_like(x[:, ::stride, ::stride]),
-        "max_pool_3x3": lambda x, w: kernels.max_pool(x, stride),
+        "max_pool_3x3": lambda x, w: kernels.max_pool_by_views(x, stride),
         "avg_pool_3x3": lambda x, w: kernels.avg_pool(x, stride),
         "skip_connect": _factorized if stride == 2 else lambda x, w: x,
     }
@@ -169,23 +169,26 @@ class AnyCell(nn.Module):
             layers.ReLUConvNorm(self.channels, norm, name="preprocess_1")(previous),
         ]
         places = edges(self.nodes)
-        shapes = _shapes(self.channels, self.reduction)
+        shapes = _shapes(self.channels, 1 + self.reduction)
         weights = {name: layers.SparseWeight((len(places), *own), name=name)() for name, own in shapes.items()}
         norms = [layers.NormVariables((len(places), self.channels), name=f"norm_{part}")() for part in PARTS]
         if self.is_initializing():  # the shape is all that is asked for
             size = (output_size(side, 1 + self.reduction) for side in previous.shape[1:3])
             return jnp.zeros((self.nodes * self.channels, *size, previous.shape[3]), previous.dtype)
-        affine, running = [own for own, _ in norms], [now for _, now in norms]
-        by_edge, now = parted((weights, affine, [tuple(each.value for each in own) for own in running])), []
+        running = [tuple(each.value for each in own) for _, own in norms]
+        by_edge, now = parted((weights, [affine for affine, _ in norms], running)), []
         for edge, (source, node) in enumerate(places):
             stride = 2 if self.reduction and source < 2 else 1
-            y, moved = _edge(stride, self.train, self.average, operations[edge], states[source], *by_edge[edge])
+            own, *of_norms = by_edge[edge]
+            own = {name: own[name] for name in _shapes(self.channels, stride)}
+            y, moved = _edge(stride, self.train, self.average, operations[edge], states[source], own, *of_norms)
             states = [*states, y] if node == len(states) else [*states[:-1], states[-1] + y]
             now.append(moved)
         if self.train:
-            for own, parts in zip(running, zip(*now, strict=True), strict=True):
-                for each, values in zip(own, zip(*parts, strict=True), strict=True):
-                    each.value = jnp.stack(values)
+            stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *now)
+            for (_, averages), values in zip(norms, stacked, strict=True):
+                for each, value in zip(averages, values, strict=True):
+                    each.value = value
         return jnp.concatenate(states[2:])
 
 
