@@ -27,26 +27,15 @@ from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, flatten, unfl
 
 SHAPE, CLASSES = (4, 4, 2), 3
 C = Fields(network=Network(cells=1, channels=4))
+SPACE = spaces.space_of(C)
 FIELDS = prune.Fields(**dataclasses.asdict(C.train))
-CELLS = {
-    "nasbench201": C,
-    # A normal cell, then both reductions.
-    "darts": Fields(space="darts", network=Genotypes(cells=3, channels=4, nodes=2)),
-}
 GENOTYPE = Genotype(
     ((("sep_conv_5x5", 0), ("max_pool_3x3", 1)), (("dil_conv_3x3", 1), ("skip_connect", 2))),
     ((("skip_connect", 0), ("sep_conv_3x3", 1)), (("avg_pool_3x3", 0), ("dil_conv_5x5", 2))),
 )
 
 
-def own_network(cell: Any) -> Model:
-    """As a run makes it."""
-    if isinstance(cell, Genotype):
-        return derived(cell, NetworkConfig(CLASSES, cells=3, channels=4, auxiliary=False))
-    return nasbench201(cell, Sizes(CLASSES, 1, 4))
-
-
-def laid(tree: Any, cell: Any, like: Any, space: spaces.Space) -> Any:
+def laid(tree: Any, cell: Any, like: Any, space: spaces.Space = SPACE) -> Any:
     """A tree of the cell's own network where its leaves lie in the one of all cells; the rest as in `like`."""
     found, own = {path: np.array(leaf) for path, leaf in flatten(like).items()}, flatten(tree)
     for path, leaf in found.items():
@@ -80,48 +69,56 @@ def step(own: recipe.Problem, v: Any, masks: Any, batch: Batch) -> Any:
     return value, {**v, **updates, **moved}
 
 
-@functools.cache
-def any_step(name: str) -> Any:
-    """(numbers, variables, masks, batch) → `step` of the space's program."""
-    space = spaces.space_of(CELLS[name])
+@jax.jit
+def any_step(cell: Any, v: Any, masks: Any, batch: Batch) -> Any:
+    return step(training.problem(SPACE.model(CLASSES, cell), SHAPE, CLASSES, None), v, masks, batch)
 
-    def stepped(numbers: Any, v: Any, masks: Any, batch: Batch) -> Any:
-        return step(training.problem(space.model(CLASSES, numbers), SHAPE, CLASSES, None), v, masks, batch)
 
-    return jax.jit(stepped)
+def problems(cell: Any, net: Model, keep: float, distribution: Any, space: spaces.Space = SPACE) -> tuple[Any, Any]:
+    """The recipe's on the cell's own network, and on that of all cells."""
+    kept = sizes.kept(sizes.skeleton(space, CLASSES, SHAPE), cell, keep, distribution)
+    every = training.problem(space.model(CLASSES, jnp.asarray(space.numbers(cell))), SHAPE, CLASSES, kept)
+    return every._replace(net=net, keep=keep, distribution=distribution, chosen=None), every
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("cell", "distribution"), [(of_key("341032"), "erk"), (of_key("014240"), "global"), (GENOTYPE, "erk")]
-)
-def test_steps_are_those_of_the_recipe_on_the_cells_own_network(cell: Any, distribution: Any) -> None:
+@pytest.mark.parametrize(("name", "distribution"), [("341032", "erk"), ("014240", "global")])
+def test_steps_are_those_of_the_recipe_on_the_cells_own_network(name: str, distribution: Any) -> None:
     """Loss, gradients by weights and scores, statistics and masks, for three steps of both in float64."""
-    name, keep = "darts" if isinstance(cell, Genotype) else "nasbench201", 0.2
-    space = spaces.space_of(CELLS[name])
-    number = jnp.asarray(space.numbers(cell))
-    kept = sizes.kept(sizes.skeleton(space, CLASSES, SHAPE), cell, keep, distribution)
-    every = training.problem(space.model(CLASSES, number), SHAPE, CLASSES, kept)
-    own = every._replace(net=own_network(cell), keep=keep, distribution=distribution, chosen=None)
+    cell, keep = of_key(name), 0.2
+    number = jnp.asarray(SPACE.numbers(cell))
+    own, every = problems(cell, nasbench201(cell, Sizes(CLASSES, 1, 4)), keep, distribution)
     own_step = jax.jit(functools.partial(step, own))
     own_masks, any_masks = (jax.jit(p.masks) for p in (own, every))
     v, first = (doubled(p.net.init(jax.random.key(1), SHAPE)) for p in (own, every))
-    w = doubled({collection: laid(tree, cell, first[collection], space) for collection, tree in v.items()})
+    w = doubled({collection: laid(tree, cell, first[collection]) for collection, tree in v.items()})
     v, w = (with_scores(p, each) for p, each in ((own, v), (every, w)))
     for examples in map(batch, range(3)):
         masks, laid_masks = own_masks(v[SCORES], v[PARAMS]), any_masks(w[SCORES], w[PARAMS])
         empty = jax.tree.map(np.zeros_like, laid_masks)
-        chex.assert_trees_all_equal(laid_masks, laid(masks, cell, empty, space))
+        chex.assert_trees_all_equal(laid_masks, laid(masks, cell, empty))
         assert sum(mask.sum() for mask in jax.tree.leaves(masks)) == sparsity.kept_total(
             v[PARAMS], own.stacks(v[PARAMS]), keep
         )
-        (value, v), (other, w) = own_step(v, masks, examples), any_step(name)(number, w, laid_masks, examples)
+        (value, v), (other, w) = own_step(v, masks, examples), any_step(number, w, laid_masks, examples)
         np.testing.assert_allclose(value, other, rtol=1e-8)
         for collection, tree in v.items():
-            found, wanted = flatten(w[collection]), flatten(laid(tree, cell, w[collection], space))
+            found, wanted = flatten(w[collection]), flatten(laid(tree, cell, w[collection]))
             for path in found:
                 np.testing.assert_allclose(found[path], wanted[path], rtol=1e-8, atol=1e-10, err_msg=path)
-    assert any_step(name)._cache_size() == 1  # for all cells
+    assert any_step._cache_size() == 1  # for all cells
+
+
+@pytest.mark.parametrize("distribution", ["layer", "erk", "global"])
+def test_masks_of_a_genotype_are_those_of_its_own_network(distribution: Any) -> None:
+    """Its gradients are (`tests/networks/test_any_genotype.py`), so that all else is."""
+    space = spaces.space_of(Fields(space="darts", network=Genotypes(cells=3, channels=4, nodes=2)))
+    net = derived(GENOTYPE, NetworkConfig(CLASSES, cells=3, channels=4, auxiliary=False))
+    own, every = problems(GENOTYPE, net, 0.2, distribution, space)
+    v, w = (p.net.init(jax.random.key(seed), SHAPE)[PARAMS] for seed, p in enumerate((own, every)))
+    w = laid(v, GENOTYPE, w, space)
+    masks, found = (jax.jit(p.masks)(variables.select(x, p.stacks(x)), x) for p, x in ((own, v), (every, w)))
+    chex.assert_trees_all_equal(found, laid(masks, GENOTYPE, jax.tree.map(np.zeros_like, found), space))
 
 
 def with_scores(p: recipe.Problem, v: Any) -> Any:
