@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dass_jax import variables
 from dass_jax.errors import UserError
@@ -55,13 +56,19 @@ def check_square(image_shape: tuple[int, int, int]) -> None:
         )
 
 
-def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:
-    """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
+def _init(network: nn.Module, rules: variables.Rules, scheme: Scheme, *given: Any) -> Callable[..., Any]:
+    """`Model.init` of a module that is called with (images, *given, train)."""
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> variables.Variables:
         height, width, channels = image_shape
         images = jnp.zeros((channels, height, width, 2))
-        return initialise(key, jax.eval_shape(lambda: network.init(key, images, train=True)), RULES, scheme)
+        return initialise(key, jax.eval_shape(lambda: network.init(key, images, *given, True)), rules, scheme)
+
+    return init
+
+
+def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFORM) -> Model:
+    """The model of a module that maps (images, train, path_scale) to (logits, auxiliary logits or None)."""
 
     def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
         (logits, auxiliary), updates = network.apply(
@@ -73,4 +80,16 @@ def of_module(network: nn.Module, paths: tuple[int, ...], scheme: Scheme = UNIFO
         )
         return logits, auxiliary, updates.get(variables.BATCH_STATS, batch_stats)
 
-    return Model(init, apply, paths, RULES)
+    return Model(_init(network, RULES, scheme), apply, paths, RULES)
+
+
+def of_choosing_module(network: nn.Module, numbers: Any, rules: variables.Rules) -> Model:
+    """The model of a module that maps (images, numbers, train) to logits, of the architecture that the numbers say:
+    integers, which may be traced, so that what is compiled serves all architectures of their shape."""
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, train: bool, path_scale: Any = None) -> Any:
+        values = {variables.PARAMS: params, variables.BATCH_STATS: batch_stats}
+        logits, updates = network.apply(values, images, numbers, train, mutable=[variables.BATCH_STATS])
+        return logits, None, updates.get(variables.BATCH_STATS, batch_stats)
+
+    return Model(_init(network, rules, UNIFORM, np.zeros(np.shape(numbers), np.int32)), apply, (0,), rules)

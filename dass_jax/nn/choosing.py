@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 
+from dass_jax.nn import kernels, layers
+
+_MOMENTUM, _EPSILON = layers.BatchNorm.momentum, layers.BatchNorm.epsilon
+
 
 def chosen(branches: Sequence[Callable[..., Any]], index: Any, x: jax.Array, weights: Any) -> Any:
     """`branches[index](x, weights)`, and nothing of the others. An integer that is no array is a program of its own;
@@ -38,3 +42,34 @@ def _backward(branches: tuple[Callable[..., Any], ...], residuals: Any, cotangen
 
 
 _switched.defvjp(_forward, _backward)
+
+
+def normalised_if(
+    wanted: Any, y: jax.Array, affine: Any, running: Any, train: bool, average: layers.Average
+) -> tuple[jax.Array, Any]:
+    """Where `wanted`, an integer, is 1: what `layers.BatchNorm` makes of y [C, H, W, N], and the running averages after
+    it. Where it is 0: both as they are.
+
+    Args:
+      affine: (scale, bias), each [C].
+      running: (mean, variance), each [C].
+    """
+
+    def normalised(y: jax.Array, own: Any) -> Any:
+        affine, (mean, var) = own
+        if not train:
+            inverse = kernels.inverse_deviation(var, _EPSILON)
+            return kernels.scaled(y, *kernels.scale_and_shift(mean, inverse, affine)), (mean, var)
+        found, now = kernels.normalised(y, affine, average, _EPSILON)
+        moved = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip((mean, var), now, strict=True))
+        return found, tuple(new.astype(old.dtype) for new, old in zip(moved, (mean, var), strict=True))
+
+    return chosen([lambda y, own: (y, own[1]), normalised], wanted, y, (affine, running))
+
+
+def parted(tree: Any) -> list[Any]:
+    """Leaves [n, …] → n trees, one for each place of the first axis. A split's gradient is one concatenation, that of n
+    slices n sums of whole leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [[part[0] for part in jax.lax.split(leaf, [1] * len(leaf))] for leaf in leaves]
+    return [jax.tree.unflatten(structure, own) for own in zip(*parts, strict=True)]

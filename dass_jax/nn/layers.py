@@ -129,6 +129,20 @@ class ScaleAndBias(nn.Module):
         return scale, self.param("bias", nn.initializers.zeros, self.shape)
 
 
+class NormVariables(nn.Module):
+    """Of batch normalisations that are computed elsewhere: (scale, bias) and, as variables, the running averages (mean,
+    variance)."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[tuple[jax.Array, jax.Array], tuple[nn.Variable, nn.Variable]]:
+        scale = self.param("scale", nn.initializers.ones, self.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, self.shape)
+        return (scale, bias), (mean, self.variable("batch_stats", "var", jnp.ones, self.shape))
+
+
 class SparseConv(nn.Module):
     """Convolution without bias, [C, H, W, N] → [features, H', W', N]; `depthwise` keeps the channels."""
 

@@ -1,1 +1,1 @@
-"""A table of sparse networks: many cells of NAS-Bench-201, each trained dense and pruned. docs/sparsebench.md."""
+"""A table of sparse networks: many cells of a search space, each trained dense and pruned. docs/sparsebench.md."""

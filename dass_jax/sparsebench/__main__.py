@@ -10,10 +10,10 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax import architectures, config
+from dass_jax import architectures
 from dass_jax.config import shipped
 from dass_jax.errors import Parser, UserError, number_of, process
-from dass_jax.sparsebench.fields import Fields
+from dass_jax.sparsebench.fields import Fields, noted, structured
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,11 +31,12 @@ def main(argv: Sequence[str]) -> int:
     folder.make(given.out, "--out")
     with folder.claimed(given.out, "--out"), folder.writable(given.out), signals.noted() as noted:
         begin(given.out, c)
-        from dass_jax.sparsebench import bench, sample
+        from dass_jax.sparsebench import bench, sample, spaces
 
-        places = sample.places(c.sample, also, given.cells)
+        space = spaces.space_of(c)
+        places = sample.places(space.order, also, given.cells)
         with progress.busy("data and shapes"):
-            found = bench.bench(c)
+            found = bench.bench(c, space)
         jax.config.update("jax_compilation_cache_dir", str(given.out.absolute() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         progress.say(f"programs are compiled with the first cell, or found in {given.out / 'programs'}")
@@ -50,7 +51,7 @@ def begin(path: pathlib.Path, c: Fields) -> None:
     from dass_jax.runtime import folder
 
     own, text = path / "fields.json", json.dumps(dataclasses.asdict(c), indent=2) + "\n"
-    if own.exists() and own.read_text(encoding="utf-8") != text and (path / "table.npz").exists():
+    if own.exists() and (path / "table.npz").exists() and noted(own) != c:
         raise UserError(f"--out = {str(path)!r} holds a table of other fields (fields.json); allowed: another folder")
     folder.write_text(own, text)
 
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. Raises UserError."""
     parser = Parser(
         prog="python -m dass_jax.sparsebench",
-        description="Trains cells of NAS-Bench-201, dense and pruned, and keeps a table of them. docs/sparsebench.md.",
+        description="Trains cells of a search space, dense and pruned, and keeps a table of them. docs/sparsebench.md.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a TOML file of the fields, or a shipped one")
@@ -89,7 +90,7 @@ def fields(name: str) -> Fields:
         data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--config = {str(file)!r}: {error}; allowed: a TOML file") from error
-    found = config.structured(data, Fields)
+    found = structured(data)
     for name in ("keep", "distributions"):
         values = getattr(found.sparsity, name)
         if len(set(values)) < len(values) or not values:

@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dass_jax.architectures.nasbench201 import Cell, to_text
 from dass_jax.data import arrays, load
-from dass_jax.networks.any_cell import numbers
-from dass_jax.nn.skeletons import Sizes
-from dass_jax.sparsebench import sample, sizes, table, training
+from dass_jax.sparsebench import sizes, table, training
 from dass_jax.sparsebench.fields import Fields
+from dass_jax.sparsebench.spaces import Space
 from dass_jax.sparsebench.table import DENSE, Row
 
 Check = Callable[[], None]
@@ -26,6 +24,7 @@ class Bench(NamedTuple):
     """What all cells share."""
 
     fields: Fields
+    space: Space
     programs: training.Programs
     whole: sizes.Skeleton
     data: training.Data
@@ -33,7 +32,7 @@ class Bench(NamedTuple):
     """[seeds]"""
 
 
-def bench(c: Fields) -> Bench:
+def bench(c: Fields, space: Space) -> Bench:
     """Loads the data and traces what is common. Raises UserError."""
     wanted = load.Wanted(c.data.source, limit=c.data.limit, image_size=c.data.image_size)
     found = load.load(wanted)
@@ -44,16 +43,17 @@ def bench(c: Fields) -> Bench:
     data = training.Data(train.images, targets[0], test.images, targets[1], found.mean, found.std)
     return Bench(
         fields=c,
-        programs=training.programs(c, found.shape, found.classes),
-        whole=sizes.skeleton(Sizes(found.classes, c.network.cells, c.network.channels), found.shape),
+        space=space,
+        programs=training.programs(c, space.model, found.shape, found.classes),
+        whole=sizes.skeleton(space, found.classes, found.shape),
         data=jax.device_put(data),
         keys=jnp.stack([jax.random.key(seed) for seed in range(c.seeds)]),
     )
 
 
-def of_cell(b: Bench, cell: Cell, check: Check) -> dict[str, list[float]]:
+def of_cell(b: Bench, cell: Any, check: Check) -> dict[str, list[float]]:
     """The figures of one cell: `Row.figures`. Between two programs `check` is called."""
-    number, found = jnp.asarray(numbers(cell)), dict[str, list[float]]()
+    number, found = jnp.asarray(b.space.numbers(cell)), dict[str, list[float]]()
     rates, tests = training.rates(b.fields), len(b.data.test_labels)
 
     def note(stage: str, v: Any, masks: list[Any]) -> None:
@@ -98,7 +98,7 @@ def extend(
     Args:
       places: of cells in the order of the sample.
     """
-    rows, order = table.read(path), sample.order(b.fields.sample)
+    rows = table.read(path, b.space)
     there = {row.order for row in rows}
     missing = [place for place in places if place not in there]
     start = time.monotonic()
@@ -107,13 +107,13 @@ def extend(
         spent = begun - start
         if spent + spent / max(1, done) > stop.seconds:
             break
-        cell, count = order[place]
+        cell, count = b.space.order.at(place)
         found = of_cell(b, cell, stop.check)
         took = time.monotonic() - begun
         rows = sorted([*rows, Row(cell, count, place, took, found)], key=lambda row: row.order)
-        table.write(path, rows)
+        table.write(path, rows, b.space)
         left = (time.monotonic() - start) / (done + 1) * (len(missing) - done - 1)
         means = " ".join(f"{np.mean(v):.1f}" for name, v in found.items() if name.startswith("test"))
         number = len(places) - len(missing) + done + 1
-        say(f"cell {number}/{len(places)}  {to_text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
+        say(f"cell {number}/{len(places)}  {b.space.text(cell)}  {means} %  {took:.0f} s, {left / 60:.0f} min left")
     return rows

@@ -1,8 +1,13 @@
 """What a benchmark of sparse cells is made of, as its configuration says it."""
 
 import dataclasses
-from typing import Annotated
+import json
+import pathlib
+from typing import Annotated, Any, Literal
 
+from dass_jax import config
+from dass_jax.errors import UserError
+from dass_jax.networks.any_genotype import Fields as Genotypes
 from dass_jax.networks.nasbench201 import Fields as Network
 from dass_jax.schema import Count, CountOrZero, Decay, NotNegative, Range, Rate, Text
 from dass_jax.sparsity import Distribution
@@ -52,15 +57,41 @@ class Sparsity:
     """How they are shared out over the layers, see `sparsity.distribution` of a run: each fraction by each of them."""
 
 
+NETWORKS: dict[str, Network | Genotypes] = {"nasbench201": Network(cells=1, channels=8), "darts": Genotypes()}
+"""Space → what `network` is where a file says nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fields:
     """A table of trained cells."""
 
+    space: Literal["nasbench201", "darts"] = "nasbench201"
+    """Whose cells are trained. It says which fields `network` has."""
     seeds: Annotated[int, Range(1, 100)] = 3
     """Trainings of each cell, in one program, with the seeds 0, 1, …"""
     sample: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Seed of the order in which cells are drawn."""
     data: Data = dataclasses.field(default_factory=Data)
-    network: Network = dataclasses.field(default_factory=lambda: Network(cells=1, channels=8))
+    network: Any = NETWORKS["nasbench201"]
+    """Of `NETWORKS`."""
     train: Train = dataclasses.field(default_factory=Train)
     sparsity: Sparsity = dataclasses.field(default_factory=Sparsity)
+
+
+def structured(data: Any) -> Fields:
+    """Tables as fields; those of `network` are the space's. Raises UserError."""
+    config.rules.check_table(data, "")
+    rest = {name: value for name, value in data.items() if name != "network"}
+    found = config.structured(rest, Fields)
+    usual = NETWORKS[found.space]
+    network = config.structured(data.get("network", {}), type(usual), "network.", usual)
+    return dataclasses.replace(found, network=network)
+
+
+def noted(file: pathlib.Path) -> Fields | None:
+    """The fields that lie beside a table, of which younger ones may be missing; None if the file is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return structured(found) if isinstance(found, dict) else None
+    except (OSError, ValueError, UserError):
+        return None

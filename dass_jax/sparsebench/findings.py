@@ -8,7 +8,8 @@ from dass_jax import architectures
 from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.report import style
 from dass_jax.report.experiment.rows import Table, to_markdown
-from dass_jax.sparsebench import analysis, figures, table
+from dass_jax.sparsebench import analysis, figures, spaces, table
+from dass_jax.sparsebench.fields import noted
 from dass_jax.sparsebench.figures import said
 from dass_jax.sparsebench.table import DENSE, Row
 
@@ -27,7 +28,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("folder", type=pathlib.Path, help="with the table, where the findings are written too")
     path = parser.parse_args(argv).folder
-    rows = sampled(table.read(path))
+    c = noted(path / "fields.json")
+    if c is None:
+        raise UserError(f"{path} has no fields.json that can be read; allowed: a folder of dass_jax.sparsebench")
+    rows = sampled(table.read(path, spaces.space_of(c)))
     if len(rows) < LEAST or len(rows[0].figures[f"test_{DENSE}"]) < 2:
         raise UserError(
             f"{path} has a table of {number_of(len(rows), 'cell')} in its sample; allowed: {LEAST} cells or more, of "

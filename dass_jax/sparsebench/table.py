@@ -1,7 +1,8 @@
 """The table: table.npz, a row for each cell, in the form of `[space] table`; and table.csv, one for each cell and seed.
 
-`ops` uint8 [N, 6], the operation of each edge; `cells` int32 [N], how many of the space's cells are this network;
-`order` int32 [N], its place in the sample. Then for each seed s, as columns [N] whose names end in _s<s>:
+`ops` uint8 [N, edges], the operation of each edge (`Space.numbers`); `cells` int32 [N], how many of the space's cells
+are this network; `order` int64 [N], its place in the sample. Then for each seed s, as columns [N] whose names end in
+_s<s>:
 
     test_dense, test_<distribution>_<per cent>      accuracy on all test images, per cent
     kept_dense, kept_<distribution>_<per cent>      weights
@@ -18,10 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dass_jax.architectures import nasbench201
-from dass_jax.architectures.nasbench201 import OPERATIONS, Cell
 from dass_jax.errors import UserError
 from dass_jax.runtime import folder
+from dass_jax.sparsebench.spaces import Space
 
 DENSE = "dense"
 PER_SEED = ("test", "kept", "macs")
@@ -30,7 +30,7 @@ PER_SEED = ("test", "kept", "macs")
 class Row(NamedTuple):
     """One cell."""
 
-    cell: Cell
+    cell: Any
     cells: int
     order: int
     seconds: float
@@ -43,20 +43,20 @@ def stage(distribution: str, keep: float) -> str:
     return f"{distribution}_{100 * keep:g}"
 
 
-def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
+def write(path: pathlib.Path, rows: Sequence[Row], space: Space) -> None:
     """Both files of the folder, each whole or not at all; first the one that is read again."""
     text = io.BytesIO()
-    np.savez_compressed(text, **arrays(rows))
+    np.savez_compressed(text, **arrays(rows, space))
     folder.write_bytes(path / "table.npz", text.getvalue())
-    folder.write_text(path / "table.csv", _csv(rows))
+    folder.write_text(path / "table.csv", _csv(rows, space))
 
 
-def arrays(rows: Sequence[Row]) -> dict[str, Any]:
+def arrays(rows: Sequence[Row], space: Space) -> dict[str, Any]:
     """The columns of table.npz."""
     found: dict[str, Any] = {
-        "ops": np.array([[OPERATIONS.index(name) for name in row.cell] for row in rows], np.uint8),
+        "ops": np.array([space.numbers(row.cell).ravel() for row in rows], np.uint8),
         "cells": np.array([row.cells for row in rows], np.int32),
-        "order": np.array([row.order for row in rows], np.int32),
+        "order": np.array([row.order for row in rows], np.int64),
         "seconds": np.array([row.seconds for row in rows], np.float32),
     }
     for name, values in rows[0].figures.items():
@@ -66,7 +66,7 @@ def arrays(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-def read(path: pathlib.Path) -> list[Row]:
+def read(path: pathlib.Path, space: Space) -> list[Row]:
     """The rows of a folder's table; none if there is no table. Raises UserError if it cannot be read."""
     file = path / "table.npz"
     if not file.exists():
@@ -78,7 +78,7 @@ def read(path: pathlib.Path) -> list[Row]:
         seeds = sum(name.startswith(f"{names[0]}_s") for name in columns)
         return [
             Row(
-                Cell(*(OPERATIONS[place] for place in ops)),
+                space.cell(ops),
                 int(columns["cells"][n]),
                 int(columns["order"][n]),
                 float(columns["seconds"][n]),
@@ -93,12 +93,12 @@ def read(path: pathlib.Path) -> list[Row]:
         ) from error
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[Row], space: Space) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["order", "cell", "cells", "seed", *rows[0].figures])
     for row in rows:
-        first = [row.order, nasbench201.to_text(row.cell), row.cells]
+        first = [row.order, space.text(row.cell), row.cells]
         for seed in range(len(row.figures[f"test_{DENSE}"])):
             writer.writerow([*first, seed, *(values[seed] for values in row.figures.values())])
     return text.getvalue()

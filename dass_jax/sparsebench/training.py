@@ -1,6 +1,6 @@
 """One cell's trainings as three programs that are compiled once for all cells: dense, sparse, and the test images.
 
-They are the phases of `recipes.prune` on `networks.any_cell`, each a loop over its steps on the device. The cell, the
+They are the phases of `recipes.prune` on a network of any cell, each a loop over its steps on the device. The cell, the
 counts of kept weights, the learning rates and the seeds are arguments. All arrays have the seeds' axis in front.
 """
 
@@ -16,9 +16,8 @@ from dass_jax import sparsity, variables
 from dass_jax.bilevel import Algorithm, State
 from dass_jax.data.augment import Augmentation, augment, normalise, random_draws
 from dass_jax.errors import UserError
-from dass_jax.networks.any_cell import any_cell
+from dass_jax.networks.model import Model
 from dass_jax.nn.layers import one_device
-from dass_jax.nn.skeletons import Sizes
 from dass_jax.recipes import prune, recipe
 from dass_jax.runtime import compilation
 from dass_jax.schedules import cosine
@@ -75,9 +74,8 @@ def check(c: Fields, train: int, test: int) -> None:
         raise UserError(f"data.source = {c.data.source!r} has {test} test images; allowed: a multiple of {EVALUATED}")
 
 
-def problem(c: Fields, image_shape: tuple[int, int, int], classes: int, cell: Any, kept: Kept | None) -> Any:
-    """The recipe's problem of a cell; without `kept` it can only be trained dense."""
-    net = any_cell(Sizes(classes, c.network.cells, c.network.channels), cell)
+def problem(net: Model, image_shape: tuple[int, int, int], classes: int, kept: Kept | None) -> recipe.Problem:
+    """The recipe's problem of a cell's network; without `kept` it can only be trained dense."""
 
     def chosen(scores: Any) -> Any:
         assert kept is not None
@@ -135,19 +133,24 @@ def trained(c: Fields, algorithm: Algorithm, state: State, rates: Any, key: Any,
     return jax.lax.scan(step, state, given)[0]
 
 
-def programs(c: Fields, image_shape: tuple[int, int, int], classes: int) -> Programs:
-    """The programs of a configuration, jitted."""
+def programs(
+    c: Fields, model: Callable[[int, Any], Model], image_shape: tuple[int, int, int], classes: int
+) -> Programs:
+    """The programs of a configuration, jitted; `model` as of a `Space`."""
     fields = prune.Fields(**dataclasses.asdict(c.train))
 
+    def of_cell(cell: Any, kept: Kept | None) -> recipe.Problem:
+        return problem(model(classes, cell), image_shape, classes, kept)
+
     def dense(cell: Any, key: Any, rates: Rates, data: Data) -> Variables:
-        own = problem(c, image_shape, classes, cell, None)
+        own = of_cell(cell, None)
         weights = recipe.train_weights(fields, own)
         first, further = jax.random.split(key)
         begun = weights.init(recipe.fresh(own, first))
         return trained(c, weights, begun, rates.pretrain, further, data).variables
 
     def sparse(cell: Any, v: Variables, kept: Kept, key: Any, rates: Rates, data: Data) -> Variables:
-        own = problem(c, image_shape, classes, cell, kept)
+        own = of_cell(cell, kept)
         weights, scores = recipe.train_weights(fields, own), prune.learn_scores(fields, own)
         first, further = jax.random.split(key)
         learned = trained(c, scores, prune.begin_scores(v, scores, own), rates.scores, first, data)
@@ -155,7 +158,7 @@ def programs(c: Fields, image_shape: tuple[int, int, int], classes: int) -> Prog
         return trained(c, weights, begun, rates.finetune, further, data).variables
 
     def right(cell: Any, v: Variables, data: Data) -> jax.Array:
-        net = problem(c, image_shape, classes, cell, None).net
+        net = model(classes, cell)
         theta = sparsity.masked_weights(v)
 
         def part(given: Any) -> jax.Array:

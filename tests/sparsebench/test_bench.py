@@ -1,5 +1,4 @@
-"""The loop over cells and its table, with programs that train nothing; and counts against those of the cell's own
-network."""
+"""The loop over cells and its table, with programs that train nothing."""
 
 import csv
 import json
@@ -12,34 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dass_jax import count
-from dass_jax.architectures.darts import PUBLISHED
-from dass_jax.architectures.nasbench201 import OPERATIONS, Cell, from_text, key, of_key
-from dass_jax.architectures.nasbench201_alike import alike, kinds
+from dass_jax import architectures
+from dass_jax.architectures.darts import PUBLISHED, Genotype
+from dass_jax.architectures.nasbench201 import key, of_key
+from dass_jax.architectures.nasbench201_alike import kinds
 from dass_jax.errors import Stopped, UserError
 from dass_jax.networks.any_cell import numbers
+from dass_jax.networks.any_genotype import Fields as Genotypes
 from dass_jax.networks.nasbench201 import Fields as Network
-from dass_jax.nn.skeletons import Sizes
 from dass_jax.spaces import SPACES
 from dass_jax.sparsebench import __main__ as command
-from dass_jax.sparsebench import bench, sample, sizes, table, training
+from dass_jax.sparsebench import bench, sample, sizes, spaces, table, training
 from dass_jax.sparsebench.fields import Fields, Sparsity
 
-SHAPE = (8, 8, 3)
-WHOLE = sizes.skeleton(Sizes(10, 1, 8), SHAPE)
-
-
-@pytest.mark.parametrize("distribution", ["layer", "erk"])
-def test_counts_are_those_of_the_cells_own_network(distribution: Any) -> None:
-    rng, images = np.random.default_rng(0), count.Images(8, 3, 10)
-    for _ in range(4):
-        cell = Cell(*(OPERATIONS[place] for place in rng.integers(5, size=6)))
-        for keep in (1.0, 0.03):
-            kept = sizes.kept(WHOLE, cell, keep, distribution)
-            masks = jax.tree.map(first_of, kept.layers, kept.counts)
-            wanted = count.network_count("nasbench201", cell, Network(1, 8), images, keep, distribution)
-            assert sizes.size(WHOLE, masks) == (wanted.kept, wanted.macs_nonzero)
-            assert sizes.size(WHOLE, kept.layers) == (wanted.prunable, wanted.macs)
+SHAPE, CLASSES = (8, 8, 3), 10
+SPARSITY = Sparsity(keep=(0.1, 0.01), distributions=("layer", "erk"))
+C = Fields(seeds=2, sample=5, sparsity=SPARSITY)
+DARTS = Fields(space="darts", seeds=2, sample=5, network=Genotypes(cells=4, channels=4, nodes=2), sparsity=SPARSITY)
 
 
 def first_of(layers: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -49,24 +37,9 @@ def first_of(layers: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (np.arange(rows.shape[1]) < counts[:, None]).reshape(layers.shape)
 
 
-def test_under_global_counts_the_total_is_that_of_the_others() -> None:
-    cell = of_key("341032")
-    erk = jax.tree.leaves(sizes.kept(WHOLE, cell, 0.05, "erk").counts)
-    assert sizes.kept(WHOLE, cell, 0.05, "global").counts.totals == {True: sum(int(counts.sum()) for counts in erk)}
-
-
-def test_a_sample_is_of_different_networks_and_grows_at_its_end() -> None:
-    found = sample.order(3)
-    assert len(found) == len(kinds()) - 1 and sum(number for _, number in found) == 5**6 - len(kinds()["000000"])
-    assert all(alike(cell) == cell for cell, _ in found[:50]) and len({cell for cell, _ in found}) == len(found)
-    assert found == sample.order(3) and found[:50] != sample.order(4)[:50]
-
-
-C = Fields(seeds=2, sample=5, sparsity=Sparsity(keep=(0.1, 0.01), distributions=("layer", "erk")))
-
-
-def untrained() -> bench.Bench:
+def untrained(c: Fields = C) -> bench.Bench:
     """Masks have their counts, and accuracies follow from the cell and from what is kept."""
+    space = spaces.space_of(c)
 
     def dense(cell: Any, keys: Any, rates: Any, data: Any) -> Any:
         return {"right": int(cell.sum()) + np.arange(len(keys))}
@@ -78,11 +51,12 @@ def untrained() -> bench.Bench:
     programs = training.Programs(dense, sparse, lambda cell, v, data: v["right"])
     keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
     data: Any = SimpleNamespace(test_labels=np.zeros(50))
-    return bench.Bench(C, programs, WHOLE, data, keys)
+    return bench.Bench(c, space, programs, sizes.skeleton(space, CLASSES, SHAPE), data, keys)
 
 
-def test_a_table_resumes_where_it_stopped_and_ends_as_in_one_go(tmp_path: pathlib.Path) -> None:
-    b, said = untrained(), list[str]()
+@pytest.mark.parametrize("c", [C, DARTS], ids=["nasbench201", "darts"])
+def test_a_table_resumes_where_it_stopped_and_ends_as_in_one_go(c: Fields, tmp_path: pathlib.Path) -> None:
+    b, said = untrained(c), list[str]()
     one, parts = tmp_path / "one", tmp_path / "parts"
     for path in (one, parts):
         path.mkdir()
@@ -97,22 +71,24 @@ def test_a_table_resumes_where_it_stopped_and_ends_as_in_one_go(tmp_path: pathli
     calls: list[int] = []
     with pytest.raises(Stopped):
         bench.extend(b, parts, range(5), said.append, bench.Stop(check=check))
-    assert len(table.read(parts)) == 2
+    assert len(table.read(parts, b.space)) == 2
     assert len(bench.extend(b, parts, range(4), said.append)) == 4
     assert len(bench.extend(b, parts, range(5), said.append, bench.Stop(1e-9))) == 4  # there is no time left
     bench.extend(b, parts, range(5), said.append)
-    timeless = [[row._replace(seconds=0.0) for row in table.read(path)] for path in (one, parts)]
+    timeless = [[row._replace(seconds=0.0) for row in table.read(path, b.space)] for path in (one, parts)]
     assert timeless[0] == timeless[1] and [row.order for row in timeless[0]] == [0, 1, 2, 3, 4]
     assert (one / "table.csv").read_text() == (parts / "table.csv").read_text()
 
 
-def test_the_csv_has_a_row_for_each_cell_and_seed(tmp_path: pathlib.Path) -> None:
-    rows = bench.extend(untrained(), tmp_path, range(2), str)
+@pytest.mark.parametrize("c", [C, DARTS], ids=["nasbench201", "darts"])
+def test_the_csv_has_a_row_for_each_cell_and_seed(c: Fields, tmp_path: pathlib.Path) -> None:
+    b = untrained(c)
+    rows = bench.extend(b, tmp_path, range(2), str)
     with (tmp_path / "table.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [(row["order"], row["seed"]) for row in found] == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
-    assert from_text(found[2]["cell"]) == rows[1].cell
-    number = int(numbers(rows[1].cell).sum())
+    assert architectures.load(found[2]["cell"]) == rows[1].cell == b.space.order.at(1)[0]
+    number = int(b.space.numbers(rows[1].cell).sum())
     assert float(found[3]["test_dense"]) == 2 * (number + 1)
     assert found[0]["kept_layer_1"] == found[0]["kept_erk_1"] and found[0]["macs_layer_1"] != found[0]["macs_erk_1"]
 
@@ -134,7 +110,7 @@ def test_a_table_is_a_yardstick_for_any_cell_of_its_kinds(tmp_path: pathlib.Path
             known.unknown(cell) == ""
             and known.metrics(cell)["table_test_dense"] == known.entries(cell)["test_dense"].value
         )
-    outside, _ = sample.order(5)[30]
+    outside, _ = untrained().space.order.at(30)
     assert known.entries(outside) == {} and known.metrics(outside) == {}
     assert f"a sample of 30 networks, does not have the architecture {key(outside)} (" in known.unknown(outside)
 
@@ -146,9 +122,9 @@ def test_cells_outside_of_the_sample_are_trained_on_demand_and_nothing_is_compar
     before = bench.extend(b, tmp_path, range(20), str)
     file = space.schema(table=str(tmp_path / "table.npz"))
     sampled = space.lookup(file).entries(before[3].cell)
-    others = [cell for cell, _ in sample.order(C.sample)[22:]]
+    others = [b.space.order.at(place)[0] for place in range(22, b.space.order.size)]
     best, worst = (extreme(others, key=lambda cell: int(numbers(cell).sum())) for extreme in (max, min))
-    places = sample.places(C.sample, [best, worst, best], 0)
+    places = sample.places(b.space.order, [best, worst, best], 0)
     rows = bench.extend(b, tmp_path, places, str)
     assert len(places) == 2 and [row.order for row in rows] == [*range(20), *sorted(places)]
     known = space.lookup(file)
@@ -157,15 +133,25 @@ def test_cells_outside_of_the_sample_are_trained_on_demand_and_nothing_is_compar
     assert (above.rank, above.of, above.regret, above.percentile) == (1, 20, 0.0, 100.0)
     assert (below.rank, below.of, below.percentile) == (21, 20, 0.0) and below.regret > 0
     # A sample that grows as far takes them in.
-    bench.extend(b, tmp_path, sample.places(C.sample, [best], 22), str)
+    bench.extend(b, tmp_path, sample.places(b.space.order, [best], 22), str)
     assert space.lookup(file).entries(best)["test_dense"].of == 22
 
 
-def test_what_cannot_be_trained_on_demand_is_said_in_a_line() -> None:
-    for architecture, part in ((of_key("000000"), "none~0"), (PUBLISHED["dass_99"], "dass_99")):
-        with pytest.raises(UserError, match="allowed: cells of nasbench201 that an image") as error:
-            sample.places(0, [architecture], 3)
-        assert part in str(error.value)
+def test_genotypes_are_trained_on_demand_at_their_place_in_the_sample(tmp_path: pathlib.Path) -> None:
+    b, (name, _) = untrained(DARTS), PUBLISHED["dass_95"]
+    found = Genotype(name[:2], name[:2])
+    rows = bench.extend(b, tmp_path, sample.places(b.space.order, [found, found], 2), str)
+    assert [row.order for row in rows[:2]] == [0, 1] and len(rows) == 3
+    assert [row.cell for row in table.read(tmp_path, b.space)] == [row.cell for row in rows]
+    assert b.space.order.at(rows[2].order)[0] == rows[2].cell
+    assert {frozenset(node) for node in rows[2].cell.normal} == {frozenset(node) for node in found.normal}
+
+
+def test_a_table_of_genotypes_is_none_of_nasbench201(tmp_path: pathlib.Path) -> None:
+    bench.extend(untrained(DARTS), tmp_path, range(2), str)
+    space = SPACES["nasbench201"]
+    with pytest.raises(UserError, match=r"has 'ops' of uint8 \[2, 10\]; allowed: whole numbers \[N, 6\]"):
+        space.lookup(space.schema(table=str(tmp_path / "table.npz")))
 
 
 CONFIG = '[data]\nsource = "digits"\nlimit = 0\n'
@@ -186,9 +172,12 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: pathlib.Path) -> None:
     refused([*given, "--limit-seconds", "0"], "--limit-seconds = 0", "above 0")
     refused(["--config", str(tmp_path / "none.toml"), "--out", str(out)], "sparsebench file", "shipped: cifar10")
     for text, parts in (
+        ('space = "darts"\n[network]\nnodes = 5', ("network.nodes = 5", "[1, 4]")),
         ("[sparsity]\nkeep = []", ("sparsity.keep = []", "different")),
         ('[sparsity]\ndistributions = ["erk", "erk"]', ("sparsity.distributions", "different")),
         ("[sparsity]\nkeep = [2]", ("sparsity.keep", "(0, 1]")),
+        ("[network]\nnodes = 3", ("unknown key 'network.nodes'", "cells, channels")),
+        ('space = "dart"', ("space = 'dart'", "'nasbench201', 'darts'")),
         ("[train]\nbatch_sise = 3", ("unknown key 'train.batch_sise'", "batch_size")),
     ):
         file.write_text(text)
@@ -196,12 +185,30 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: pathlib.Path) -> None:
     file.write_text(CONFIG + "[train]\nbatch_size = 5000")
     refused(given, "train.batch_size = 5000", "the training images")
     # A folder with a table is its configuration's.
-    table.write(out, [table.Row(of_key("341032"), 1, 0, 1.0, {"test_dense": [1.0]})])
+    space = spaces.space_of(C)
+    table.write(out, [table.Row(of_key("341032"), 1, 0, 1.0, {"test_dense": [1.0]})], space)
     file.write_text(CONFIG)
     refused(given, "--out", "a table of other fields")
     (out / "table.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match=r"table\.npz cannot be read"):
-        table.read(out)
+        table.read(out, space)
+
+
+def test_a_folder_of_an_older_version_goes_on(tmp_path: pathlib.Path) -> None:
+    """Its fields.json has no space, and is still the same configuration; another space is another."""
+    c = Fields(network=Network(cells=1, channels=4))
+    table.write(tmp_path, [table.Row(of_key("341032"), 1, 0, 1.0, {"test_dense": [1.0]})], spaces.space_of(c))
+    command.begin(tmp_path, c)
+    noted = json.loads((tmp_path / "fields.json").read_text())
+    assert noted.pop("space") == "nasbench201"
+    (tmp_path / "fields.json").write_text(json.dumps(noted))
+    command.begin(tmp_path, c)
+    for other in (DARTS, Fields(network=Network(cells=1, channels=8))):
+        with pytest.raises(UserError, match="a table of other fields"):
+            command.begin(tmp_path, other)
+    (tmp_path / "fields.json").write_text("[]")
+    with pytest.raises(UserError, match="a table of other fields"):
+        command.begin(tmp_path, c)
 
 
 def test_the_shipped_configurations_are_read() -> None:

@@ -8,7 +8,9 @@ from scipy import stats
 
 from dass_jax.architectures.nasbench201 import of_key
 from dass_jax.errors import UserError
-from dass_jax.sparsebench import analysis, findings, sample, table
+from dass_jax.sparsebench import analysis, findings, spaces, table
+from dass_jax.sparsebench.__main__ import begin
+from dass_jax.sparsebench.fields import Fields
 from dass_jax.sparsebench.table import Row
 
 
@@ -75,10 +77,13 @@ def test_features_are_those_counted_by_hand(key: str, wanted: dict[str, float]) 
     assert analysis.features(of_key(key)) == wanted
 
 
+SPACE = spaces.space_of(Fields())
+
+
 def rows(number: int, seeds: int = 2) -> list[Row]:
     """Networks that are better dense the more weights they have, and better sparse the fewer."""
     found, rng = [], np.random.default_rng(3)
-    for place, (cell, cells) in enumerate(sample.order(0)[:number]):
+    for place, (cell, cells) in enumerate(map(SPACE.order.at, range(number))):
         weights = 100 * sum(operation == "nor_conv_3x3" for operation in cell) + place
         noise = rng.normal(0, 0.1, seeds)
         figures = {"test_dense": (weights / 10 + noise).tolist(), "test_erk_1": (90 - weights / 10 + noise).tolist()}
@@ -99,7 +104,8 @@ def test_predictors_show_what_accuracy_follows() -> None:
 def test_the_findings_are_written_beside_the_table(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The last was found by a search: it is not in the sample, and must not be in the findings.
     late = rows(41)[-1]._replace(order=4000, figures={name: [0.0, 0.0] for name in rows(1)[0].figures})
-    table.write(tmp_path, [*rows(40), late])
+    begin(tmp_path, Fields())
+    table.write(tmp_path, [*rows(40), late], SPACE)
     assert findings.main([str(tmp_path)]) == 0
     text = (tmp_path / "findings.md").read_text()
     assert text in capsys.readouterr().out and "40 cells" in text and "| 1 %, erk | -1.00 |" in text
@@ -112,7 +118,13 @@ def test_the_findings_are_written_beside_the_table(tmp_path: pathlib.Path, capsy
 
 @pytest.mark.parametrize(("number", "seeds"), [(9, 2), (20, 1), (0, 2)])
 def test_too_little_to_say_anything_is_refused(tmp_path: pathlib.Path, number: int, seeds: int) -> None:
+    begin(tmp_path, Fields())
     if number:
-        table.write(tmp_path, rows(number, seeds))
+        table.write(tmp_path, rows(number, seeds), SPACE)
     with pytest.raises(UserError, match="allowed: 10 cells or more, of two seeds or more"):
+        findings.main([str(tmp_path)])
+
+
+def test_a_folder_without_fields_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"has no fields\.json that can be read; allowed"):
         findings.main([str(tmp_path)])

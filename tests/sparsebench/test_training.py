@@ -12,30 +12,36 @@ import numpy as np
 import pytest
 
 from dass_jax import sparsity, variables
-from dass_jax.architectures.nasbench201 import Cell, of_key
-from dass_jax.networks.any_cell import numbers, of_derived
+from dass_jax.architectures.darts import Genotype
+from dass_jax.architectures.nasbench201 import of_key
+from dass_jax.networks.any_genotype import Fields as Genotypes
+from dass_jax.networks.derived import NetworkConfig, derived
 from dass_jax.networks.model import Model
 from dass_jax.networks.nasbench201 import nasbench201
 from dass_jax.nn.skeletons import Sizes
 from dass_jax.recipes import prune, recipe
-from dass_jax.sparsebench import sizes, training
+from dass_jax.sparsebench import sizes, spaces, training
 from dass_jax.sparsebench.fields import Fields, Network
 from dass_jax.tasks import Batch
 from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, SCORES, flatten, unflatten
 
 SHAPE, CLASSES = (4, 4, 2), 3
 C = Fields(network=Network(cells=1, channels=4))
-SIZES = Sizes(CLASSES, 1, 4)
-WHOLE = sizes.skeleton(SIZES, SHAPE)
+SPACE = spaces.space_of(C)
 FIELDS = prune.Fields(**dataclasses.asdict(C.train))
+GENOTYPE = Genotype(
+    ((("sep_conv_5x5", 0), ("max_pool_3x3", 1)), (("dil_conv_3x3", 1), ("skip_connect", 2))),
+    ((("skip_connect", 0), ("sep_conv_3x3", 1)), (("avg_pool_3x3", 0), ("dil_conv_5x5", 2))),
+)
 
 
-def laid(tree: Any, cell: Cell, like: Any) -> Any:
+def laid(tree: Any, cell: Any, like: Any, space: spaces.Space = SPACE) -> Any:
     """A tree of the cell's own network where its leaves lie in the one of all cells; the rest as in `like`."""
-    found = {path: np.array(leaf) for path, leaf in flatten(like).items()}
-    for path, leaf in flatten(tree).items():
-        name, edge = of_derived(path, cell)
-        found[name][... if edge is None else edge] = leaf
+    found, own = {path: np.array(leaf) for path, leaf in flatten(like).items()}, flatten(tree)
+    for path, leaf in found.items():
+        for edge, name in space.derived_of(path, cell).items():
+            leaf[... if edge is None else edge] = own.pop(name)
+    assert not own
     return unflatten(found)
 
 
@@ -65,7 +71,14 @@ def step(own: recipe.Problem, v: Any, masks: Any, batch: Batch) -> Any:
 
 @jax.jit
 def any_step(cell: Any, v: Any, masks: Any, batch: Batch) -> Any:
-    return step(training.problem(C, SHAPE, CLASSES, cell, None), v, masks, batch)
+    return step(training.problem(SPACE.model(CLASSES, cell), SHAPE, CLASSES, None), v, masks, batch)
+
+
+def problems(cell: Any, net: Model, keep: float, distribution: Any, space: spaces.Space = SPACE) -> tuple[Any, Any]:
+    """The recipe's on the cell's own network, and on that of all cells."""
+    kept = sizes.kept(sizes.skeleton(space, CLASSES, SHAPE), cell, keep, distribution)
+    every = training.problem(space.model(CLASSES, jnp.asarray(space.numbers(cell))), SHAPE, CLASSES, kept)
+    return every._replace(net=net, keep=keep, distribution=distribution, chosen=None), every
 
 
 @pytest.mark.usefixtures("x64")
@@ -73,9 +86,8 @@ def any_step(cell: Any, v: Any, masks: Any, batch: Batch) -> Any:
 def test_steps_are_those_of_the_recipe_on_the_cells_own_network(name: str, distribution: Any) -> None:
     """Loss, gradients by weights and scores, statistics and masks, for three steps of both in float64."""
     cell, keep = of_key(name), 0.2
-    number, kept = jnp.asarray(numbers(cell)), sizes.kept(WHOLE, cell, keep, distribution)
-    every = training.problem(C, SHAPE, CLASSES, number, kept)
-    own = every._replace(net=nasbench201(cell, SIZES), keep=keep, distribution=distribution, chosen=None)
+    number = jnp.asarray(SPACE.numbers(cell))
+    own, every = problems(cell, nasbench201(cell, Sizes(CLASSES, 1, 4)), keep, distribution)
     own_step = jax.jit(functools.partial(step, own))
     own_masks, any_masks = (jax.jit(p.masks) for p in (own, every))
     v, first = (doubled(p.net.init(jax.random.key(1), SHAPE)) for p in (own, every))
@@ -97,6 +109,18 @@ def test_steps_are_those_of_the_recipe_on_the_cells_own_network(name: str, distr
     assert any_step._cache_size() == 1  # for all cells
 
 
+@pytest.mark.parametrize("distribution", ["layer", "erk", "global"])
+def test_masks_of_a_genotype_are_those_of_its_own_network(distribution: Any) -> None:
+    """Its gradients are (`tests/networks/test_any_genotype.py`), so that all else is."""
+    space = spaces.space_of(Fields(space="darts", network=Genotypes(cells=3, channels=4, nodes=2)))
+    net = derived(GENOTYPE, NetworkConfig(CLASSES, cells=3, channels=4, auxiliary=False))
+    own, every = problems(GENOTYPE, net, 0.2, distribution, space)
+    v, w = (p.net.init(jax.random.key(seed), SHAPE)[PARAMS] for seed, p in enumerate((own, every)))
+    w = laid(v, GENOTYPE, w, space)
+    masks, found = (jax.jit(p.masks)(variables.select(x, p.stacks(x)), x) for p, x in ((own, v), (every, w)))
+    chex.assert_trees_all_equal(found, laid(masks, GENOTYPE, jax.tree.map(np.zeros_like, found), space))
+
+
 def with_scores(p: recipe.Problem, v: Any) -> Any:
     """The variables with scores of their own order, in float64."""
     stacks = p.stacks(v[PARAMS])
@@ -113,7 +137,7 @@ def data(train: int, test: int) -> training.Data:
     return training.Data(*found, np.full(2, 0.4, np.float32), np.full(2, 0.3, np.float32))
 
 
-def one_layer(sizes: Sizes, cell: Any) -> Model:
+def one_layer(classes: int, cell: Any) -> Model:
     """A network that compiles in a moment: one layer, and of two others the one that the cell says."""
 
     def init(key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
@@ -139,11 +163,10 @@ def kept_of(edge: int, count: int) -> training.Kept:
     )
 
 
-def test_programs_learn_keep_their_counts_and_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "any_cell", one_layer)
+def test_programs_learn_keep_their_counts_and_are_compiled_once() -> None:
     train = dataclasses.replace(C.train, batch_size=16, pretrain_epochs=5, score_epochs=2, finetune_epochs=3)
     c = dataclasses.replace(C, seeds=2, train=train)
-    p, d, rates = training.programs(c, SHAPE, CLASSES), data(100, 60), training.rates(c)
+    p, d, rates = training.programs(c, one_layer, SHAPE, CLASSES), data(100, 60), training.rates(c)
     keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
     for edge, count in ((0, 20), (1, 5)):
         cell, kept = jnp.full(6, edge), kept_of(edge, count)
@@ -162,11 +185,15 @@ def test_programs_learn_keep_their_counts_and_are_compiled_once(monkeypatch: pyt
     assert [program._cache_size() for program in p] == [1, 1, 1]
 
 
-def test_without_epochs_for_them_scores_are_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "any_cell", one_layer)
+def test_without_epochs_for_them_scores_are_magnitudes() -> None:
     train = dataclasses.replace(C.train, batch_size=16, pretrain_epochs=2, score_epochs=0, finetune_epochs=1)
     c, d, keys = dataclasses.replace(C, seeds=1, train=train), data(40, 20), jnp.stack([jax.random.key(0)])
-    p, rates, cell, kept = training.programs(c, SHAPE, CLASSES), training.rates(c), jnp.zeros(6, int), kept_of(0, 20)
+    p, rates, cell, kept = (
+        training.programs(c, one_layer, SHAPE, CLASSES),
+        training.rates(c),
+        jnp.zeros(6, int),
+        kept_of(0, 20),
+    )
     dense = p.dense(cell, keys, rates, d)
     mask = np.asarray(p.sparse(cell, dense, kept, keys, rates, d)[MASKS]["linear"]["weight"]).ravel()
     magnitudes = np.abs(np.asarray(dense[PARAMS]["linear"]["weight"])).ravel()

@@ -93,6 +93,13 @@ def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     return chosen.max_pool(_operand(x, chosen), stride).astype(x.dtype)
 
 
+def max_pool_by_views(x: jax.Array, stride: int = 1) -> jax.Array:
+    """`max_pool`, on a CPU as shifted maxima on small images too: for a program of few operations on many maps. Nine
+    products compile faster, and take 8 to 30 times as long (8×8 pixels, 48 maps, 32 and 500 images)."""
+    chosen = library if jax.default_backend() != "cpu" else shifts
+    return chosen.max_pool(_operand(x, chosen), stride).astype(x.dtype)
+
+
 def avg_pool(x: jax.Array, stride: int = 1, padded: bool = False) -> jax.Array:
     """3×3 mean over the pixels inside the image or, `padded`, over all nine, zeros outside; shapes as `max_pool`."""
     chosen = form(x)
