@@ -44,7 +44,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 LONG = ("test_faults", "test_contracts", "test_seeds", "test_supernet_hypergradients", "test_execute", "test_phases")
 LONG += ("test_pipeline", "test_precision", "test_hosts", "test_supernet_accumulation", "test_many_devices")
-LONG += ("test_runner", "test_parallel")
+LONG += ("test_runner", "test_parallel", "test_any_genotype")
 """Modules of a minute and more; `-m "not long"` leaves them out."""
 
 
