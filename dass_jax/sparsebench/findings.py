@@ -21,13 +21,7 @@ _POINTS = "[points]"
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0. Raises UserError."""
-    parser = Parser(
-        prog="python -m dass_jax.sparsebench.findings",
-        description="What a table of sparse networks says: findings.md and figures. docs/sparsebench.md.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", type=pathlib.Path, help="with the table, where the findings are written too")
-    path = parser.parse_args(argv).folder
+    path = parse(argv)
     c = noted(path / "fields.json")
     if c is None:
         raise UserError(f"{path} has no fields.json that can be read; allowed: a folder of dass_jax.sparsebench")
@@ -46,6 +40,18 @@ def main(argv: Sequence[str]) -> int:
             write_whole(path / f"{name}.svg", style.svg(figure))
     print(text)
     return 0
+
+
+def parse(argv: Sequence[str]) -> pathlib.Path:
+    """The folder. Raises UserError."""
+    parser = Parser(
+        prog="python -m dass_jax.sparsebench.findings",
+        description="What a table of sparse networks says: findings.md and figures. docs/sparsebench.md.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=pathlib.Path, help="with the table, where the findings are written too")
+    found: pathlib.Path = parser.parse_args(argv).folder
+    return found
 
 
 def sampled(rows: Sequence[Row]) -> list[Row]:
