@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
     progress = Progress()
     folder.make(given.out, "--out")
-    with folder.claimed(given.out, "--out"), folder.writable(given.out), signals.noted() as noted:
+    with folder.claimed(given.out, "--out"), folder.writable(given.out), signals.noted() as signal:
         begin(given.out, c)
         from dass_jax.sparsebench import bench, sample, spaces
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         jax.config.update("jax_compilation_cache_dir", str(given.out.absolute() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         progress.say(f"programs are compiled with the first cell, or found in {given.out / 'programs'}")
-        stop = bench.Stop(given.limit_seconds, noted.check)
+        stop = bench.Stop(given.limit_seconds, signal.check)
         rows = bench.extend(found, given.out, places, progress.say, stop)
     print(f"{number_of(len(rows), 'cell')}: {given.out / 'table.npz'}")
     return 0
