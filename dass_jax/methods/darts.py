@@ -51,7 +51,7 @@ def dense_phase(c: Bilevel, problem: Problem, space: Any, name: str, title: str,
         # The same program for all methods of a run that take this step with the same options.
         program=f"dense search {[getattr(c, field) for field in fields]}",
         draws=STEP,
-        curves=relaxed.bilevel_curves(c, space, problem.task),
+        curves=relaxed.bilevel_curves(space, problem.task, "batches of α" if c.one_level else "validation"),
         matrices=relaxed.matrices(space),
         observe=relaxed.observing(space, relaxed.softmax_choice, space.decode),
         stop=relaxed.stopping(c, space),

@@ -158,11 +158,10 @@ def choice_curves(space: Any) -> tuple[Curve, ...]:
     )
 
 
-def bilevel_curves(c: Bilevel, space: Any, task: Task) -> tuple[Curve, ...]:
-    """How a bi-level phase is drawn."""
+def bilevel_curves(space: Any, task: Task, above: str = "validation") -> tuple[Curve, ...]:
+    """How a bi-level phase is drawn; `above` is what the images of α are called."""
     turned = Curve("upper_cosine", "α's gradient against its first-order part", "cosine")
-    line = "batches of α" if c.one_level else "validation"
-    return (*task.curves("lower_", "upper_", line), turned, *choice_curves(space))
+    return (*task.curves("lower_", "upper_", above), turned, *choice_curves(space))
 
 
 def matrices(space: Any) -> dict[str, Matrix]:
