@@ -27,11 +27,10 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.subjects import searched
-from dass_jax import bilevel, compose, config
+from dass_jax import bilevel, compose
 from dass_jax.bilevel import Level, Point, Sample, State
 from dass_jax.bilevel.norms import flat
 from dass_jax.data.augment import normalise
-from dass_jax.errors import UserError
 from dass_jax.methods import METHODS
 from dass_jax.nn.layers import one_device
 from dass_jax.phases import Phase
@@ -97,13 +96,14 @@ def trail(s: compose.Setting, wanted: Sequence[int]) -> Iterator[tuple[str, int,
     for phase in phases(s, noting):
         state = doubled(phase.begin(KEY, state))
         turn = jax.jit(phase.algorithm.update, compiler_options=compilation.options(jax.default_backend()))
+        levels.clear()
         for epoch in range(min(phase.epochs, max(wanted) + 1)):
-            rates = jax.tree.map(lambda x: jnp.asarray(x[0], jnp.float64), phase.rates(np.array([float(epoch)])))[
-                "learning_rate"
-            ]
+            firsts = phase.rates(np.array([float(epoch)]))["learning_rate"]
+            rates = {level: jnp.asarray(rate[0], jnp.float64) for level, rate in firsts.items()}
             given = list(batches(s, phase, epoch))
-            if epoch in wanted:
+            if not levels:  # no turn of the phase has been traced yet
                 jax.eval_shape(functools.partial(phase.algorithm.update, learning_rate=rates), state, given[0], KEY)
+            if epoch in wanted:
                 yield phase.name, epoch, levels[-1], state, given, rates
             print(f"{phase.name}: epoch {epoch}", file=sys.stderr, flush=True)
             for each in given:
@@ -159,13 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", help="JSON file for machine, versions and rows")
     options = parser.parse_args(arguments)
     with jax.enable_x64(True):
-        try:
-            found = list(rows(compose.setting(config.load(options.config)), options))
-        except UserError as error:
-            parser.error(str(error))
-    print(measure.table(found))
-    if options.output:
-        measure.write_json(options.output, {"machine": measure.machine(), "rows": found})
+        measure.tell(parser, options, lambda c: list(rows(compose.setting(c), options)))
 
 
 if __name__ == "__main__":

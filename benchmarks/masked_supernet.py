@@ -26,11 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dass_jax import compose, config, sparsity, variables
+from dass_jax import compose, sparsity, variables
 from dass_jax.bilevel.norms import norm
 from dass_jax.config import Config
 from dass_jax.data.augment import normalise
-from dass_jax.errors import UserError
 from dass_jax.nn import layers
 from dass_jax.spaces.darts import SupernetConfig, darts
 from dass_jax.tasks.classification import cross_entropy
@@ -121,13 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many draws of θ")
     parser.add_argument("--output", help="JSON file for machine, versions and rows")
     options = parser.parse_args(arguments)
-    try:
-        found = rows(config.load(options.config), options)
-    except UserError as error:
-        parser.error(str(error))
-    print(measure.table(found))
-    if options.output:
-        measure.write_json(options.output, {"machine": measure.machine(), "rows": found})
+    measure.tell(parser, options, lambda c: rows(c, options))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How the benchmarks measure: alternately, in one run, with every repetition kept, memory in processes of their own."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dass_jax import config
+from dass_jax.config import Config
+from dass_jax.errors import UserError
 from dass_jax.runtime import compilation, memory
 
 compilation.copy_calls_late()  # as a run does, before JAX starts
@@ -54,6 +58,20 @@ def alternately(
 def compiled(lowered: Any) -> Any:
     """A lowered program compiled as a run compiles its own."""
     return lowered.compile(compiler_options=compilation.options(jax.default_backend()))
+
+
+def tell(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, make: Callable[[Config], list[dict[str, Any]]]
+) -> None:
+    """Prints the rows that a benchmark makes of the configuration `options.config`, and writes them with the machine to
+    `options.output`, if that is given. What the user has got wrong ends the command with the parser's one line."""
+    try:
+        found = make(config.load(options.config))
+    except UserError as error:
+        parser.error(str(error))
+    print(table(found))
+    if options.output:
+        write_json(options.output, {"machine": machine(), "rows": found})
 
 
 def onward(

@@ -39,9 +39,7 @@ TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
 class Report:
     """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
-    tables: tuple[TableName, ...] = (
-        *("methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests"),
-    )
+    tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests")
     figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds", "lookup")
     keep: Annotated[float, Range(0, 1)] = 0.0
     """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""

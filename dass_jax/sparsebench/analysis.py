@@ -2,7 +2,7 @@
 accuracy, and what else does. NumPy and SciPy on a table's rows; every figure is of the means over the seeds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +41,26 @@ class Spread(NamedTuple):
     """The same of the means over the seeds: the square of the most that they can correlate with anything."""
 
 
-def accuracies(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+class Sample(NamedTuple):
+    """What tables and figures are made of."""
+
+    cells: tuple[Any, ...]
+    """Architectures."""
+    accuracies: dict[str, np.ndarray]
     """Stage (`dense`, `erk_10`, …) → test accuracies in per cent, float64 [cells, seeds]."""
+    means: dict[str, np.ndarray]
+    """The same, over the seeds: [cells]."""
+    predictors: dict[str, np.ndarray]
+    """Name → a figure of each cell, [cells], that is known before any network is pruned."""
+
+
+def sample(rows: Sequence[Row]) -> Sample:
+    """That of a table's rows."""
     names = [name for name in rows[0].figures if name.startswith(TEST)]
-    return {name.removeprefix(TEST): np.array([row.figures[name] for row in rows]) for name in names}
+    found = {name.removeprefix(TEST): np.array([row.figures[name] for row in rows]) for name in names}
+    means = {stage: values.mean(1) for stage, values in found.items()}
+    known = {**_counted(rows), "dense accuracy": means[DENSE]}
+    return Sample(tuple(row.cell for row in rows), found, means, known)
 
 
 def spread(values: np.ndarray) -> Spread:
@@ -140,18 +156,16 @@ def _paths(graph: Graph) -> dict[str, float]:
     return {"depth": most, "least depth": least, "paths": paths, "paths without weights": free}
 
 
-def predictors(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Name → a figure of each cell, [cells], that is known before any network is pruned."""
+def _counted(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """The predictors that no training is needed for."""
     found = [features(row.cell) for row in rows]
     names = sorted({name for each in found for name in each}, key=lambda name: (not name.startswith("number"), name))
     own = {name: np.array([each.get(name, 0.0) for each in found]) for name in names}
     own["weights"] = np.array([row.figures[f"kept_{DENSE}"][0] for row in rows], float)
     own["multiply-accumulates"] = np.array([row.figures[f"macs_{DENSE}"][0] for row in rows], float)
-    own["dense accuracy"] = accuracies(rows)[DENSE].mean(1)
     return own
 
 
-def correlations(of: Mapping[str, np.ndarray], rows: Sequence[Row]) -> np.ndarray:
-    """Spearman's of each figure with the accuracy of each stage, [figures, stages]."""
-    stages = [values.mean(1) for values in accuracies(rows).values()]
-    return np.array([[spearman(figure, values) for values in stages] for figure in of.values()])
+def correlations(s: Sample) -> np.ndarray:
+    """Spearman's of each predictor with the accuracy of each stage, [predictors, stages]."""
+    return np.array([[spearman(figure, values) for values in s.means.values()] for figure in s.predictors.values()])

@@ -2,13 +2,15 @@
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dass_jax import architectures
 from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.report import style
 from dass_jax.report.experiment.rows import Table, to_markdown
+from dass_jax.report.page import write_whole
 from dass_jax.sparsebench import analysis, figures, spaces, table
+from dass_jax.sparsebench.analysis import Sample, Spread
 from dass_jax.sparsebench.fields import noted
 from dass_jax.sparsebench.figures import said
 from dass_jax.sparsebench.table import DENSE, Row
@@ -31,12 +33,11 @@ def main(argv: Sequence[str]) -> int:
             f"{path} has a table of {number_of(len(rows), 'cell')} in its sample; allowed: {LEAST} cells or more, of "
             "two seeds or more"
         )
-    text = "\n".join(to_markdown(each) for each in tables(rows))
-    from dass_jax.report.page import write_whole
-
+    sample = analysis.sample(rows)
+    text = "\n".join(to_markdown(each) for each in tables(sample))
     write_whole(path / "findings.md", text.encode())
     with style.settings():
-        for name, figure in figures.drawn(rows):
+        for name, figure in figures.drawn(sample):
             write_whole(path / f"{name}.svg", style.svg(figure))
     print(text)
     return 0
@@ -59,46 +60,40 @@ def sampled(rows: Sequence[Row]) -> list[Row]:
     return [row for place, row in enumerate(sorted(rows, key=lambda row: row.order)) if row.order == place]
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
+def tables(s: Sample) -> list[Table]:
     """All tables of a sample."""
-    return [spread(rows), premise(rows), best(rows)]
+    spreads = {stage: analysis.spread(values) for stage, values in s.accuracies.items()}
+    return [spread(s, spreads), premise(s, spreads), best(s)]
 
 
-def spread(rows: Sequence[Row]) -> Table:
+def spread(s: Sample, spreads: Mapping[str, Spread]) -> Table:
     """How much is the cell's."""
     header = [("network", ""), ("accuracy", "mean [%]"), ("std of seeds", _POINTS), ("std of cells", _POINTS)]
     header += [("cells / mean of seeds", ""), ("the cell's share", "[%]"), ("reliability", "")]
-    found = {stage: analysis.spread(values) for stage, values in analysis.accuracies(rows).items()}
     lines = [
         [said(stage), *(f"{value:.1f}" for value in each[:4]), f"{100 * each.share:.0f}", f"{each.reliability:.2f}"]
-        for stage, each in found.items()
+        for stage, each in spreads.items()
     ]
     caption = (
-        f"{number_of(len(rows), 'cell')} of the sample. Std of cells: what is left once the part of the seeds is taken "
-        "off; then in terms of the std of a cell's mean over its seeds. The cell's share: of the variance of single "
-        "trainings. Reliability: of the variance of the means over the seeds."
+        f"{number_of(len(s.cells), 'cell')} of the sample. Std of cells: what is left once the part of the seeds is "
+        "taken off; then in terms of the std of a cell's mean over its seeds. The cell's share: of the variance of "
+        "single trainings. Reliability: of the variance of the means over the seeds."
     )
     return Table("How much of an accuracy is the cell's", caption, header, lines)
 
 
-def premise(rows: Sequence[Row]) -> Table:
+def premise(s: Sample, spreads: Mapping[str, Spread]) -> Table:
     """Whether cells that are good dense are good sparse."""
-    found = {stage: values.mean(1) for stage, values in analysis.accuracies(rows).items()}
-    trust = {stage: analysis.spread(values).reliability for stage, values in analysis.accuracies(rows).items()}
-    dense = found.pop(DENSE)
-    weights = analysis.predictors(rows)["weights"]
+    dense, weights = s.means[DENSE], s.predictors["weights"]
     header = [("network", ""), ("rank correlation", "with dense"), ("95 % interval", ""), ("most possible", "")]
-    header += [
-        ("beyond weights", ""),
-        ("95 % interval", ""),
-        ("best tenth dense", "in the sparse one [%]"),
-        ("95 % interval", "[%]"),
-    ]
+    header += [("beyond weights", ""), ("95 % interval", ""), ("best tenth dense", "in the sparse one [%]")]
+    header += [("95 % interval", "[%]")]
     lines = []
-    for stage, values in found.items():
+    for stage in [stage for stage in s.means if stage != DENSE]:
+        values = s.means[stage]
         rho, kept = analysis.rank_correlation(dense, values), analysis.kept_best(dense, values)
         beyond = analysis.rank_correlation_beyond(weights, dense, values)
-        most = (trust[DENSE] * trust[stage]) ** 0.5
+        most = (spreads[DENSE].reliability * spreads[stage].reliability) ** 0.5
         shares = [f"{100 * value:.0f}" for value in kept]
         line = [f"{rho.value:.2f}", f"{rho.low:.2f} to {rho.high:.2f}", f"{most:.2f}"]
         line += [f"{beyond.value:.2f}", f"{beyond.low:.2f} to {beyond.high:.2f}"]
@@ -111,13 +106,12 @@ def premise(rows: Sequence[Row]) -> Table:
     return Table("Are cells that are good dense good sparse?", caption, header, lines)
 
 
-def best(rows: Sequence[Row]) -> Table:
+def best(s: Sample) -> Table:
     """The best cells of each stage, and what the other stages say of them."""
-    found = {stage: values.mean(1) for stage, values in analysis.accuracies(rows).items()}
-    header = [("best by", ""), ("cell", ""), *((said(stage), "[%]") for stage in found)]
+    header = [("best by", ""), ("cell", ""), *((said(stage), "[%]") for stage in s.means)]
     lines = [
-        [said(stage), architectures.to_text(rows[place].cell), *(f"{each[place]:.1f}" for each in found.values())]
-        for stage, values in found.items()
+        [said(stage), architectures.to_text(s.cells[place]), *(f"{each[place]:.1f}" for each in s.means.values())]
+        for stage, values in s.means.items()
         for place in (-values).argsort(kind="stable")[:BEST]
     ]
     return Table("The best cells", "Means over the seeds; the best of many flatters itself.", header, lines)

@@ -94,9 +94,9 @@ def rows(number: int, seeds: int = 2) -> list[Row]:
 
 
 def test_predictors_show_what_accuracy_follows() -> None:
-    own = rows(40)
-    known = analysis.predictors(own)
-    values = dict(zip(known, analysis.correlations(known, own), strict=True))
+    own = analysis.sample(rows(40))
+    known = own.predictors
+    values = dict(zip(known, analysis.correlations(own), strict=True))
     assert values["weights"][0] > 0.99 and values["weights"][1] < -0.99 and values["dense accuracy"][0] == 1
     assert all(np.isnan(each).all() == (np.ptp(known[name]) == 0) for name, each in values.items())
 

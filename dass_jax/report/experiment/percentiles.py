@@ -16,7 +16,7 @@ def table(experiment: Experiment) -> Table:
     header = [("pruned", ""), ("column", ""), ("method", ""), ("seeds", ""), ("percentile", "median"), ("lowest", "")]
     header += [("highest", ""), ("mean", ""), ("95 % interval", "±"), ("chance", "p")]
     rows = []
-    for share, column, group in _places(experiment):
+    for (share, column), group in itertools.product(_columns(experiment), groups(experiment)):
         values = list(_by_seed(experiment, group, share, column).values())
         if values:
             found, spread = statistics.summary(values), (median(values), min(values), max(values))
@@ -61,10 +61,6 @@ def _columns(experiment: Experiment) -> list[tuple[float, str]]:
         return name.endswith("_dense") if share == 1 else name.endswith(f"_{100 * share:g}")
 
     return [(share, name) for share in keeps(experiment) for name in names if belongs(name, share)]
-
-
-def _places(experiment: Experiment) -> list[tuple[float, str, Group]]:
-    return [(*place, group) for place in _columns(experiment) for group in groups(experiment)]
 
 
 def _by_seed(experiment: Experiment, group: Group, share: float, column: str) -> dict[int, float]:
