@@ -1,14 +1,19 @@
 """`results.csv`: one row for each run of an experiment, rewritten whole after each."""
 
 import csv
+import functools
 import io
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+from dass_jax import architectures
+from dass_jax.errors import UserError
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
+from dass_jax.spaces import SPACES
 from dass_jax.spaces.lookup import PERCENTILE, PREFIX
 
 FIRST = ("run", "network", "method", "keep", "seed", "status")
@@ -36,6 +41,7 @@ def write(plan: Plan, path: pathlib.Path) -> list[dict[str, Any]]:
     file = path / "results.csv"
     before = {row["run"]: row.get("latency_ms") or "" for row in _read(file)}
     rows = [row_of(run, path, plan.report, before.get(run.name, "")) for run in plan.runs]
+    rows = by_tables(plan, rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
@@ -66,10 +72,7 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     found = json.loads((own / "results.json").read_text(encoding="utf-8"))
     task, metric = found["task"], found["task"]["metric"]
     results = {name: figures[metric] for name, figures in found["evaluations"].items()}
-    for prefix, member in ((PREFIX, "value"), (PERCENTILE, "percentile")):
-        # Older runs have no percentiles.
-        known = {name: entry.get(member) for name, entry in found.get("table", {}).items()}
-        row |= {prefix + name: value for name, value in known.items() if value is not None}
+    row |= _tabled(found.get("table", {}))
     row |= {**results, "final": list(results.values())[-1], "metric": metric, "unit": task["unit"]}
     row |= {"higher_is_better": task["higher_is_better"], "test_examples": task["examples"]}
     row |= {name: found["parameters"][name] for name in ("total", "prunable", "kept", "kept_with_bn_bias")}
@@ -84,6 +87,34 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
     row["latency_ms"] = latency_of(own, latency)
     row["architecture"] = json.dumps(found["architecture"], separators=(",", ":")) if found["architecture"] else ""
     return row
+
+
+def _tabled(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of what a table says of an architecture, a `lookup.Entry` as a mapping for each of its own."""
+    found = {}
+    for prefix, member in ((PREFIX, "value"), (PERCENTILE, "percentile")):
+        # Older runs have no percentiles.
+        known = {name: entry.get(member) for name, entry in entries.items()}
+        found |= {prefix + name: value for name, value in known.items() if value is not None}
+    return found
+
+
+def by_tables(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with what the runs' tables say of the architectures now: a table of `sparsebench` grows after a run. A
+    table that can no longer be read leaves what the run itself has noted."""
+    read = functools.cache(lambda space: SPACES[space.name].lookup(space.fields))
+
+    def now(run: Planned, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            table = read(run.config.space) if row.get("architecture") else None
+        except UserError:
+            table = None
+        if table is None:
+            return row
+        entries = table.entries(architectures.from_json(json.loads(row["architecture"])))
+        return row | _tabled({name: entry._asdict() for name, entry in entries.items()})
+
+    return [now(run, row) for run, row in zip(plan.runs, rows, strict=True)]
 
 
 def seconds_of(own: pathlib.Path, seconds: dict[str, float]) -> dict[str, float]:
