@@ -91,7 +91,7 @@ def row_of(run: Planned, path: pathlib.Path, report: Report, latency: str = "") 
 
 def _tabled(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The columns of what a table says of an architecture, a `lookup.Entry` as a mapping for each of its own."""
-    found = {}
+    found: dict[str, Any] = {}
     for prefix, member in ((PREFIX, "value"), (PERCENTILE, "percentile")):
         # Older runs have no percentiles.
         known = {name: entry.get(member) for name, entry in entries.items()}

@@ -17,8 +17,8 @@ NEW = ("nor_conv_3x3",) * 6
 def write(file: pathlib.Path, cells: list[Any], accuracies: list[float]) -> None:
     ops = [[nasbench201.OPERATIONS.index(operation) for operation in cell] for cell in cells]
     number = np.arange(len(cells))
-    known = {"ops": np.array(ops), "cells": np.ones_like(number), "test_erk_1_s0": np.array(accuracies)}
-    np.savez(file, **known, order=np.where(number < len(CELLS), number, 100))
+    order, values = np.where(number < len(CELLS), number, 100), np.array(accuracies)
+    np.savez(file, ops=np.array(ops), cells=np.ones_like(number), order=order, test_erk_1_s0=values)
 
 
 def planned(folder: pathlib.Path) -> plan.Plan:

@@ -182,6 +182,25 @@ def rewritten(folder: pathlib.Path, change: Callable[[dict[str, str]], dict[str,
     return data.read(folder)
 
 
+def test_rows_with_a_name_for_each_method_are_compared_with_one_another(
+    read: data.Experiment, tmp_path: pathlib.Path
+) -> None:
+    def named(row: dict[str, str]) -> dict[str, str]:
+        return row | {"network": row["method"] + "'s own"}
+
+    own = rewritten(written(tmp_path / "named"), named)
+    before, found = tables.tests(read).rows, tables.tests(own).rows
+    assert [row[0] for row in found] == ["90 %", "99 %"]
+    assert found[0][1] == "dass, dass's own − darts_sparse, darts_sparse's own"
+    assert [row[2:5] for row in found] == [row[2:5] for row in before], "the numbers are those of one network"
+
+    def apart(row: dict[str, str]) -> dict[str, str]:
+        """Each method at a ratio of its own."""
+        return named(row) | {"keep": "0.5" if row["method"] == "dass" else row["keep"]}
+
+    assert tables.tests(rewritten(written(tmp_path / "apart"), apart)).rows == []
+
+
 def in_decibels(row: dict[str, str]) -> dict[str, str]:
     """Columns of another task: three evaluations, of which the last is `glass`; less is better; nothing is pruned."""
     cut = list(row).index("dense")

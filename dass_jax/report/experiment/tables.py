@@ -82,15 +82,17 @@ def keep(experiment: Experiment) -> Table:
 
 
 def tests(experiment: Experiment) -> Table:
-    """Differences between the methods of a network, seed by seed, with their p values."""
+    """Differences between the methods of a network, seed by seed, with their p values; where each network has one
+    method, as rows have that are named for what is compared, between the networks."""
     metric, unit, higher = measure(experiment)
     points = in_brackets(curves.points(unit))
     header = [("pruned", ""), ("methods", ""), ("seeds", "in both"), ("difference", f"mean {points}".strip())]
     header += [("std", points), ("95 % interval", f"± {points}".strip()), ("paired t", "p"), ("Wilcoxon", "p")]
     header += _published_header(experiment, "[points]")
     rows = []
+    named = len({network for network, _ in groups(experiment)}) == len(groups(experiment))
     for share, (one, other) in itertools.product(keeps(experiment), itertools.combinations(groups(experiment), 2)):
-        if one[0] != other[0]:
+        if one[0] != other[0] and not (named and _both_at(experiment, share, one, other)):
             continue
         pair = [by_seed(finished(experiment, group, share), "final") for group in (one, other)]
         found = statistics.compare(*pair)
@@ -105,6 +107,12 @@ def tests(experiment: Experiment) -> Table:
         "fall below 2^(1 − n) with n seeds; neither is corrected for the number of rows."
     )
     return Table("Paired tests between methods", caption, header, rows)
+
+
+def _both_at(experiment: Experiment, share: float, *two: Group) -> bool:
+    """Whether the experiment has runs of both groups at a pruning ratio."""
+    there = {(row.network, row.method) for row in experiment.rows if row.keep == share}
+    return there.issuperset(two)
 
 
 def seeds(experiment: Experiment) -> Table:
