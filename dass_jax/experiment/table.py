@@ -1,20 +1,19 @@
 """`results.csv`: one row for each run of an experiment, rewritten whole after each."""
 
 import csv
-import functools
 import io
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dass_jax import architectures
+from dass_jax import architectures, compose
+from dass_jax.config import Config
 from dass_jax.errors import UserError
 from dass_jax.experiment import carbon
 from dass_jax.experiment.plan import Plan, Planned, Report
 from dass_jax.runtime import folder
-from dass_jax.spaces import SPACES
-from dass_jax.spaces.lookup import PERCENTILE, PREFIX
+from dass_jax.spaces.lookup import PERCENTILE, PREFIX, Lookup
 
 FIRST = ("run", "network", "method", "keep", "seed", "status")
 REST = (
@@ -102,19 +101,24 @@ def _tabled(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def by_tables(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with what the runs' tables say of the architectures now: a table of `sparsebench` grows after a run. A
     table that can no longer be read leaves what the run itself has noted."""
-    read = functools.cache(lambda space: SPACES[space.name].lookup(space.fields))
+    configs = {run.config.space: run.config for run in plan.runs}
+    tables = {space: _table(config) for space, config in configs.items()}
 
-    def now(run: Planned, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            table = read(run.config.space) if row.get("architecture") else None
-        except UserError:
-            table = None
-        if table is None:
+    def now(table: Lookup | None, row: dict[str, Any]) -> dict[str, Any]:
+        if table is None or not row.get("architecture"):
             return row
         entries = table.entries(architectures.from_json(json.loads(row["architecture"])))
         return row | _tabled({name: entry._asdict() for name, entry in entries.items()})
 
-    return [now(run, row) for run, row in zip(plan.runs, rows, strict=True)]
+    return [now(tables[run.config.space], row) for run, row in zip(plan.runs, rows, strict=True)]
+
+
+def _table(config: Config) -> Lookup | None:
+    """The table that a run names, if it can be read."""
+    try:
+        return compose.lookup(config)
+    except UserError:
+        return None
 
 
 def seconds_of(own: pathlib.Path, seconds: dict[str, float]) -> dict[str, float]:
