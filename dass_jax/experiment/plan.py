@@ -28,7 +28,9 @@ from dass_jax.recipes import RECIPES
 from dass_jax.schema import Count, CountOrZero, NotNegative, Range, Text
 
 TableName = Literal["methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests", "drop", "kendall"]
-FigureName = Literal["keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "lookup", "kendall", "tsne"]
+FigureName = Literal[
+    "keep", "cost", "learning", "gap", "latency", "parameters", "seeds", "lookup", "percentiles", "kendall", "tsne"
+]
 OWN = ("controls", "seeds")
 """Fields of a run that an experiment replaces: methods and seeds are axes."""
 TAGS = {its.short: f"{axis}.{its.tag}" for axis, its in AXES.items()}
@@ -40,7 +42,9 @@ class Report:
     """The `[report]` table. `kendall` and `tsne` are drawn where they are asked for: they take time of their own."""
 
     tables: tuple[TableName, ...] = ("methods", "keep", "tests", "seeds", "lookup", "percentiles", "percentile_tests")
-    figures: tuple[FigureName, ...] = ("keep", "learning", "gap", "latency", "parameters", "seeds", "lookup")
+    figures: tuple[FigureName, ...] = (
+        *("keep", "learning", "gap", "latency", "parameters", "seeds", "lookup", "percentiles"),
+    )
     keep: Annotated[float, Range(0, 1)] = 0.0
     """The fraction of kept weights of what shows one only; 0 = the smallest of the experiment."""
     published: Literal["none", "cifar10", "scas_cifar10", "scas_cifar100", "scas_mnist"] = "none"

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#3B9FD0")
-"""Colours of the methods, the main one first; they stay apart for colour-blind readers (Okabe and Ito)."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#3B9FD0", "#444444", "#882255", "#CCBB44")
+"""Colours of the methods, the main one first; they stay apart for colour-blind readers (Okabe and Ito; the last two:
+Tol)."""
 
 INK = "#222222"
 FONT = "DejaVu Sans"

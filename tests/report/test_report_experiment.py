@@ -282,7 +282,12 @@ def test_found_cells_have_their_places_among_all_cells(tmp_path: pathlib.Path) -
     tests = percentiles.tests(read)
     assert tests.rows[0][2:5] == ["dass − darts_sparse", "3", "+49.0"] and tests.rows[0][6] == "< 0.001"
     assert {len(row) for row in tests.rows} == {len(tests.header)}
-    assert percentiles.table(data.read(written(tmp_path / "none"))).rows == []
+    (drawing,) = percentiles.drawings(read)
+    dots = [axes.lines[0].get_xdata().tolist() for axes in drawing.figure.axes]
+    assert [sorted(each) for each in dots] == [[97, 98, 99], [1, 1, 1]], "DASS at 90 and 99 %"
+    assert [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()] == ["dass", "darts_sparse"]
+    none = data.read(written(tmp_path / "none"))
+    assert percentiles.table(none).rows == [] and percentiles.drawings(none) == []
 
 
 def test_another_task_has_its_own_names_everywhere(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dass_jax.report import curves
-from dass_jax.report.experiment import features, published, statistics
+from dass_jax.report.experiment import features, percentiles, published, statistics
 from dass_jax.report.experiment.data import (
     LOOKUP,
     Experiment,
@@ -166,6 +166,7 @@ FIGURES: dict[str, Callable[[Experiment], list[Drawing]]] = {
     "parameters": parameters,
     "seeds": seeds,
     "lookup": lookup,
+    "percentiles": percentiles.drawings,
     "kendall": features.kendall,
     "tsne": features.tsne,
 }

@@ -5,9 +5,14 @@ import itertools
 import math
 from statistics import median
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from dass_jax.report.experiment import statistics
 from dass_jax.report.experiment.data import PERCENTILE, Experiment, Group, finished, groups, keeps, titled
+from dass_jax.report.experiment.drawing import Drawing
 from dass_jax.report.experiment.rows import Table, probability, pruned
+from dass_jax.report.style import INK, colour, literal, tidy
 from dass_jax.report.tables import decimal
 
 
@@ -51,6 +56,37 @@ def tests(experiment: Experiment) -> Table:
         "Differences of the percentiles of runs with equal seeds; p two-sided, not corrected for the number of rows."
     )
     return Table("Paired tests between the places of found cells", caption, header, rows)
+
+
+def drawings(experiment: Experiment) -> list[Drawing]:
+    """What `table` shows: a panel for each ratio, a line for each method, a point for each seed."""
+    shown = _columns(experiment)
+    if not shown:
+        return []
+    found = groups(experiment)
+    size = (2.2 + 2.4 * len(shown), 1.1 + 0.3 * len(found))
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).flat
+    for axes, (share, column) in zip(panels, shown, strict=True):
+        for place, group in enumerate(found):
+            _points(axes, place, list(_by_seed(experiment, group, share, column).values()))
+        axes.axvline(50, color=INK, linewidth=0.8, linestyle=":")
+        axes.set(xlim=(-3, 103), ylim=(len(found) - 0.5, -0.5))
+        axes.set_yticks(range(len(found)), [literal(titled(experiment, group)) for group in found])
+        tidy(axes, f"{pruned(share)} pruned, {literal(column.removeprefix(PERCENTILE))}", "percentile", "")
+    caption = (
+        "How many per cent of all cells are worse than the found one: a point for each seed, a bar at the median, and "
+        "a dotted line where chance has its mean."
+    )
+    return [Drawing("percentiles", figure, caption)]
+
+
+def _points(axes: Axes, place: int, values: list[float]) -> None:
+    """A line of `drawings`; equal values stay apart."""
+    across = [place + 0.25 * ((number + 0.5) / len(values) - 0.5) for number in range(len(values))]
+    axes.plot(values, across, "o", color=colour(0), markersize=4.5, alpha=0.6, markeredgewidth=0)
+    if values:
+        axes.plot([median(values)] * 2, [place - 0.36, place + 0.36], color=colour(1), linewidth=2)
 
 
 def _columns(experiment: Experiment) -> list[tuple[float, str]]:
