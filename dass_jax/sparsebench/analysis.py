@@ -54,12 +54,12 @@ class Sample(NamedTuple):
     """Name → a figure of each cell, [cells], that is known before any network is pruned."""
 
 
-def sample(rows: Sequence[Row]) -> Sample:
-    """That of a table's rows."""
+def sample(rows: Sequence[Row], layers: Sequence[int]) -> Sample:
+    """That of a table's rows, whose networks have so many prunable layers."""
     names = [name for name in rows[0].figures if name.startswith(TEST)]
     found = {name.removeprefix(TEST): np.array([row.figures[name] for row in rows]) for name in names}
     means = {stage: values.mean(1) for stage, values in found.items()}
-    known = {**_counted(rows), "dense accuracy": means[DENSE]}
+    known = {**_counted(rows, layers), "dense accuracy": means[DENSE]}
     return Sample(tuple(row.cell for row in rows), found, means, known)
 
 
@@ -156,12 +156,13 @@ def _paths(graph: Graph) -> dict[str, float]:
     return {"depth": most, "least depth": least, "paths": paths, "paths without weights": free}
 
 
-def _counted(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+def _counted(rows: Sequence[Row], layers: Sequence[int]) -> dict[str, np.ndarray]:
     """The predictors that no training is needed for."""
     found = [features(row.cell) for row in rows]
     names = sorted({name for each in found for name in each}, key=lambda name: (not name.startswith("number"), name))
     own = {name: np.array([each.get(name, 0.0) for each in found]) for name in names}
     own["weights"] = np.array([row.figures[f"kept_{DENSE}"][0] for row in rows], float)
+    own["weights per layer"] = own["weights"] / np.asarray(layers)
     own["multiply-accumulates"] = np.array([row.figures[f"macs_{DENSE}"][0] for row in rows], float)
     return own
 

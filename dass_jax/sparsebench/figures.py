@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dass_jax.report import style
 from dass_jax.sparsebench import analysis
@@ -38,7 +39,7 @@ def dense_and_sparse(s: Sample) -> Figure:
         points = axes.scatter(one, other, c=s.predictors[name], s=9, cmap="viridis", linewidths=0)
         title = f"{said(stage)}: Spearman {analysis.spearman(one, other):.2f}"
         style.tidy(axes, title, "dense accuracy [%]", "sparse accuracy [%]")
-    figure.colorbar(points, ax=panels, label=name)
+    figure.colorbar(points, ax=panels, label=name, ticks=MaxNLocator(integer=True))
     return figure
 
 
@@ -79,7 +80,7 @@ def predictors(s: Sample) -> Figure:
 
 
 def _panels(number: int) -> tuple[Figure, list[Axes]]:
-    columns = min(3, number)
+    columns = 2 if number == 4 else min(3, number)
     lines = -(-number // columns)
     figure = Figure(figsize=(3.4 * columns, 3.3 * lines), facecolor="white", layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)

@@ -9,10 +9,11 @@ from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.report import style
 from dass_jax.report.experiment.rows import Table, to_markdown
 from dass_jax.report.page import write_whole
-from dass_jax.sparsebench import analysis, figures, spaces, table
+from dass_jax.sparsebench import analysis, figures, sizes, spaces, table
 from dass_jax.sparsebench.analysis import Sample, Spread
 from dass_jax.sparsebench.fields import noted
 from dass_jax.sparsebench.figures import said
+from dass_jax.sparsebench.spaces import Space
 from dass_jax.sparsebench.table import DENSE, Row
 
 LEAST = 10
@@ -27,13 +28,14 @@ def main(argv: Sequence[str]) -> int:
     c = noted(path / "fields.json")
     if c is None:
         raise UserError(f"{path} has no fields.json that can be read; allowed: a folder of dass_jax.sparsebench")
-    rows = sampled(table.read(path, spaces.space_of(c)))
+    space = spaces.space_of(c)
+    rows = sampled(table.read(path, space))
     if len(rows) < LEAST or len(rows[0].figures[f"test_{DENSE}"]) < 2:
         raise UserError(
             f"{path} has a table of {number_of(len(rows), 'cell')} in its sample; allowed: {LEAST} cells or more, of "
             "two seeds or more"
         )
-    sample = analysis.sample(rows)
+    sample = analysis.sample(rows, layers(space, rows))
     text = "\n".join(to_markdown(each) for each in tables(sample))
     write_whole(path / "findings.md", text.encode())
     with style.settings():
@@ -58,6 +60,12 @@ def parse(argv: Sequence[str]) -> pathlib.Path:
 def sampled(rows: Sequence[Row]) -> list[Row]:
     """The rows of the sample, without cells that were trained because a search found them."""
     return [row for place, row in enumerate(sorted(rows, key=lambda row: row.order)) if row.order == place]
+
+
+def layers(space: Space, rows: Sequence[Row]) -> list[int]:
+    """How many prunable layers each row's network has, whatever its images and classes are."""
+    whole = sizes.skeleton(space, classes=2, image_shape=(8, 8, 1))
+    return [sizes.layers(whole, row.cell) for row in rows]
 
 
 def tables(s: Sample) -> list[Table]:

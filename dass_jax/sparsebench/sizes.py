@@ -1,6 +1,7 @@
 """What a cell keeps of its weights: the counts of its own network, laid out as the network of any cell has its layers.
 On the host, in NumPy."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -72,6 +73,13 @@ def kept(whole: Skeleton, cell: Any, keep: float, distribution: sparsity.Distrib
         place = ... if edge is None else edge
         laid[path][place] = own[name].reshape(np.shape(laid[path][place]))
     return Kept(variables.unflatten(layers), variables.unflatten({path: each.ravel() for path, each in laid.items()}))
+
+
+def layers(whole: Skeleton, cell: Any) -> int:
+    """How many prunable layers a cell's network has."""
+    shapes, stacks = variables.flatten(whole.params), variables.flatten(whole.stacks)
+    own = [(path, edge) for path in stacks for edge in whole.derived_of(path, cell)]
+    return sum(math.prod(shapes[path].shape[int(edge is not None) : stacks[path]]) for path, edge in own)
 
 
 def size(whole: Skeleton, masks: Any) -> Size:

@@ -94,10 +94,11 @@ def rows(number: int, seeds: int = 2) -> list[Row]:
 
 
 def test_predictors_show_what_accuracy_follows() -> None:
-    own = analysis.sample(rows(40))
+    own = analysis.sample(rows(40), [10] * 20 + [1] * 20)
     known = own.predictors
     values = dict(zip(known, analysis.correlations(own), strict=True))
     assert values["weights"][0] > 0.99 and values["weights"][1] < -0.99 and values["dense accuracy"][0] == 1
+    assert (known["weights per layer"][[0, 39]] == known["weights"][[0, 39]] / [10, 1]).all()
     assert all(np.isnan(each).all() == (np.ptp(known[name]) == 0) for name, each in values.items())
 
 

@@ -36,6 +36,7 @@ def test_counts_are_those_of_the_cells_own_network(c: Fields, distribution: Any)
         own = NETWORKS[c.space].make(cell, network, CLASSES, False, one_device, None)
         params = jax.eval_shape(lambda own=own: own.init(jax.random.key(0), SHAPE))[PARAMS]
         counts = flatten(sparsity.kept_counts(params, prunable(params, own.rules), keep, distribution))
+        assert sizes.layers(whole, cell) == sum(map(np.size, counts.values()))
         kept = sizes.kept(whole, cell, keep, distribution)
         for path, found in flatten(kept.counts).items():
             for edge, name in space.derived_of(path, cell).items():
