@@ -277,6 +277,8 @@ def test_found_cells_have_their_places_among_all_cells(tmp_path: pathlib.Path) -
     ]
     assert found.rows[0][4:8] == ["98.0", "97.0", "99.0", "98.0"] and found.rows[0][9] == "< 0.001"
     assert float(found.rows[1][9]) > 0.9, "49 in the mean"
+    kept = [row.numbers["kept"] for row in read.rows if row.method == "dass" and row.keep == 0.1]
+    assert found.rows[0][10] == f"{sum(kept) / 3:,.0f}" and len(kept) == 3
     assert {row[1] for row in found.rows if row[0] == "99 %"} == {"test_erk_1"}
     assert {len(row) for row in found.rows} == {len(found.header)}
     tests = percentiles.tests(read)

@@ -3,7 +3,7 @@ ratio of its run."""
 
 import itertools
 import math
-from statistics import median
+from statistics import fmean, median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ from dass_jax.report.tables import decimal
 def table(experiment: Experiment) -> Table:
     """Every method at every ratio, against chance."""
     header = [("pruned", ""), ("column", ""), ("method", ""), ("seeds", ""), ("percentile", "median"), ("lowest", "")]
-    header += [("highest", ""), ("mean", ""), ("95 % interval", "±"), ("chance", "p")]
+    header += [("highest", ""), ("mean", ""), ("95 % interval", "±"), ("chance", "p"), ("kept weights", "mean")]
     rows = []
     for (share, column), group in itertools.product(_columns(experiment), groups(experiment)):
         values = list(_by_seed(experiment, group, share, column).values())
@@ -27,12 +27,14 @@ def table(experiment: Experiment) -> Table:
             found, spread = statistics.summary(values), (median(values), min(values), max(values))
             shown = [decimal(each, 1) for each in (*spread, found.mean, found.half)]
             chance = probability(statistics.chance([value / 100 for value in values]))
-            name = titled(experiment, group)
-            rows.append([pruned(share), column.removeprefix(PERCENTILE), name, str(found.size), *shown, chance])
+            place = [pruned(share), column.removeprefix(PERCENTILE), titled(experiment, group), str(found.size)]
+            kept = fmean(row.numbers["kept"] for row in finished(experiment, group, share))
+            rows.append([*place, *shown, chance, f"{kept:,.0f}"])
     caption = (
         "How many per cent of all cells are worse than the found one, at the ratio for which it was searched. A cell "
         "drawn at random is at 50 in the mean, and as often at any place; p: two-sided, of the hypothesis that the "
-        "method draws like that, by the mean (Irwin and Hall's distribution). The interval is Student's."
+        "method draws like that, by the mean (Irwin and Hall's distribution). The interval is Student's. All cells keep "
+        "the same share of their weights, so that a larger one keeps more."
     )
     return Table("Found cells among all cells", caption, header, rows)
 
