@@ -33,8 +33,8 @@ def table(experiment: Experiment) -> Table:
     caption = (
         "How many per cent of all cells are worse than the found one, at the ratio for which it was searched. A cell "
         "drawn at random is at 50 in the mean, and as often at any place; p: two-sided, of the hypothesis that the "
-        "method draws like that, by the mean (Irwin and Hall's distribution). The interval is Student's. All cells keep "
-        "the same share of their weights, so that a larger one keeps more."
+        "method draws like that, by the mean (Irwin and Hall's distribution). The interval is Student's. All cells "
+        "keep the same share of their weights, so that a larger one keeps more."
     )
     return Table("Found cells among all cells", caption, header, rows)
 
