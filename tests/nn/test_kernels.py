@@ -259,10 +259,13 @@ def test_tiles_round_little_more_than_windows_do() -> None:
     """Root mean squares: the largest error is a matter of luck."""
     x, w = RNG.normal(size=(64, 8, 8, 4)), RNG.normal(size=(64, 64, 3, 3)) / 24
     wanted, narrow = kernels.library.convolution(x, w, 1, 1), [jnp.asarray(each, "f4") for each in (x, w)]
-    tiles, windows = kernels.winograd.convolution(*narrow), kernels.library.convolution(*narrow, 1, 1)
+    tiles, windows = kernels.winograd.convolution(*narrow), np.zeros(wanted.shape, "f4")
+    # One product after another: how a library groups its sums, and with that how it rounds, differs between processors.
+    padded = np.pad(x.astype("f4"), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i, a, b in np.ndindex(64, 3, 3):
+        windows += w[:, i, a, b].astype("f4")[:, None, None, None] * padded[i, a : a + 8, b : b + 8]
     error = {name: float(jnp.sqrt(((y - wanted) ** 2).mean())) for name, y in (("tiles", tiles), ("windows", windows))}
-    # How closely the library sums is the processor's matter: the ratio is 8.6 on one that rounds less often.
-    assert error["tiles"] < 16 * error["windows"] and error["tiles"] < 4e-6
+    assert error["tiles"] < 8 * error["windows"] < 4e-6
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
