@@ -22,13 +22,13 @@ def table(experiment: Experiment) -> Table:
     header += [("highest", ""), ("mean", ""), ("95 % interval", "±"), ("chance", "p"), ("kept weights", "mean")]
     rows = []
     for (share, column), group in itertools.product(_columns(experiment), groups(experiment)):
-        values = list(_by_seed(experiment, group, share, column).values())
-        if values:
+        placed = _by_seed(experiment, group, share, column)
+        if values := list(placed.values()):
             found, spread = statistics.summary(values), (median(values), min(values), max(values))
             shown = [decimal(each, 1) for each in (*spread, found.mean, found.half)]
             chance = probability(statistics.chance([value / 100 for value in values]))
             place = [pruned(share), column.removeprefix(PERCENTILE), titled(experiment, group), str(found.size)]
-            kept = fmean(row.numbers["kept"] for row in finished(experiment, group, share))
+            kept = fmean(row.numbers["kept"] for row in finished(experiment, group, share) if row.seed in placed)
             rows.append([*place, *shown, chance, f"{kept:,.0f}"])
     caption = (
         "How many per cent of all cells are worse than the found one, at the ratio for which it was searched. A cell "
