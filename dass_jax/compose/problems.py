@@ -185,7 +185,8 @@ def training_task(s: Setting) -> Task:
     Raises:
       UserError: for targets that are no classes.
     """
-    share, loss = s.config.train.fields.label_smoothing, s.task.smoothed_loss
+    # A recipe that trains nothing has no loss to smooth.
+    share, loss = getattr(s.config.train.fields, "label_smoothing", 0.0), s.task.smoothed_loss
     if not share:
         return s.task
     if loss is None:

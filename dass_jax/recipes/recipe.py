@@ -18,14 +18,23 @@ from dass_jax.variables import BATCH_STATS, MASKS, PARAMS, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
-    """Fields of every recipe: how batches are made and what moves the weights."""
+class Batches:
+    """Fields of every recipe: how batches are made, and when the network is evaluated."""
 
     batch_size: Count = 128
     """Images in a batch."""
     accumulate: Count = 1
     """Equal parts of each device's batch that are worked through one after the other, for about the memory of one: a
     step uses the mean of their gradients. Evaluations take as many images at once as there are in a part."""
+    evaluate_every: CountOrZero = 1
+    """Epochs between evaluations on the test images, for the learning curves only: nothing is chosen by them.
+    0 = only at the end of a phase."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(Batches):
+    """Fields of every recipe that trains: what moves the weights."""
+
     final_lr: NotNegative = 0.0
     """Last learning rate, in each phase."""
     decay: Literal["cosine", "linear"] = "cosine"
@@ -47,9 +56,6 @@ class Fields:
     """Weight decay of SGD, as L2 in the gradient."""
     clip: Rate = 5.0
     """Largest global norm of the gradient."""
-    evaluate_every: CountOrZero = 1
-    """Epochs between evaluations on the test images, for the learning curves only: nothing is chosen by them.
-    0 = only at the end of a phase."""
 
 
 class Problem(NamedTuple):
