@@ -5,10 +5,12 @@ from typing import get_args
 
 import pytest
 
-from dass_jax import config
+from dass_jax import architectures, config
 from dass_jax.config import Config
 from dass_jax.errors import UserError
 from dass_jax.experiment import plan
+from dass_jax.nn.layers import one_device
+from dass_jax.spaces import SPACES
 from tests.config_files import one_line
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "configs" / "experiments"
@@ -162,6 +164,9 @@ def test_shipped_experiments_load(name: str) -> None:
     found = plan.load(EXPERIMENTS / f"{name}.toml")
     assert f" {len(found.runs)} runs" in found.text, "the cost in the header"
     assert f"python -m dass_jax.experiment {name}\n" in found.text
+    for given, space in {(run.config.architecture, run.config.space) for run in found.runs if run.config.architecture}:
+        # Raises for one that the space does not have.
+        SPACES[space.name].make(space.fields, 10, one_device, None).encode(architectures.load(given))
 
 
 SAME = ("fig2", "fig5", "fig10")
