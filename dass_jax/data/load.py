@@ -16,9 +16,8 @@ FORMS = (
     "or a folder with train/<class>/, or train/images/ and train/masks/, and test/ or val/"
 )
 BUILT_IN = "digits"
-_BLOCK = 32
-"""Images in a batch when all of a split are read. For each image grain asks all that it has read ahead whether they are
-done, as many as a batch has: of 256 that takes longer than reading small images."""
+_BLOCK = 256
+"""Images in a batch when all of a split are read."""
 
 
 class Wanted(NamedTuple):

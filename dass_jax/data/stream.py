@@ -13,6 +13,9 @@ import numpy as np
 from dass_jax.data.arrays import Source, Split
 from dass_jax.errors import UserError
 
+AHEAD = 4
+"""Images for each thread that are read before they are asked for. More would be slower, not faster: for each image grain
+asks all of them whether they are done."""
 View = Callable[..., np.ndarray]
 """(uint8 [H, W, C] as it was read, place in the order) → uint8 [S, S, C] as the network sees it; with `exact=True` no
 value comes out that did not go in, as masks need it."""
@@ -21,7 +24,7 @@ value comes out that did not go in, as masks need it."""
 def batches(source: Source, rows: np.ndarray, view: View, shape: tuple[int, ...], size: int) -> Iterator[Split]:
     """The examples `rows` (integers [N]) in that order, `size` at a time, the last batch perhaps smaller.
 
-    At most 2 · `size` images are held, beside the batch that was handed out.
+    Beside the batch that was handed out, that which is put together is held, and `AHEAD` images of each thread.
 
     Args:
       view: of each image, with its place 0 … N − 1 in `rows`.
@@ -50,6 +53,7 @@ def batches(source: Source, rows: np.ndarray, view: View, shape: tuple[int, ...]
             raise UserError(f"{source.name(row)} is {has}; allowed: {wanted} as the first one, or data.image_size")
         return image, view(label[..., None], place, exact=True)[..., 0] if source.masks else np.int32(label)
 
-    options = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=size)
+    threads = min(16, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(size, AHEAD * threads))
     for images, labels in grain.MapDataset.range(len(rows)).map(example).to_iter_dataset(options).batch(size):
         yield Split(images, labels)
