@@ -14,8 +14,8 @@ from dass_jax.data.arrays import Source, Split
 from dass_jax.errors import UserError
 
 AHEAD = 4
-"""Images for each thread that are read before they are asked for. More would be slower, not faster: for each image grain
-asks all of them whether they are done."""
+"""Images for each thread that are read before they are asked for. More would be slower, not faster: for each image
+grain asks all of them whether they are done."""
 View = Callable[..., np.ndarray]
 """(uint8 [H, W, C] as it was read, place in the order) → uint8 [S, S, C] as the network sees it; with `exact=True` no
 value comes out that did not go in, as masks need it."""

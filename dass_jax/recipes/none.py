@@ -1,5 +1,5 @@
-"""No training: fresh weights, of which the largest are kept, as they are. For a search whose architecture a table of its
-space scores (`[space] table`): what the network itself would reach is not asked."""
+"""No training: fresh weights, of which the largest are kept, as they are. For a search whose architecture a table of
+its space scores (`[space] table`): what the network itself would reach is not asked."""
 
 import dataclasses
 from typing import Any
