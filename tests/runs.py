@@ -69,6 +69,16 @@ devices = 1
 """
 """A run of a plugin's system, whose programs are compiled in a moment."""
 
+LADDER = f"""
+seeds = 2
+controls = []
+plugins = ["{SYSTEM}"]
+data = {{ limit = 64, crop_padding = 1 }}
+sparsity = {{ keep = 0.25 }}
+space = {{ name = "ladder" }}
+"""
+"""The same space with a method and a recipe of one's own: they follow."""
+
 
 class Finished(NamedTuple):
     """A run's folder, and what the command said."""

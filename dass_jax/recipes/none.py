@@ -33,12 +33,13 @@ def stay(state: bilevel.State, batches: Any, key: Any) -> tuple[bilevel.State, d
 
 def train(c: Fields, problem: Problem) -> Training:
     """One phase of one step that takes no batch."""
+    algorithm = bilevel.Algorithm(lambda v: bilevel.State(v, {}), stay)
     phase = Phase(
         name="none",
         title="No training: fresh weights, pruned",
         epochs=1,
-        algorithm=bilevel.Algorithm(lambda v: bilevel.State(v, {}), stay),
-        begin=lambda key, _: bilevel.State(pruned(problem, key), {}),
+        algorithm=algorithm,
+        begin=lambda key, _: algorithm.init(pruned(problem, key)),
         feeds={},
         program=f"nothing of {problem.name}",
         network=recipe.masked,

@@ -128,14 +128,7 @@ def test_cycles_of_any_length_begin_anew_and_the_last_may_be_cut_short(epochs: i
     np.testing.assert_array_equal(restarted(constant(0.3), epochs, first, factor)(np.zeros(2)), 0.3)
 
 
-CONFIG = f"""
-seeds = 2
-controls = []
-plugins = ["{runs.SYSTEM}"]
-data = {{ limit = 64, crop_padding = 1 }}
-sparsity = {{ keep = 0.25 }}
-space = {{ name = "ladder" }}
-[method]
+CONFIG = f"""{runs.LADDER}[method]
 name = "scas_darts"
 epochs = 3
 batch_size = 8

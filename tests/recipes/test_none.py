@@ -14,14 +14,7 @@ from dass_jax.variables import MASKS, PARAMS
 from tests import runs
 from tests.recipes.test_recipes import KEEP, KEY, PROBLEM
 
-CONFIG = f"""
-seeds = 2
-controls = []
-plugins = ["{runs.SYSTEM}"]
-data = {{ limit = 64, crop_padding = 1 }}
-sparsity = {{ keep = 0.25 }}
-space = {{ name = "ladder" }}
-method = {{ name = "random" }}
+CONFIG = f"""{runs.LADDER}method = {{ name = "random" }}
 train = {{ recipe = "none", batch_size = 16 }}
 [runtime]
 devices = 1
