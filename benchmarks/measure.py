@@ -30,13 +30,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "onnx", "onnxrun
 
 
 def alternately(
-    cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1, rest: float = 0.0
+    cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1, rest: float = 0.0, lead: int = 0
 ) -> dict[str, list[float]]:
     """Seconds of each repetition, the cases in turn (A, B, C, A, B, C, …), so that a slow minute of the machine hits
     all of them. JAX results are waited for; the first `warmup` turns do not count.
 
     `rest`: seconds of sleep before each call. The threads of some libraries spin for a while after their work is done,
     and where all cores are in use the next case of a few milliseconds would pay for that.
+    `lead`: calls right before each that is measured. A virtual machine may hand memory that was freed back to its host,
+    and gigabytes cost seconds to get again after the other cases; a search repeats its own step at once.
 
     Raises:
       ValueError: without a case or a repetition.
@@ -46,6 +48,8 @@ def alternately(
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warmup + repetitions):
         for name, case in cases.items():
+            for _ in range(lead):
+                jax.block_until_ready(case())
             time.sleep(rest)
             start = time.perf_counter()
             jax.block_until_ready(case())

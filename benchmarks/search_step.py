@@ -3,7 +3,8 @@
     python benchmarks/search_step.py [--sizes digits proxy paper] [--repetitions N] [--output FILE.json] [--remat]
 
 Everything that is measured runs in processes of its own. For each size, one process per case says how much memory the
-case needs (ours twice: compiling, and with the program from a cache), then one process times all cases in turn.
+case needs (ours twice: compiling, and with the program from a cache), then one process times all cases in turn, each by
+the second of two steps.
 """
 
 import argparse
@@ -183,7 +184,7 @@ def in_this_process(size: Size, cases: list[str], repetitions: int) -> dict[str,
         made = {case: make(size, case, record) for case in cases}
     except TooLarge as error:
         return {**record, "skipped": str(error)}
-    return {**record, "seconds": measure.alternately(made, repetitions)}
+    return {**record, "seconds": measure.alternately(made, repetitions, lead=1)}
 
 
 def child(

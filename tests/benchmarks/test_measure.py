@@ -47,6 +47,17 @@ def test_a_rest_comes_before_every_call_and_is_not_measured() -> None:
     assert max(seconds["A"] + seconds["B"]) < 0.03
 
 
+def test_calls_that_lead_are_not_measured() -> None:
+    calls = []
+
+    def case() -> None:
+        calls.append("A")
+        time.sleep(0.03 * (len(calls) % 3 > 0))  # of each three calls, the last is quick
+
+    seconds = measure.alternately({"A": case}, repetitions=2, warmup=0, lead=2)
+    assert len(calls) == 6 and len(seconds["A"]) == 2 and max(seconds["A"]) < 0.03
+
+
 @pytest.mark.parametrize(("cases", "repetitions"), [({}, 1), ({"A": int}, 0)])
 def test_nothing_to_measure_is_an_error(cases: dict, repetitions: int) -> None:
     with pytest.raises(ValueError, match="allowed: at least one of each"):
