@@ -3,8 +3,8 @@
     python benchmarks/derived_latency.py [--genotype darts_v2] [--channels 36] [--cells 20] [--batch 1]
                                          [--warmup 20] [--repetitions 200] [--output FILE.json]
 
-All have the same weights, drawn at random, and are called in turn with as many threads as there are cores, each after a
-rest in which the threads of the one before stop spinning. Before that their logits are compared.
+All have the same weights, drawn at random, and alternate, with as many threads as there are cores, each after a rest in
+which the threads of the one before stop spinning. Before that their logits are compared.
 """
 
 import functools

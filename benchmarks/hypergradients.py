@@ -1,4 +1,4 @@
-"""What each hypergradient costs, in time and memory, against first order: one run, all estimators in turn.
+"""What each hypergradient costs, in time and memory, against first order: one run, all estimators alternating.
 
     python benchmarks/hypergradients.py [--problems 64 256 1024 supernet] [--steps 1 4 16] [--only PATTERN]
                                         [--repetitions 9] [--output FILE.json]

@@ -2,7 +2,7 @@
 
     python benchmarks/less_memory.py [--sizes proxy] [--repetitions N] [--output FILE.json]
 
-For each case one process says how much memory it needs with its program from a cache; one more times all in turn.
+For each case one process says how much memory it needs with its program from a cache; one more times all, alternating.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CASES = {
 
 
 def in_this_process(name: str, cases: list[str], repetitions: int) -> dict[str, Any]:
-    """Times the cases in turn; the body of a process that `main` starts."""
+    """Times the cases, alternating; the body of a process that `main` starts."""
     size, made, records = search_step.SIZES[name], {}, {}
     for case in cases:
         own = size._replace(config=size.config._replace(remat=CASES[case].remat))
@@ -54,7 +54,7 @@ def measured(name: str, repetitions: int) -> dict[str, Any]:
         compiling[case] = child([case], 1)[0]["records"][case]
         search_step.say(f"{name}: memory of {case}")
         peaks[case] = child([case], 1)[1]
-    search_step.say(f"{name}: {repetitions} repetitions of all in turn")
+    search_step.say(f"{name}: {repetitions} repetitions of all, alternating")
     seconds = child(list(CASES), repetitions)[0]["seconds"]
     return {"size": name, "compiling": compiling, "bytes": peaks, "seconds": seconds}
 

@@ -32,8 +32,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "onnx", "onnxrun
 def alternately(
     cases: dict[str, Callable[[], Any]], repetitions: int, warmup: int = 1, rest: float = 0.0, lead: int = 0
 ) -> dict[str, list[float]]:
-    """Seconds of each repetition, the cases in turn (A, B, C, A, B, C, …), so that a slow minute of the machine hits
-    all of them. JAX results are waited for; the first `warmup` turns do not count.
+    """Seconds of each repetition, the cases alternating (A, B, C, A, B, C, …), so that a slow minute of the machine
+    hits all of them. JAX results are waited for; the first `warmup` turns do not count.
 
     `rest`: seconds of sleep before each call. The threads of some libraries spin for a while after their work is done,
     and where all cores are in use the next case of a few milliseconds would pay for that.
@@ -82,7 +82,7 @@ def onward(
     function: Callable[..., Any], state: Any, *arguments: Any, planned: Callable[[int], Any] = lambda size: None
 ) -> Callable[[], Any]:
     """Calls of `function` (state, *arguments) → (state, found), compiled as a run's, that return what was found. Each
-    goes on from the state in which the last one ended, and takes its memory.
+    starts from the state in which the last one ended, and takes its memory.
 
     Args:
       planned: is told the bytes that the program has at most, by XLA's own plan, where there is one.

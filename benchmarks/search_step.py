@@ -3,8 +3,8 @@
     python benchmarks/search_step.py [--sizes digits proxy paper] [--repetitions N] [--output FILE.json] [--remat]
 
 Everything that is measured runs in processes of its own. For each size, one process per case says how much memory the
-case needs (ours twice: compiling, and with the program from a cache), then one process times all cases in turn, each by
-the second of two steps.
+case needs (ours twice: compiling, and with the program from a cache), then one process times all cases, alternating,
+each by the second of two steps.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def make(size: Size, case: str, record: dict[str, Any]) -> Callable[[], Any]:
 
 
 def in_this_process(size: Size, cases: list[str], repetitions: int) -> dict[str, Any]:
-    """Times the cases in turn; the body of a process that `main` starts."""
+    """Times the cases, alternating; the body of a process that `main` starts."""
     record: dict[str, Any] = {"skipped": None}
     try:
         made = {case: make(size, case, record) for case in cases}
@@ -210,7 +210,7 @@ def measured(name: str, repetitions: int, remat: bool) -> dict[str, Any]:
     for case in cases:
         say(f"{name}: memory of {case}")
         peaks[case] = child(name, [case], 1, remat)[1]
-    say(f"{name}: {repetitions} repetitions of {', '.join(cases)} in turn")
+    say(f"{name}: {repetitions} repetitions of {', '.join(cases)}, alternating")
     seconds = child(name, cases, repetitions, remat)[0]["seconds"]
     facts = {key: result.get(key) for key in ("trace_seconds", "compile_seconds", "estimated_bytes", "skipped")}
     return {"size": name, "remat": remat, **facts, "compiling_bytes": compiling, "bytes": peaks, "seconds": seconds}

@@ -1,4 +1,4 @@
-"""Seconds of a search step of N seeds: a program called for each, or one for all: in turn, by `vmap`, a device each.
+"""Seconds of a search step of N seeds: a program for each, or one for all: one after another, `vmap`, a device each.
 
     python benchmarks/seeds.py [--sizes digits config] [--seeds N …] [--repetitions N] [--output FILE.json]
 
@@ -30,7 +30,7 @@ from dass_jax.runtime import parallel
 from dass_jax.spaces.darts import SupernetConfig
 from dass_jax.variables import PARAMS, SCORES
 
-ALONE, TURNS, TOGETHER = "a program each time", "one program, in turn", "one program, vmap"
+ALONE, TURNS, TOGETHER = "a program each time", "one program, one after another", "one program, vmap"
 DEVICES = "one program, vmap, a device each"
 STEPS_OF_A_CALL = 4
 STEPS = {"step1": PARAMS, "step2": SCORES}

@@ -34,7 +34,7 @@ BEAT = 1.0
 DRAWING = 0.1
 """The share of a run's time that drawing its curves may take."""
 LINES = 8
-"""Of what was said last: a run that goes on for days must not fill the page."""
+"""Of what was said last: a run of days must not fill the page."""
 DPI = 80
 """Points of the screen on an inch of a figure."""
 WIDTH = 16

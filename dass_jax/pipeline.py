@@ -65,7 +65,7 @@ def called(s: Setting, method: str) -> str:
 
 
 def going_on(newest: checkpoint.Checkpoint, several: bool) -> str:
-    """What a user is told of the place from which a run of one or `several` seeds goes on."""
+    """What a user is told of the place from which a run of one or `several` seeds resumes."""
     at = newest.facts["at"]
     whose = f" of {seeds.named(at['seeds'])}" if several else ""
     held = f"checkpoint {newest.step}" + (f", {at['step']} steps later" if "step" in at else "")
@@ -189,7 +189,7 @@ Enter = Callable[[dict[str, Any], str, dict[str, float]], None]
 
 
 def enter_evaluation(known: dict[str, Any], name: str, figures: dict[str, float]) -> None:
-    """Of the found network. What is measured at the end stays; the checkpoint holds it."""
+    """Of the found network. What is measured at the end stays: it is in the checkpoint."""
     known.setdefault("evaluations", {})[name] = figures
 
 

@@ -100,8 +100,8 @@ notebook.show(figure)
 
 # %% [markdown]
 # ## How fast they are
-# One image at a time, each form in turn. Dense kernels do not gain from zeros; the sparse form works through the live
-# weights alone.
+# One image at a time, the forms alternating. Dense kernels do not gain from zeros; the sparse form works through the
+# live weights alone.
 
 # %%
 figures = folder / "latency.json"

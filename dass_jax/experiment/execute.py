@@ -3,7 +3,7 @@
 EXPERIMENT/  experiment.toml  experiment.json  results.csv  report.html  tables/  figures/
              runs/<method>-keep<k>-seed<s>-<digest>/  errors/<run>.txt  shared/<phase>-<digest>/  claims/<run>.<n>
 
-A run that is finished is not done again, one that was interrupted goes on where it stopped, and one that failed leaves
+A run that is finished is not done again, one that was interrupted resumes where it stopped, and one that failed leaves
 its error in errors/ and is tried again by the next call; the others are done all the same. Processes that see one
 folder share its runs: each takes the next one that is free, until none is left. One that finds all that are left in
 other hands waits, since these may die.

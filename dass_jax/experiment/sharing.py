@@ -24,7 +24,7 @@ TRAINING_UNREAD = ("method", "space", "hypergradient", "architecture", "data.val
 
 
 def phase_digest(c: Config, machine: Any, method: str, chain: str, phase: Phase, architecture: Any) -> str:
-    """16 hexadecimal digits, equal for phases that end in the same bits.
+    """16 hexadecimal digits, equal for phases that end bit-identical.
 
     Args:
       machine: what the bits depend on beside the configuration: versions and devices, JSON-able.

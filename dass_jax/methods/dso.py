@@ -4,7 +4,7 @@
     min_{w, λ ≥ 0} f(w, λ) + Σ γ_e λ_e
 
 λ_e is the factor of a connection. First w alone is trained in the full graph, λ = 1. Then w moves on one half of the
-images and λ on the other, in turn: Nesterov SGD and accelerated proximal gradient, which takes factors to exactly 0.
+images and λ on the other, alternating: Nesterov SGD, and accelerated proximal gradient that takes factors to exactly 0.
 Every few epochs the connections at 0 leave for good, with the operations that are on no way any more from a block's
 input to its output; the program is built anew without them. In between a factor may come back. γ_e follows what a
 connection costs.
@@ -240,7 +240,7 @@ def search(c: Fields, problem: Problem) -> Search:
         rate = constant(c.theta_lr)
         return Phase(
             name="search",
-            title="Search: weights and factors of connections in turn",
+            title="Search: weights and factors of connections, alternating",
             epochs=c.epochs - begun,
             algorithm=algorithm,
             begin=begin,

@@ -143,7 +143,7 @@ def phase(c: Fields, problem: Problem, space: Any, algorithm: bilevel.Algorithm)
 
     return Phase(
         name="search",
-        title="Shared weights and controller in turn",
+        title="Shared weights and controller, alternating",
         epochs=c.epochs,
         algorithm=algorithm,
         begin=begin,

@@ -51,7 +51,7 @@ class Fields(Relaxed):
     entmax_end: Annotated[float, Range(0, 100)] = 0.0
     """Where α ends if it is to rise linearly from `entmax` over the search; 0 = it stays."""
     bilevel: bool = False
-    """Move the logits on the validation images, in turn with θ on the training images; false: both on all images."""
+    """Move the logits on validation images, alternating with θ on training images; false: both on all images."""
     removal: Literal["epoch", "step", "never"] = "epoch"
     """When operations of weight 0 are removed: after each epoch, after each step, or never."""
     rebuild: Annotated[float, Range(0, 1, open_low=True)] = 0.25
@@ -105,7 +105,7 @@ def guarded(c: Fields, algorithm: bilevel.Algorithm) -> bilevel.Algorithm:
 
 
 def step(c: Fields, problem: Problem, space: Any) -> bilevel.Algorithm:
-    """θ and the logits: jointly on one batch, or in turn on batches of their own."""
+    """θ and the logits: jointly on one batch, or alternating on batches of their own."""
     loss = relaxed.supernet_loss(space.apply, problem.task, lambda v: weights(v, alpha_of(c, v)), relaxed.dense_weights)
     loss = bilevel.accumulated(loss, c.accumulate)
     lower = bilevel.Level(PARAMS, loss, bilevel.with_rate(relaxed.sgd(c), "lower"))

@@ -67,7 +67,7 @@ def search(c: Fields, problem: Problem) -> Search:
         return Observation({**metrics, "sparsity": sparsity.sparsity_of(v[MASKS])}, matrices)
 
     searching = dense._replace(
-        title="Shared weights under gradual pruning, and controller, in turn",
+        title="Shared weights under gradual pruning, and controller, alternating",
         begin=begin,
         rates=lambda progress: {**dense.rates(progress), **pruning(progress)},
         curves=(*dense.curves, Curve("sparsity", "pruned weights", "", "%")),

@@ -2,7 +2,7 @@
 
 A phase is declared data (`phases.Phase`); this is the only place that knows in which order things happen. Every epoch
 ends with a line of metrics for each seed and a checkpoint, which says where the run stands. A run that is started again
-goes on from there and ends with the same bits.
+resumes there and ends bit-identical.
 """
 
 import functools
@@ -75,7 +75,7 @@ def begun(s: Setting, phase: Phase, key: jax.Array, state: Any) -> State:
 
 
 def resumed(r: Runner, s: Setting, chain: Chain) -> Standing:
-    """Where the chain stands: at the checkpoint from which the run goes on, if that is one of this chain's."""
+    """Where the chain stands: at the checkpoint from which the run resumes, if that is one of this chain's."""
     here = place_of(s, chain)
     if r.resumed is None or not here.items() <= r.resumed.facts["at"].items():
         return Standing()
@@ -158,7 +158,7 @@ def rebuild(r: Runner, s: Setting, chain: Chain, phase: Phase, standing: Standin
     """The phase with a smaller program, and its state, where so much has died that one is wanted.
 
     It is asked before an epoch, not after one: a checkpoint then has the state with the program that it was made by,
-    and a run that goes on from it asks the same.
+    and a run that resumes from it asks the same.
     """
     if phase.rebuild is None or not standing.epoch or standing.done.steps:
         return None

@@ -24,7 +24,7 @@ COMPILE = "compile"
 class Runner:
     """A run in progress.
 
-    Three of its parts change as it goes on: `facts`, everything found out so far, which a checkpoint holds beside the
+    Three of its parts change while it runs: `facts`, everything found out so far, which a checkpoint holds beside the
     arrays; `programs`, those that are compiled; and `ahead`, those that it will need.
     """
 
@@ -34,7 +34,7 @@ class Runner:
     """None: another process keeps what is to be kept."""
     feed: Feed
     resumed: checkpoint.Checkpoint | None
-    """From which the run goes on."""
+    """From which the run resumes."""
     facts: dict[str, Any]
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
     ahead: Ahead = dataclasses.field(default_factory=Ahead)

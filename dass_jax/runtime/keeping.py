@@ -1,7 +1,7 @@
-"""What a run keeps in its folder while it goes on: lines of metrics, events, checkpoints, networks.
+"""What a run keeps in its folder: lines of metrics, events, checkpoints, networks.
 
 A checkpoint holds the state after an epoch or, as a pause, in the middle of one, with what its steps have seen so far;
-its facts say which. The newest readable one is the place from which the next run goes on. Of several processes the
+its facts say which. The newest readable one is the place from which the next run resumes. Of several processes the
 first one keeps for all: in the others None takes the place of the `Keeper`.
 """
 
@@ -31,11 +31,11 @@ class Keeper(NamedTuple):
     writers: dict[str, Any]
     """Event folder → `tensorboardX.SummaryWriter`."""
     epochs: dict[str, int]
-    """Event folder → epochs done where the run goes on: what was written after them is dropped."""
+    """Event folder → epochs done where the run resumes: what was written after them is dropped."""
 
 
 class Found(NamedTuple):
-    """Where a run goes on, and what there is to say about checkpoints that are damaged."""
+    """Where a run resumes, and what there is to say about checkpoints that are damaged."""
 
     newest: checkpoint.Checkpoint | None
     said: list[str]
@@ -43,8 +43,8 @@ class Found(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path, keep: int) -> Iterator[tuple[Keeper | None, Found]]:
-    """(keeper, where the run goes on) of the folder `path`, in which the newest `keep` checkpoints stay. What was
-    written after the place at which the run goes on is dropped; at the block's end everything is on the disk.
+    """(keeper, where the run resumes) of the folder `path`, in which the newest `keep` checkpoints stay. What was
+    written after the place at which the run resumes is dropped; at the block's end everything is on the disk.
 
     Raises:
       UserError: in all processes, if there are checkpoints and none can be read.
@@ -129,7 +129,7 @@ def event_folder(method: str, seed: int | None) -> str:
 def _writer(k: Keeper, name: str) -> Any:
     if name not in k.writers:
         purge = k.epochs.get(name, 0) + 1
-        # A file's name has the second in which it is opened: what goes on within it must not write over what was there.
+        # A file's name has the second in which it is opened: what resumes within it must not write over what was there.
         k.writers[name] = tensorboardX.SummaryWriter(
             str(k.path / "events" / name), purge_step=purge, filename_suffix=f".{purge}"
         )

@@ -55,7 +55,7 @@ def changes(before: Record, now: Record) -> list[str]:
 
 
 def accepted(before: Record, now: Record, accept: bool, what: str, over: bool) -> Record:
-    """The record of a run that goes on, or is asked for again, with the data as they are now.
+    """The record of a run that resumes, or is asked for again, with the data as they are now.
 
     Args:
       before, now: what is known of its data, and what they are.

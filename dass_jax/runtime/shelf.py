@@ -1,8 +1,8 @@
 """What several runs have in common is done once: the end of a chain's first phase, kept for the runs that come after.
 
 A place on the shelf is a folder whose name says everything that the phase's end depends on. It holds one checkpoint in
-the format of a run's own, with the phase's lines of metrics among its facts. Who takes it goes on with the same bits as
-if it had done the phase itself.
+the format of a run's own, with the phase's lines of metrics among its facts. Who takes it continues bit-identical
+to one that did the phase itself.
 """
 
 import json
