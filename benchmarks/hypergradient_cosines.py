@@ -1,6 +1,6 @@
 """How near each hypergradient is to the exact one while a search runs: its cosine with it, and its error.
 
-    python benchmarks/hypergradient_cosines.py [--config FILE] [--epochs 0 2 8] [--pairs 8] [--only PATTERN]
+    python benchmarks/hypergradient_cosines.py [--config FILE] [--epochs 0 2 7] [--pairs 8] [--only PATTERN]
                                                [--radii 1e-2 1e-4 1e-6 1e-8] [--output FILE.json]
 
 The search of a configuration (its method, data, space and rates; digits_dass by default) is run by first order in
@@ -119,11 +119,16 @@ def compiled(levels: tuple[Level, Level], estimator: bilevel.Hypergradient) -> C
 
 def rows(s: compose.Setting, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One for each phase, epoch and estimator."""
-    programs: dict[tuple[str, str], Any] = {}
+    of_phase, programs = "", dict[str, Any]()
     for phase, epoch, levels, state, given, rates in trail(s, options.epochs):
+        if phase != of_phase:
+            # Each function of a program is mapped by itself: those of two phases are more than a process may map.
+            of_phase, programs = phase, {}
+            jax.clear_caches()
         found: dict[str, list[np.ndarray]] = {}
         for name, estimator in estimators(options.radii, options.only).items():
-            of = programs.setdefault((phase, name), compiled(levels, estimator))
+            print(f"{phase}: epoch {epoch}, {name}", file=sys.stderr, flush=True)
+            of = programs.setdefault(name, compiled(levels, estimator))
             lower = state.optimizers[levels[1].collection]
             for pair in given[: options.pairs]:
                 samples = (Sample(pair["upper"], KEY), Sample(pair["lower"], KEY))
@@ -152,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures, prints the table, writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(measure.DIGITS), help="whose search is run")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[0, 2, 8], help="of each phase")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[0, 2, 7], help="of each phase")
     parser.add_argument("--pairs", type=int, default=8, help="of batches at each epoch")
     parser.add_argument("--radii", type=float, nargs="+", default=[1e-2, 1e-4, 1e-6, 1e-8], help="of finite_difference")
     parser.add_argument("--only", default="", help="regular expression: the estimators beside the exact one")
