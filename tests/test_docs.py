@@ -23,7 +23,7 @@ from dass_jax.latency import __main__ as latency
 from dass_jax.latency import lookup, parts
 from dass_jax.runtime import parallel
 from dass_jax.sparsebench import __main__ as sparsebench
-from dass_jax.sparsebench import findings
+from dass_jax.sparsebench import compare, findings
 from dass_jax.tasks import Batch
 from tests.runs import SYSTEM, own_tables
 
@@ -102,7 +102,7 @@ def accepted(module: str, arguments: list[str]) -> None:
             assert sparsebench.fields(sparsebench.parse(arguments).config)
         case _:
             parsers = {"deploy": deploy, "latency": latency, "latency.parts": parts, "latency.lookup": lookup}
-            parsers["sparsebench.findings"] = findings
+            parsers |= {"sparsebench.findings": findings, "sparsebench.compare": compare}
             if module == "report":
                 assert len(arguments) == 1
             else:

@@ -6,11 +6,10 @@ import json
 import math
 import pathlib
 import sys
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from dass_jax import architectures
+from dass_jax import architectures, config
 from dass_jax.config import shipped
 from dass_jax.errors import Parser, UserError, number_of, process
 from dass_jax.sparsebench.fields import Fields, noted, structured
@@ -84,17 +83,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def fields(name: str) -> Fields:
     """The configuration in a file, a path or a shipped one's name; a relative path in data.source starts where the
-    command does. Raises UserError."""
-    file = shipped.find(name, "sparsebench")
-    try:
-        data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--config = {str(file)!r}: {error}; allowed: a TOML file") from error
-    found = structured(data)
+    command does, one in `base` at the file. Raises UserError."""
+    found = structured(_tables(shipped.find(name, "sparsebench")))
     for name in ("keep", "distributions"):
         values = getattr(found.sparsity, name)
         if len(set(values)) < len(values) or not values:
             raise UserError(f"sparsity.{name} = {list(values)}; allowed: a list of different ones")
+    return found
+
+
+def _tables(file: pathlib.Path) -> dict[str, Any]:
+    """Those of a file, which change those of its `base`."""
+    _, own = config.read_toml(file, "sparsebench")
+    if "base" not in own:
+        return own
+    base = own.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"base = {config.short(base)}; allowed: a TOML file, relative to this one")
+    _, found = config.read_toml(file.parent / base, "sparsebench")
+    for name, table in own.items():
+        both = isinstance(table, dict) and isinstance(found.get(name), dict)
+        found[name] = found[name] | table if both else table
     return found
 
 

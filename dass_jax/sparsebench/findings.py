@@ -25,11 +25,8 @@ _POINTS = "[points]"
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit code is 0. Raises UserError."""
     path = parse(argv)
-    c = noted(path / "fields.json")
-    if c is None:
-        raise UserError(f"{path} has no fields.json that can be read; allowed: a folder of dass_jax.sparsebench")
-    space = spaces.space_of(c)
-    rows = sampled(table.read(path, space))
+    space, rows = opened(path)
+    rows = sampled(rows)
     if len(rows) < LEAST or len(rows[0].figures[f"test_{DENSE}"]) < 2:
         raise UserError(
             f"{path} has a table of {number_of(len(rows), 'cell')} in its sample; allowed: {LEAST} cells or more, of "
@@ -55,6 +52,15 @@ def parse(argv: Sequence[str]) -> pathlib.Path:
     parser.add_argument("folder", type=pathlib.Path, help="with the table, where the findings are written too")
     found: pathlib.Path = parser.parse_args(argv).folder
     return found
+
+
+def opened(path: pathlib.Path) -> tuple[Space, list[Row]]:
+    """A folder's space and table. Raises UserError."""
+    c = noted(path / "fields.json")
+    if c is None:
+        raise UserError(f"{path} has no fields.json that can be read; allowed: a folder of dass_jax.sparsebench")
+    space = spaces.space_of(c)
+    return space, table.read(path, space)
 
 
 def sampled(rows: Sequence[Row]) -> list[Row]:

@@ -1,6 +1,7 @@
 """The loop over cells and its table, with programs that train nothing."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 from types import SimpleNamespace
@@ -178,6 +179,8 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: pathlib.Path) -> None:
         ("[sparsity]\nkeep = [2]", ("sparsity.keep", "(0, 1]")),
         ("[network]\nnodes = 3", ("unknown key 'network.nodes'", "cells, channels")),
         ('space = "dart"', ("space = 'dart'", "'nasbench201', 'darts'")),
+        ("base = 3", ("base = 3", "a TOML file")),
+        ('base = "none.toml"', ("sparsebench file", "none.toml", "cannot be read")),
         ("[train]\nbatch_sise = 3", ("unknown key 'train.batch_sise'", "batch_size")),
     ):
         file.write_text(text)
@@ -209,6 +212,16 @@ def test_a_folder_of_an_older_version_goes_on(tmp_path: pathlib.Path) -> None:
     (tmp_path / "fields.json").write_text("[]")
     with pytest.raises(UserError, match="a table of other fields"):
         command.begin(tmp_path, c)
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "first.toml").write_text("[data]\nlimit = 7\nflip = false\n[train]\nclip = 2.0\n")
+    (tmp_path / "second.toml").write_text('base = "first.toml"\n[data]\nlimit = 9\n[sparsity]\nkeep = [0.5]\n')
+    usual, found = Fields(), command.fields(str(tmp_path / "second.toml"))
+    data = dataclasses.replace(usual.data, limit=9, flip=False)
+    sparsity = dataclasses.replace(usual.sparsity, keep=(0.5,))
+    train = dataclasses.replace(usual.train, clip=2.0)
+    assert found == dataclasses.replace(usual, data=data, sparsity=sparsity, train=train)
 
 
 def test_the_shipped_configurations_are_read() -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from dass_jax.architectures.nasbench201 import of_key
 from dass_jax.errors import UserError
-from dass_jax.sparsebench import analysis, findings, spaces, table
+from dass_jax.sparsebench import analysis, compare, findings, spaces, table
 from dass_jax.sparsebench.__main__ import begin
 from dass_jax.sparsebench.fields import Fields
 from dass_jax.sparsebench.table import Row
@@ -129,3 +129,43 @@ def test_too_little_to_say_anything_is_refused(tmp_path: pathlib.Path, number: i
 def test_a_folder_without_fields_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"has no fields\.json that can be read; allowed"):
         findings.main([str(tmp_path)])
+
+
+def test_two_tables_are_compared_on_the_cells_of_both(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = rows(14)
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder, shift, own in zip(folders, (0.0, -7.0), (drawn[:12], drawn[2:]), strict=True):
+        folder.mkdir()
+        begin(folder, Fields())
+        moved = [
+            row._replace(figures={**row.figures, "test_erk_1": [v + shift - 0.1 * (row.order % 2) for v in values]})
+            for row in own
+            for values in [row.figures["test_erk_1"]]
+        ]
+        table.write(folder, moved[::-1], SPACE)
+    one, other = map(str, folders)
+    assert compare.main([one, other]) == 0
+    said = capsys.readouterr().out
+    assert "10 cells" in said and "| 1 %, erk | 1 %, erk |" in said and "| +7.0 ± 0.0 |" in said
+    assert "| dense | dense |" in said and "| +0.0 ± 0.0 |" in said
+    table.write(folders[1], drawn[13:], SPACE)
+    with pytest.raises(UserError, match="0 cells in common; allowed: 2 or more"):
+        compare.main([one, other])
+
+
+def test_the_difference_of_two_tables_is_the_paired_one() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(50, 5, (2, 8, 3))
+    tables = [
+        {
+            bytes([place]): Row(None, 1, place, 0.0, {"test_erk_5": list(map(float, seeds))})
+            for place, seeds in enumerate(of_one)
+        }
+        for of_one in values
+    ]
+    [line] = compare.compared(*tables).rows
+    found = stats.ttest_rel(*values.mean(2))
+    low, high = found.confidence_interval()
+    assert line[4] == f"{(low + high) / 2:+.1f} ± {(high - low) / 2:.1f}" and line[5] == f"{found.pvalue:.3f}"
