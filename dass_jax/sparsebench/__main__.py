@@ -101,6 +101,8 @@ def _tables(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"base = {config.short(base)}; allowed: a TOML file, relative to this one")
     _, found = config.read_toml(file.parent / base, "sparsebench")
+    if "base" in found:
+        raise UserError(f"base = {base!r} has a base of its own; allowed: a file without one")
     for name, table in own.items():
         both = isinstance(table, dict) and isinstance(found.get(name), dict)
         found[name] = found[name] | table if both else table

@@ -222,6 +222,8 @@ def test_a_file_says_what_differs_from_its_base(tmp_path: pathlib.Path) -> None:
     sparsity = dataclasses.replace(usual.sparsity, keep=(0.5,))
     train = dataclasses.replace(usual.train, clip=2.0)
     assert found == dataclasses.replace(usual, data=data, sparsity=sparsity, train=train)
+    (tmp_path / "third.toml").write_text('base = "second.toml"\n')
+    refused(["--config", str(tmp_path / "third.toml"), "--out", str(tmp_path)], "base = 'second.toml'", "without one")
 
 
 def test_the_shipped_configurations_are_read() -> None:
