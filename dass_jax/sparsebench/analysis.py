@@ -54,10 +54,15 @@ class Sample(NamedTuple):
     """Name → a figure of each cell, [cells], that is known before any network is pruned."""
 
 
+def accuracies(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Stage → test accuracies of a table's rows in per cent, float64 [cells, seeds]."""
+    names = [name for name in rows[0].figures if name.startswith(TEST)]
+    return {name.removeprefix(TEST): np.array([row.figures[name] for row in rows]) for name in names}
+
+
 def sample(rows: Sequence[Row], layers: Sequence[int]) -> Sample:
     """That of a table's rows, whose networks have so many prunable layers."""
-    names = [name for name in rows[0].figures if name.startswith(TEST)]
-    found = {name.removeprefix(TEST): np.array([row.figures[name] for row in rows]) for name in names}
+    found = accuracies(rows)
     means = {stage: values.mean(1) for stage, values in found.items()}
     known = {**_counted(rows, layers), "dense accuracy": means[DENSE]}
     return Sample(tuple(row.cell for row in rows), found, means, known)

@@ -1,14 +1,14 @@
 """`python -m dass_jax.sparsebench.compare ONE OTHER`: two tables on the cells that both have, ratio by ratio."""
 
+import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from dass_jax.errors import Parser, UserError, process
 from dass_jax.report.experiment import statistics
 from dass_jax.report.experiment.rows import Table, probability, to_markdown
+from dass_jax.sparsebench import analysis
 from dass_jax.sparsebench.figures import said
 from dass_jax.sparsebench.findings import opened
 from dass_jax.sparsebench.table import Row
@@ -43,27 +43,23 @@ def compared(one: Cells, other: Cells) -> Table:
     if len(both) < 2:
         raise UserError(f"the tables have {len(both)} cells in common; allowed: 2 or more")
     header = [("one", ""), ("other", ""), ("one", "[%]"), ("other", "[%]"), ("difference", "[points]"), ("p", "")]
+    means, others = (
+        {stage: values.mean(1) for stage, values in analysis.accuracies([table[cell] for cell in both]).items()}
+        for table in (one, other)
+    )
     lines = []
-    for first, second in pairs(one[both[0]], other[both[0]]):
-        means, others = (
-            {place: float(np.mean(table[cell].figures[f"test_{stage}"])) for place, cell in enumerate(both)}
-            for table, stage in ((one, first), (other, second))
-        )
-        found = statistics.compare(means, others)
-        sizes = [f"{np.mean(list(each.values())):.1f}" for each in (means, others)]
+    for first, second in itertools.product(means, others):
+        if first.rpartition("_")[2] != second.rpartition("_")[2]:
+            continue
+        values = means[first], others[second]
+        found = statistics.compare(*(dict(enumerate(each.tolist())) for each in values))
         difference = f"{found.difference.mean:+.1f} ± {found.difference.half:.1f}"
-        lines.append([said(first), said(second), *sizes, difference, probability(found.p_t)])
+        averages = [f"{each.mean():.1f}" for each in values]
+        lines.append([said(first), said(second), *averages, difference, probability(found.p_t)])
     caption = (
         f"{len(both)} cells, means over the seeds; one less other by cells, 95 % interval, p by the paired t-test."
     )
     return Table("The same cells in two tables", caption, header, lines)
-
-
-def pairs(one: Row, other: Row) -> list[tuple[str, str]]:
-    """The networks of one row and of the other that keep the same share."""
-    stages = ([name.removeprefix("test_") for name in row.figures if name.startswith("test_")] for row in (one, other))
-    first, second = stages
-    return [(a, b) for a in first for b in second if a.rpartition("_")[2] == b.rpartition("_")[2]]
 
 
 if __name__ == "__main__":
