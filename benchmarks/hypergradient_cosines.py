@@ -94,6 +94,8 @@ def trail(s: compose.Setting, wanted: Sequence[int]) -> Iterator[tuple[str, int,
 
     state = None
     for phase in phases(s, noting):
+        # Each function of a program is mapped by itself, and a process may map only so many: the last phase's go.
+        jax.clear_caches()
         state = doubled(phase.begin(KEY, state))
         turn = jax.jit(phase.algorithm.update, compiler_options=compilation.options(jax.default_backend()))
         levels.clear()
@@ -119,16 +121,12 @@ def compiled(levels: tuple[Level, Level], estimator: bilevel.Hypergradient) -> C
 
 def rows(s: compose.Setting, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One for each phase, epoch and estimator."""
-    of_phase, programs = "", dict[str, Any]()
+    programs: dict[tuple[str, str], Any] = {}
     for phase, epoch, levels, state, given, rates in trail(s, options.epochs):
-        if phase != of_phase:
-            # Each function of a program is mapped by itself: those of two phases are more than a process may map.
-            of_phase, programs = phase, {}
-            jax.clear_caches()
         found: dict[str, list[np.ndarray]] = {}
         for name, estimator in estimators(options.radii, options.only).items():
             print(f"{phase}: epoch {epoch}, {name}", file=sys.stderr, flush=True)
-            of = programs.setdefault(name, compiled(levels, estimator))
+            of = programs.setdefault((phase, name), compiled(levels, estimator))
             lower = state.optimizers[levels[1].collection]
             for pair in given[: options.pairs]:
                 samples = (Sample(pair["upper"], KEY), Sample(pair["lower"], KEY))
