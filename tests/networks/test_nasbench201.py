@@ -57,7 +57,7 @@ def test_parameters_and_macs_are_the_benchmarks(key: str) -> None:
 
 def test_counts_of_random_cells_are_the_closed_form() -> None:
     """With one cell in a stage, where an operation counts for a fifth."""
-    for digits in np.random.default_rng(0).integers(5, size=(20, 6)):
+    for digits in np.random.default_rng(0).integers(5, size=(100, 6)):
         key = "".join(map(str, digits))
         pointwise, dense = key.count("2"), key.count("3")
         params = 73_306 + 28_000 * pointwise // 5 + 243_040 * dense // 5
