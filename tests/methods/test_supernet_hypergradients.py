@@ -13,8 +13,11 @@ from dass_jax import bilevel, relaxation, variables
 from dass_jax.bilevel import Level, Point, Sample
 from dass_jax.data import digits
 from dass_jax.methods import dass, relaxed
+from dass_jax.nn import layers
 from dass_jax.runtime import parallel
+from dass_jax.spaces import nasbench201
 from dass_jax.spaces.darts import SupernetConfig, darts
+from dass_jax.spaces.space import Space
 from dass_jax.tasks import Batch
 from dass_jax.tasks.classification import classification
 from dass_jax.variables import ALPHA, PARAMS, SCORES
@@ -51,8 +54,12 @@ def flat(tree: Any) -> np.ndarray:
 
 
 def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same) -> tuple[Level, Level, Any]:
+    """(upper, lower, variables) of DARTS' supernet."""
+    return levels_of(darts(SIZES, average=average, live=supernets.EACH_KIND), collection)
+
+
+def levels_of(space: Space, collection: str) -> tuple[Level, Level, Any]:
     """(upper, lower, variables)."""
-    space = darts(SIZES, average=average, live=supernets.EACH_KIND)
     shapes = {name: choice.shape for name, choice in space.choices.items()}
     fresh = jax.jit(lambda key: space.init(key, (8, 8, 1)))(jax.random.key(1))
     v = {**fresh, ALPHA: relaxation.init(jax.random.key(2), shapes)}
@@ -65,21 +72,25 @@ def levels(collection: str, average: Callable[[Any], Any] = bilevel.levels.same)
     return Level(ALPHA, loss, optax.sgd(1.0)), Level(collection, loss, transform), v
 
 
-def problem(collection: str) -> Problem:
-    upper, lower, v = levels(collection)
+def samples() -> list[Sample]:
+    """Eight digits for each level."""
     train = digits.opened()[0]
     images = np.moveaxis(train.images[:16].astype(np.float64) / 16 - 0.5, [0, 3], [3, 0])
-    samples = [
+    return [
         Sample(Batch(jnp.asarray(images[..., half]), jnp.asarray(train.labels[:16][half])), KEY)
         for half in (slice(0, 8), slice(8, 16))
     ]
 
+
+def problem(collection: str) -> Problem:
+    upper, lower, v = levels(collection)
+
     @jax.jit
     def first_step(v: Any) -> Any:
-        slope, _ = bilevel.levels.direct_gradient(lower, v, samples[1])
+        slope, _ = bilevel.levels.direct_gradient(lower, v, samples()[1])
         return lower.transform.update(slope, lower.transform.init(v[collection]), v[collection])[1]
 
-    return Problem(upper, lower, Point(v, first_step(v), *samples, {}), {})
+    return Problem(upper, lower, Point(v, first_step(v), *samples(), {}), {})
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +144,15 @@ def test_implicit_estimators_pass_through_the_supernet(step1: Problem) -> None:
     small, large = (step1.gradient("neumann", terms=1, lr=lr) - first for lr in (0.01, 0.02))
     np.testing.assert_allclose(large, 2 * small, rtol=1e-9)
     assert distance(small + first, first) > 1e-3
+
+
+def test_implicit_estimators_have_a_program_for_nasbench201() -> None:
+    """Its kernels are not those of DARTS' supernet, and of their gradients a forward derivative is taken."""
+    space = nasbench201.from_fields(nasbench201.Fields(cells=1, channels=2), SIZES.classes, layers.one_device, None)
+    upper, lower, v = levels_of(space, PARAMS)
+    point = Point(v, lower.transform.init(v[PARAMS]), *samples(), {})
+    found = bilevel.neumann(terms=1, lr=0.01)
+    jax.jit(lambda at: found(upper, lower, at, bilevel.levels.same)[0]).lower(point)  # raises where there is none
 
 
 def test_scores_unroll_straight_through_and_finite_difference_sees_only_the_look_ahead(step2: Problem) -> None:

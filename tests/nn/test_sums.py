@@ -81,6 +81,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         (normal(3, 4, 2, 2), normal(3, 4, 2, 2), normal(3, 4, 2, 2)),
     ),
     "weighted_sum": (sums.weighted_sum, (normal(2, 2, 3, 2, 4, 2, 2), normal(2, 2, 3, 2))),
+    "multiples": (sums.multiples, (normal(3, 4, 2, 2), normal(2))),
     "combination": (lambda x, y, w: sums.combination((x, y), w), (*2 * (normal(3, 4, 2, 2),), normal(2))),
     "weighted_sum side by side": (sums.weighted_sum, (normal(2, 12, 4, 2, 2), normal(2, 2, 3, 2))),
     "weighted_sum of shared maps": (sums.weighted_sum, (normal(2, 2, 1, 2, 4, 2, 2), normal(2, 2, 3, 2))),

@@ -124,11 +124,16 @@ weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 def multiples(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
     """x [C, H, W, N] times each entry of w [T]: T maps, to be made where they are added up. They have the dtype of w,
     if that is the wider one."""
+    return _multiplied(x, w)
+
+
+def _multiplied(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(factor * x for factor in w)
 
 
+# Of nothing that has a derivative of its own: JAX could not take a forward derivative of the reverse one.
 def _multiples_forward(x: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], tuple]:
-    return multiples(x, w), (x, w)
+    return _multiplied(x, w), (x, w)
 
 
 def _multiples_backward(residuals: tuple, g: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
