@@ -13,6 +13,7 @@ class Order(NamedTuple):
     replacement."""
 
     size: int
+    """Of the largest sample."""
     at: Callable[[int], tuple[Any, int]]
     """Place → the cell there, and how many of the space's cells are the same network."""
     place: Callable[[Any], int | None]

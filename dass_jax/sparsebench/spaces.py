@@ -41,17 +41,19 @@ def space_of(c: Fields) -> Space:
 
 
 def _nasbench201(c: Fields) -> Space:
-    """Each kind of cells that an image gets through is a network, by the cell that stands for it."""
-    cells = ((nasbench201.of_key(first), len(own)) for first, own in kinds().items())
+    """Each kind of cells is a network, by the cell that stands for it. That which no image gets through is in no sample:
+    it comes after all others, to be trained on demand, so that a search that ends there is placed too."""
+    cells = [(nasbench201.of_key(first), len(own)) for first, own in kinds().items()]
     found = [(cell, number) for cell, number in cells if nasbench201.reaches(cell)]
     drawn = [found[place] for place in np.random.default_rng(c.sample).permutation(len(found))]
+    drawn += [(cell, number) for cell, number in cells if not nasbench201.reaches(cell)]
     places = {cell: place for place, (cell, _) in enumerate(drawn)}
 
     def place(cell: Any) -> int | None:
         return places.get(alike(cell)) if isinstance(cell, nasbench201.Cell) else None
 
     return Space(
-        order=Order(len(drawn), drawn.__getitem__, place, "cells of nasbench201 that an image gets through"),
+        order=Order(len(found), drawn.__getitem__, place, "cells of nasbench201"),
         numbers=any_cell.numbers,
         cell=lambda numbers: nasbench201.Cell(*(nasbench201.OPERATIONS[number] for number in numbers)),
         text=nasbench201.to_text,
