@@ -41,8 +41,8 @@ def space_of(c: Fields) -> Space:
 
 
 def _nasbench201(c: Fields) -> Space:
-    """Each kind of cells is a network, by the cell that stands for it. That which no image gets through is in no sample:
-    it comes after all others, to be trained on demand, so that a search that ends there is placed too."""
+    """Each kind of cells is a network, by the cell that stands for it. The one that no image gets through is in no
+    sample: it comes after all others, to be trained on demand, so that a search that ends there is placed too."""
     cells = [(nasbench201.of_key(first), len(own)) for first, own in kinds().items()]
     found = [(cell, number) for cell, number in cells if nasbench201.reaches(cell)]
     drawn = [found[place] for place in np.random.default_rng(c.sample).permutation(len(found))]

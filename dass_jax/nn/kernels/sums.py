@@ -131,7 +131,7 @@ def _multiplied(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(factor * x for factor in w)
 
 
-# Of nothing that has a derivative of its own: JAX could not take a forward derivative of the reverse one.
+# It calls nothing with a reverse derivative of its own, of which JAX takes no forward one (implicit hypergradients do).
 def _multiples_forward(x: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], tuple]:
     return _multiplied(x, w), (x, w)
 
