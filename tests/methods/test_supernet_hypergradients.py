@@ -84,13 +84,14 @@ def samples() -> list[Sample]:
 
 def problem(collection: str) -> Problem:
     upper, lower, v = levels(collection)
+    above, below = samples()
 
     @jax.jit
     def first_step(v: Any) -> Any:
-        slope, _ = bilevel.levels.direct_gradient(lower, v, samples()[1])
+        slope, _ = bilevel.levels.direct_gradient(lower, v, below)
         return lower.transform.update(slope, lower.transform.init(v[collection]), v[collection])[1]
 
-    return Problem(upper, lower, Point(v, first_step(v), *samples(), {}), {})
+    return Problem(upper, lower, Point(v, first_step(v), above, below, {}), {})
 
 
 @pytest.fixture(scope="module")
