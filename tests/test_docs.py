@@ -139,7 +139,7 @@ def is_run_by_a_test(command: str) -> bool:
     return bool(re.search(r"dass_jax\.(count|report|deploy|latency) |--help|--config (digits|MY|FILE)", command))
 
 
-LONG = ("docs/results.md", "docs/sparsebench.md")
+LONG = ("docs/results.md", "docs/searches.md", "docs/sparsebench.md")
 """Pages whose commands are all of hours."""
 
 

@@ -7,6 +7,7 @@ gradient is zero. With these biases the network of the paper's size has 1,692,69
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -44,6 +45,10 @@ class Fields:
     """Cells in each of the three stages (N)."""
     channels: Annotated[int, Range(1, 4096)] = 16
     """Channels of the first stage (C)."""
+    derive_none: bool = True
+    """An edge of the found cell may have the operation `none`, as in the benchmark's own searches. false: it has the
+    best of the others, as in DARTS 2.4, which calls the weight of `none` undetermined: it scales what a node sums up,
+    and batch normalisation undoes that. `entmax`, which leaves one operation on each edge, does not ask."""
     table: Annotated[str, Text("the path of an .npz file, or '' for none", empty=True)] = ""
     """Published accuracies of all cells (docs/papers/entmax.md says in which form), or a table.npz of
     `dass_jax.sparsebench`: results and report then say what the table says of the found cell, and of the cell that each
@@ -151,7 +156,11 @@ class Supernet(nn.Module):
 
 
 def nasbench201(
-    sizes: Sizes, average: layers.Average = layers.one_device, dtype: Any = None, live: Live | None = None
+    sizes: Sizes,
+    average: layers.Average = layers.one_device,
+    dtype: Any = None,
+    live: Live | None = None,
+    derive_none: bool = True,
 ) -> Space:
     """The space of the given sizes. With `train` its BN takes the batch's statistics, as every search does; the running
     averages that evaluation takes are kept beside them.
@@ -161,6 +170,7 @@ def nasbench201(
       dtype: of the activations; None: as the images. All variables, choices and outputs are float32 at least.
       live: {"cell": bool [edges, operations]}, the operations that are part of the program; None: all. Those that are
         not have no variables and cost nothing. A choice has its full shape nevertheless.
+      derive_none: `decode` takes `none` for an edge where it has the largest weight.
 
     Raises:
       ValueError: if `live` does not have the names and shapes of the choices.
@@ -173,7 +183,7 @@ def nasbench201(
         init=init,
         apply=apply,
         encode=encode,
-        decode=decode,
+        decode=functools.partial(decode, derive_none=derive_none),
         sample=sample,
         choices=CHOICES,
         rules=RULES,
@@ -189,9 +199,15 @@ def encode(cell: Cell) -> dict[str, np.ndarray]:
     return {CELL: np.eye(len(OPERATIONS), dtype=np.float32)[columns]}
 
 
-def decode(choice: Mapping[str, Any]) -> Cell:
-    """The cell of the largest weight of each edge, `none` included; ties go to the earlier operation."""
-    return Cell(*(OPERATIONS[column] for column in np.asarray(choice[CELL]).argmax(-1)))
+def decode(choice: Mapping[str, Any], derive_none: bool = True) -> Cell:
+    """The cell of the largest weight of each edge; ties go to the earlier operation. Without `derive_none` an edge has
+    `none` only where no other operation has a weight above 0."""
+    weights = np.array(choice[CELL])
+    if not derive_none:
+        none = OPERATIONS.index("none")
+        others = np.delete(weights, none, -1)
+        weights[others.max(-1) > 0, none] = 0
+    return Cell(*(OPERATIONS[column] for column in weights.argmax(-1)))
 
 
 def sample(generator: np.random.Generator) -> Cell:
@@ -221,7 +237,7 @@ def carried(tree: Any, live: Live, before: Live | None = None) -> Any:
 
 def from_fields(c: Fields, outputs: Outputs, average: layers.Average, dtype: Any, live: Live | None = None) -> Space:
     """The space that a configuration describes."""
-    return nasbench201(Sizes(outputs, c.cells, c.channels), average, dtype, live)
+    return nasbench201(Sizes(outputs, c.cells, c.channels), average, dtype, live, c.derive_none)
 
 
 def table(c: Fields) -> lookup.Lookup | None:

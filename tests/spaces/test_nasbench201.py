@@ -15,8 +15,9 @@ import pytest
 from dass_jax import accounting
 from dass_jax.architectures.nasbench201 import EDGES, OPERATIONS, of_key
 from dass_jax.networks import nasbench201 as networks
+from dass_jax.nn.layers import one_device
 from dass_jax.nn.skeletons import Sizes
-from dass_jax.spaces.nasbench201 import CELL, CHOICES, carried, decode, encode, nasbench201, sample
+from dass_jax.spaces.nasbench201 import CELL, CHOICES, Fields, carried, decode, encode, from_fields, nasbench201, sample
 from dass_jax.variables import BATCH_STATS, PARAMS, fan_in, flatten, layers, prunable, unflatten
 from tests.spaces import compared
 
@@ -199,6 +200,21 @@ def test_decode_takes_the_largest_weight_of_all_five_and_inverts_encode() -> Non
     weights[1] = [0.2, 0.1, 0.1, 0.3, 0.3]  # tied
     weights[2, 4] = weights[3, 2] = weights[4, 1] = 0.1
     assert decode({CELL: jnp.asarray(weights)}) == of_key("034210")
+
+
+def test_without_none_an_edge_has_the_best_of_the_others() -> None:
+    fields = Fields(cells=1, channels=4, derive_none=False)
+    space = from_fields(fields, SIZES.outputs, one_device, None)
+    weights = np.full((6, 5), 0.1)
+    weights[:, 0] = 0.5
+    weights[np.arange(6), [1, 2, 3, 4, 3, 2]] = 0.2
+    weights[5] = [1, 0, 0, 0, 0]  # nothing else is left
+    assert decode({CELL: weights}) == of_key("000000")
+    assert space.decode({CELL: jnp.asarray(weights)}) == of_key("123430")
+    assert space.settle({CELL: weights}) == of_key("000000")
+    for digits in np.random.default_rng(0).integers(5, size=(50, 6)):
+        cell = of_key("".join(map(str, digits)))
+        assert space.decode(encode(cell)) == cell
 
 
 def test_samples_are_uniform() -> None:
