@@ -204,9 +204,7 @@ def decode(choice: Mapping[str, Any], derive_none: bool = True) -> Cell:
     `none` only where no other operation has a weight above 0."""
     weights = np.array(choice[CELL])
     if not derive_none:
-        none = OPERATIONS.index("none")
-        others = np.delete(weights, none, -1)
-        weights[others.max(-1) > 0, none] = 0
+        weights[..., OPERATIONS.index("none")] = 0  # the first operation: still taken where all others are 0
     return Cell(*(OPERATIONS[column] for column in weights.argmax(-1)))
 
 
