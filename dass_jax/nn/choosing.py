@@ -15,7 +15,7 @@ def chosen(branches: Sequence[Callable[..., Any]], index: Any, x: jax.Array, wei
     """`branches[index](x, weights)`, and nothing of the others. An integer that is no array is a program of its own;
     under `vmap` over the index all branches are computed.
 
-    Branches close over no traced value. Derivatives are reverse ones only.
+    Branches close over no traced value. Derivatives of the value are reverse ones only; a gradient has both.
     """
     if isinstance(index, int):
         return branches[index](x, weights)
@@ -29,8 +29,9 @@ def _switched(branches: tuple[Callable[..., Any], ...], index: Any, x: jax.Array
     return jax.lax.switch(index, branches, x, weights)
 
 
+# Not by `_switched`, whose own way back would have no forward derivative.
 def _forward(branches: tuple[Callable[..., Any], ...], index: Any, x: jax.Array, weights: Any) -> Any:
-    return _switched(branches, index, x, weights), (index, x, weights)
+    return jax.lax.switch(index, branches, x, weights), (index, x, weights)
 
 
 def _backward(branches: tuple[Callable[..., Any], ...], residuals: Any, cotangent: Any) -> Any:
